@@ -1,0 +1,46 @@
+//! Kubeweir: a kube-proxy that programs nftables over netlink.
+//!
+//! The program is fixed, the cluster is data: a small set of chains is written once, and Services
+//! and EndpointSlices become elements of a few named sets and maps.
+//!
+//! ```text
+//! API server (api) / manifest directory (manifest)
+//!    ─ wire: both encodings decode to model ─> inbox ─> store: objects, dirty services
+//!    ─> topology: which endpoints this node may use (pure)
+//!    ─> program: elements of each dirty service (pure)
+//!    ─> engine: difference to what is applied (pure) ─> transaction
+//!    ─> netlink ─> kernel
+//!    ─> applied state, conntrack, health, metrics, events
+//! ```
+//!
+//! | Layer | Modules | Must not know |
+//! | --- | --- | --- |
+//! | model | [`model`] | everything else |
+//! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
+//! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`] | how traffic is decided |
+//! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
+//!
+//! `tests/layering.rs` holds this table.
+
+pub mod api;
+pub mod cleanup;
+pub mod cli;
+pub mod config;
+pub mod conntrack;
+pub mod engine;
+pub mod health;
+pub mod logging;
+pub mod manifest;
+pub mod metrics;
+pub mod model;
+pub mod netlink;
+pub mod node;
+pub mod program;
+pub mod ruleset;
+pub mod source;
+pub mod sysctl;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod topology;
+pub mod transaction;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! The `kubeweir` binary: parse, start, exit code.
+
+fn main() {}

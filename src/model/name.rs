@@ -1,0 +1,60 @@
+//! Names of objects and of service ports.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Protocol;
+
+/// Namespace and name of an object. Ordered by namespace, then name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Empty for cluster-scoped objects.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// A namespaced name.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        ObjectName { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The name of a cluster-scoped object.
+    pub fn cluster_scoped(name: impl Into<Arc<str>>) -> Self {
+        ObjectName { namespace: "".into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One port of one service: the unit that rules are built for.
+///
+/// Prints as upstream prints it: `namespace/name:port`, without the colon for an unnamed port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePortName {
+    /// The Service.
+    pub service: ObjectName,
+    /// `ports[].name`; empty for an unnamed port.
+    pub port: Arc<str>,
+    /// `ports[].protocol`. Two ports may share a name only across protocols in hand-written slices.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServicePortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.port.is_empty() {
+            write!(f, "{}", self.service)
+        } else {
+            write!(f, "{}:{}", self.service, self.port)
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! nf_tables objects as plain values: what is programmed, what is dumped, what is rendered.
+//!
+//! Place in the flow: [`crate::program`] builds these values, [`crate::transaction`] lists the
+//! operations that change them, [`crate::netlink`] encodes and dumps them. [`Ruleset`] is one table
+//! whole: the fake kernel's state, a dump's result, the renderer's and the packet walker's input.
+//! Nothing here knows services, I/O or the wire format.
+
+mod apply;
+mod element;
+mod expr;
+mod object;
+mod render;
+mod walk;
+
+pub use apply::{ApplyError, apply};
+pub use element::{Element, Field, Key, Lifetime, Value};
+pub use expr::{
+    CmpOp, CtDirection, CtKey, Expr, FibResult, MetaKey, PayloadBase, Register, RejectKind,
+    SetUpdate, Verdict,
+};
+pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+pub use render::{render, render_rule};
+pub use walk::{Packet, Step, WalkOutcome, walk};
+
+use std::collections::BTreeMap;
+
+use crate::model::Family;
+
+/// One table with everything in it.
+///
+/// Shape: chains and sets by name; rules in order; elements by key. Ordered, so that the same state
+/// always gives the same text and the same bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ruleset {
+    /// The family the table lives in.
+    pub family: Family,
+    /// The table itself; `None` while it does not exist, and then everything else is empty.
+    pub table: Option<Table>,
+    /// Chains by name, each with its rules.
+    pub chains: BTreeMap<Name, (Chain, Vec<Rule>)>,
+    /// Sets and maps by name, each with its elements.
+    pub sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,
+}
+
+impl Ruleset {
+    /// No table yet.
+    pub fn empty(family: Family) -> Self {
+        Ruleset { family, table: None, chains: BTreeMap::new(), sets: BTreeMap::new() }
+    }
+}

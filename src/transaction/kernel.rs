@@ -1,0 +1,90 @@
+//! The seam to nf_tables.
+
+use std::io;
+use std::time::Duration;
+
+use super::Transaction;
+use crate::model::Family;
+use crate::ruleset::Ruleset;
+
+/// The only way to nf_tables: commit a transaction, read a table back.
+pub trait Kernel: Send {
+    /// Applies a transaction whole or not at all. An empty one is a no-op without a system call.
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError>;
+
+    /// Reads one family's table, consistently (one generation).
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError>;
+}
+
+/// Figures of a successful commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// Netlink messages in the batch, begin and end included.
+    pub messages: usize,
+    /// Bytes of the batch.
+    pub bytes: usize,
+    /// Time in the system calls: sending, applying, the answer.
+    pub elapsed: Duration,
+}
+
+/// Which part of a transaction the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Index of the operation in the transaction; `None` if the batch as a whole was refused.
+    pub op: Option<usize>,
+    /// Index of the element within the operation, if the kernel told.
+    pub element: Option<usize>,
+    /// What the operation was about, for people: `add element endpoints-4`.
+    pub object: String,
+    /// The kernel's errno.
+    pub errno: i32,
+}
+
+/// Why a commit did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The kernel refused; nothing was applied.
+    #[error("transaction refused at {}: {}", .0.object, io::Error::from_raw_os_error(.0.errno))]
+    Rejected(Rejection),
+    /// Nothing can be said about the outcome; only reading back settles it.
+    #[error("outcome of the transaction unknown")]
+    Unknown(#[source] io::Error),
+    /// The batch could not be sent; nothing was applied.
+    #[error("sending the transaction ({bytes} bytes)")]
+    Unsent {
+        /// Size of the batch.
+        bytes: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a table could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The table changed while it was read, every time it was tried.
+    #[error("table {0} kube-proxy kept changing while it was read")]
+    Interrupted(&'static str),
+    /// A system call failed.
+    #[error("reading {what} of table {family} kube-proxy")]
+    Io {
+        /// Which objects.
+        what: &'static str,
+        /// nft's name of the family.
+        family: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's answer made no sense.
+    #[error("reading {what} of table {family} kube-proxy: malformed answer: {reason}")]
+    Malformed {
+        /// Which objects.
+        what: &'static str,
+        /// nft's name of the family.
+        family: &'static str,
+        /// In which way.
+        reason: String,
+    },
+}

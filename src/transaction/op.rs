@@ -1,0 +1,96 @@
+//! Operations and transactions.
+
+use crate::model::Family;
+use crate::ruleset::{Chain, Element, Name, Rule, Set, Table};
+
+/// One change of the table. Operations apply in order; each may rely on the ones before it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Create the table, or adopt it if it is an orphan of ours.
+    AddTable(Table),
+    /// Delete the table and all that is in it.
+    DeleteTable,
+    /// Create a chain; an existing equal one is left as it is.
+    AddChain(Chain),
+    /// Delete all rules of a chain.
+    FlushChain(Name),
+    /// Delete a chain together with its rules; nothing may refer to it.
+    DeleteChain(Name),
+    /// Append a rule.
+    AddRule(Name, Rule),
+    /// Create a set or map.
+    AddSet(Set),
+    /// Delete all elements of a set.
+    FlushSet(Name),
+    /// Delete a set; nothing may refer to it.
+    DeleteSet(Name),
+    /// Add elements that are not there yet (`NLM_F_EXCL` is not set: an equal element is left as it
+    /// is, one with other data is an error).
+    AddElements(Name, Vec<Element>),
+    /// Delete elements by key; a missing one fails the transaction.
+    DeleteElements(Name, Vec<Element>),
+}
+
+/// Operations of one family's table that take effect together or not at all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Transaction {
+    /// The family of the table.
+    pub family: Family,
+    /// What to do, in order.
+    pub ops: Vec<Op>,
+}
+
+/// How much a transaction asks of the kernel; exact, so tests may assert it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Elements added.
+    pub elements_added: usize,
+    /// Elements deleted.
+    pub elements_deleted: usize,
+    /// Elements that carry a verdict: each makes the kernel validate the table.
+    pub verdict_elements: usize,
+    /// Operations on chains.
+    pub chains: usize,
+    /// Rules added.
+    pub rules: usize,
+    /// Operations on sets as a whole.
+    pub sets: usize,
+}
+
+impl Transaction {
+    /// Nothing to do yet.
+    pub fn new(family: Family) -> Self {
+        Transaction { family, ops: Vec::new() }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// What it asks of the kernel.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for op in &self.ops {
+            match op {
+                Op::AddElements(_, elements) => {
+                    counts.elements_added += elements.len();
+                    counts.verdict_elements += verdicts(elements);
+                }
+                Op::DeleteElements(_, elements) => {
+                    counts.elements_deleted += elements.len();
+                    counts.verdict_elements += verdicts(elements);
+                }
+                Op::AddChain(_) | Op::FlushChain(_) | Op::DeleteChain(_) => counts.chains += 1,
+                Op::AddRule(..) => counts.rules += 1,
+                Op::AddSet(_) | Op::FlushSet(_) | Op::DeleteSet(_) => counts.sets += 1,
+                Op::AddTable(_) | Op::DeleteTable => {}
+            }
+        }
+        counts
+    }
+}
+
+fn verdicts(elements: &[Element]) -> usize {
+    elements.iter().filter(|e| matches!(e.value, crate::ruleset::Value::Verdict(_))).count()
+}
