@@ -4,14 +4,20 @@
 //! monotonic age of the process; nothing here sleeps, logs or spawns. One family's trouble never
 //! touches the other's (B-202).
 
+mod inbox;
 mod quarantine;
+mod schedule;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use inbox::{Inbox, Mail};
 pub use quarantine::{Quarantine, Quarantined};
+pub use schedule::{Limits, Schedule};
+pub use worker::{Observer, Worker};
 
 use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
