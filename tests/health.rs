@@ -237,7 +237,7 @@ async fn refused(address: SocketAddr) -> bool {
     }
 }
 
-// B-241, B-242, B-243, B-244, B-245: addresses of each family, status, weight and body; the count is
+// B-241, B-242, B-245: addresses of each family, status, weight and body; the count is
 // the family's own, and follows.
 #[tokio::test]
 async fn health_check_node_port_answers_on_its_addresses() {

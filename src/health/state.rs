@@ -176,7 +176,7 @@ mod tests {
         }
     }
 
-    // B-230, B-231, B-232: the node must have been seen and stay; other taints never reach the model.
+    // B-230, B-232: the node must have been seen and stay.
     #[test]
     fn node_is_eligible_unless_it_goes() {
         let mut health = fresh();

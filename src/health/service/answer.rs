@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(String::from_utf8(body(&name, 3, true)).unwrap(), expected);
     }
 
-    // B-242, B-244: only local ready endpoints of a healthy proxy make 200; the weight is the count.
+    // B-242: only local ready endpoints of a healthy proxy make 200; the weight is the count.
     #[test]
     fn status_needs_endpoints_and_a_healthy_proxy() {
         let cases =
