@@ -22,14 +22,10 @@ pub struct Moment {
 #[derive(Debug, Clone)]
 pub struct ProxyHealth {
     timeout: Duration,
-    families: PerFamily<Option<Progress>>,
+    /// When each family last reported an update.
+    updated: PerFamily<Option<Timestamp>>,
     pending_since: PerFamily<Option<Duration>>,
     node_eligible: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    updated: Timestamp,
 }
 
 /// The health at one moment.
@@ -59,7 +55,7 @@ impl ProxyHealth {
     pub fn new(sync_period: Duration) -> Self {
         ProxyHealth {
             timeout: sync_period.saturating_mul(2),
-            families: PerFamily::default(),
+            updated: PerFamily::default(),
             pending_since: PerFamily::default(),
             node_eligible: false,
         }
@@ -72,7 +68,7 @@ impl ProxyHealth {
 
     /// A sync of a family succeeded, or its loop starts: nothing is pending any more.
     pub fn updated(&mut self, family: Family, now: Moment) {
-        self.families[family] = Some(Progress { updated: now.wall });
+        self.updated[family] = Some(now.wall);
         self.pending_since[family] = None;
     }
 
@@ -84,10 +80,10 @@ impl ProxyHealth {
     /// The health at a moment.
     pub fn status(&self, now: Moment) -> HealthStatus {
         let families = PerFamily::from_fn(|family| {
-            let progress = self.families[family]?;
+            let updated = self.updated[family]?;
             let healthy = self.pending_since[family]
                 .is_none_or(|since| now.elapsed.saturating_sub(since) < self.timeout);
-            Some(FamilyHealth { updated: progress.updated, healthy })
+            Some(FamilyHealth { updated, healthy })
         });
         let healthy = Family::BOTH.iter().all(|&f| families[f].is_none_or(|h| h.healthy));
         HealthStatus { now: now.wall, healthy, node_eligible: self.node_eligible, families }
@@ -120,6 +116,9 @@ mod tests {
         }
     }
 
+    /// Name, what happened, when it is asked, and the answer for IPv4 and IPv6.
+    type Case = (&'static str, Vec<Step>, u64, [Option<bool>; 2]);
+
     enum Step {
         Queued(Family, u64),
         Updated(Family, u64),
@@ -130,7 +129,7 @@ mod tests {
     fn families_are_judged_by_their_oldest_request() {
         use Family::{V4, V6};
         use Step::{Queued, Updated};
-        let cases: [(&str, Vec<Step>, u64, [Option<bool>; 2]); 9] = [
+        let cases: [Case; 9] = [
             ("fresh process", vec![], 1_000, [None, None]),
             ("idle for a day", vec![Updated(V4, 0)], 86_400, [Some(true), None]),
             ("just in time", vec![Updated(V4, 0), Queued(V4, 10)], 69, [Some(true), None]),
