@@ -115,8 +115,8 @@ impl ServiceHealthServers {
 
     /// Opens, moves, closes and updates listeners until they are as wanted.
     ///
-    /// What already listens and is still wanted is left alone. The addresses of one Service in one
-    /// family are opened all or none; what fails is logged, returned, and tried again at the next
+    /// What already listens and is still wanted is left alone. What is missing of one Service
+    /// in one family is opened all or none; what fails is logged, returned, and tried again at the next
     /// call (B-247). A failure in one family leaves the other alone. Must be called inside a tokio
     /// runtime.
     pub async fn reconcile(
