@@ -129,8 +129,14 @@ mod tests {
             ("comment only", "# nothing\n"),
             ("no kind", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n"),
             ("no version", "kind: KubeProxyConfiguration\n"),
-            ("other version", "apiVersion: kubeproxy.config.k8s.io/v9\nkind: KubeProxyConfiguration\n"),
-            ("other kind", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeletConfiguration\n"),
+            (
+                "other version",
+                "apiVersion: kubeproxy.config.k8s.io/v9\nkind: KubeProxyConfiguration\n",
+            ),
+            (
+                "other kind",
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeletConfiguration\n",
+            ),
             ("no mapping", "- a\n"),
         ];
         for (name, text) in cases {

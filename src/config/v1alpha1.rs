@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration::GoDuration;
 
@@ -108,6 +108,7 @@ pub struct ClientConnection {
     /// Media type of requests.
     pub content_type: String,
     /// Requests a second.
+    #[serde(serialize_with = "whole_or_float")]
     pub qps: f32,
     /// Requests that may exceed `qps` for a moment.
     pub burst: i32,
@@ -322,6 +323,15 @@ fn flush_frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GoDurat
     match TextOrInteger::deserialize(deserializer)? {
         TextOrInteger::Integer(nanoseconds) => Ok(GoDuration::from_nanos(nanoseconds)),
         TextOrInteger::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+/// Whole numbers without a decimal point, as Go writes them.
+fn whole_or_float<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 && value.abs() < 1e9 {
+        serializer.serialize_i64(*value as i64)
+    } else {
+        serializer.serialize_f32(*value)
     }
 }
 
