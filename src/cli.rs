@@ -21,7 +21,7 @@ pub enum Command {
     /// Be kube-proxy.
     Proxy(Box<proxy::Parsed>),
     /// Do something for a person; never [`people::Command::Proxy`].
-    People(people::Command),
+    People(Box<people::Command>),
 }
 
 /// What the process is to print, and its exit code.
@@ -74,7 +74,7 @@ fn parse_people(rest: &[String]) -> Result<Command, Exit> {
             Exit { stdout: text, stderr: String::new(), code: 0 }
         }
     })?;
-    Ok(Command::People(people.command))
+    Ok(Command::People(Box::new(people.command)))
 }
 
 /// The whole command tree for people, for completions and the manual page.

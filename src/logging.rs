@@ -34,6 +34,17 @@ pub use format::Format;
 use format::{Header, Record, Severity};
 use verbosity::Thresholds;
 
+/// Target of events whose message is printed without quotes in the text format, for lines that
+/// people search for as they are.
+const UNSTRUCTURED: &str = concat!(env!("CARGO_CRATE_NAME"), "::unstructured");
+
+/// Logs `FLAG: --name="value"` lines; shown from verbosity 1 on (B-031).
+pub fn log_flags(lines: impl Iterator<Item = String>) {
+    for line in lines {
+        tracing::info!(target: UNSTRUCTURED, v = 1, "{line}");
+    }
+}
+
 /// Changes the verbosity of a running process: `/debug/flags/v`.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<Thresholds>);
@@ -136,6 +147,7 @@ impl<S: Subscriber> Layer<S> for KlogLayer {
             file: metadata.file().unwrap_or_default(),
             line: metadata.line().unwrap_or_default(),
             message: &content.message,
+            quoted: metadata.target() != UNSTRUCTURED,
             fields: &content.fields,
         };
         let line = self.format.line(&header, &record);

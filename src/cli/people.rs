@@ -26,7 +26,7 @@ pub struct People {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Program this node from a directory of manifests, watched for changes; needs no cluster
-    Run(Box<RunArgs>),
+    Run(RunArgs),
     /// Print what a node would get, as nft text; needs no root
     Render(RenderArgs),
     /// Compare the kernel's table with what it should be, or two renders: exit 0 equal, 1 different, 2 unknown

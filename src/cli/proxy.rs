@@ -54,11 +54,12 @@ impl Parsed {
 /// The clap command of this face.
 pub fn command() -> Command {
     let command = Command::new("kube-proxy")
-        .about("Serves Services on this node: a kube-proxy that programs nftables over netlink")
         .disable_version_flag(true)
         .args_override_self(true)
         .max_term_width(100);
-    ProxyFlags::augment_args(command).mut_args(as_pflag)
+    ProxyFlags::augment_args(command)
+        .about("Serves Services on this node: a kube-proxy that programs nftables over netlink")
+        .mut_args(as_pflag)
 }
 
 /// Bools only take `=value`; everything else takes whatever comes next.
@@ -230,13 +231,16 @@ fn shown_value(matches: &ArgMatches, id: &str) -> String {
     if flags::LISTS.contains(&id) {
         return format!("[{}]", list().unwrap_or_default());
     }
+    if id == flags::GATES {
+        let maps = matches.try_get_many::<GateMap>(id).ok().flatten().unwrap_or_default();
+        return GateMap::merge(maps).to_string();
+    }
     one::<String>(matches, id)
         .or_else(|| one::<bool>(matches, id))
         .or_else(|| one::<i32>(matches, id))
         .or_else(|| one::<u32>(matches, id))
         .or_else(|| one::<f32>(matches, id))
         .or_else(|| one::<GoDuration>(matches, id))
-        .or_else(|| one::<GateMap>(matches, id))
         .or_else(|| one::<Vmodule>(matches, id))
         .or_else(|| one::<Quantity>(matches, id))
         .or_else(|| one::<VersionFlag>(matches, id))

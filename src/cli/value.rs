@@ -67,6 +67,13 @@ pub fn parse_ip_port_text(text: &str) -> Result<String, InvalidValue> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GateMap(pub BTreeMap<String, bool>);
 
+impl GateMap {
+    /// Several together; of settings of one gate the last wins.
+    pub fn merge<'a>(maps: impl IntoIterator<Item = &'a GateMap>) -> GateMap {
+        GateMap(maps.into_iter().flat_map(|map| map.0.clone()).collect())
+    }
+}
+
 /// Reads a [`GateMap`]; items and their parts are trimmed.
 pub fn parse_gates(text: &str) -> Result<GateMap, InvalidValue> {
     let mut gates = BTreeMap::new();

@@ -186,7 +186,7 @@ fn with_port(address: &str, port: i32) -> String {
 /// Flags about the process and its servers.
 fn process_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
     let flags = &parsed.flags;
-    object.feature_gates = flags.feature_gates.0.clone();
+    object.feature_gates = flags.gates().0;
     object.client_connection.kubeconfig = flags.kubeconfig.clone();
     object.client_connection.content_type = flags.kube_api_content_type.clone();
     object.client_connection.qps = flags.kube_api_qps;

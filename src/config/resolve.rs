@@ -30,6 +30,11 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
         mode == ProxyMode::Iptables && object.iptables.localhost_node_ports.unwrap_or(true);
     let nodeport_addresses =
         nodeport_addresses(&object.node_port_addresses, mode, localhost_nodeports, &mut notes);
+    if mode != ProxyMode::Nftables {
+        notes.push(Note::info(format!(
+            "Mode {mode}: rules are programmed as nftables, with the behaviour of that mode"
+        )));
+    }
     Ok(Config {
         mode,
         hostname_override: object.hostname_override.clone(),

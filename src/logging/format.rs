@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jiff::Zoned;
-use serde_json::{Map, Number, json};
+use serde_json::{Number, json};
 use tracing::Level;
 
 use super::event::Value;
@@ -61,6 +61,8 @@ pub(super) struct Record<'a> {
     pub file: &'a str,
     pub line: u32,
     pub message: &'a str,
+    /// Whether the text format puts the message in quotes.
+    pub quoted: bool,
     pub fields: &'a [(&'static str, Value)],
 }
 
@@ -105,7 +107,7 @@ fn text(header: &Header, record: &Record<'_>) -> String {
         header.pid,
         record.file_name(),
         record.line,
-        quoted(record.message),
+        if record.quoted { quoted(record.message) } else { record.message.to_owned() },
     );
     for (key, value) in record.fields {
         let value = match value {
@@ -142,30 +144,31 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// `ts` in milliseconds, `caller`, `msg`, `v` unless it is an error, and the fields.
+/// `ts` in milliseconds, `caller`, `msg`, `v` unless it is an error, and the fields, in that order.
 fn json(header: &Header, record: &Record<'_>) -> String {
-    let mut object = Map::new();
-    let microseconds = header.time.timestamp().as_microsecond();
     // Microseconds as f64 are exact until the year 2255.
-    object.insert("ts".to_owned(), json!(microseconds as f64 / 1_000.0));
-    object.insert("caller".to_owned(), json!(format!("{}:{}", record.file_name(), record.line)));
-    object.insert("msg".to_owned(), json!(record.message));
+    let milliseconds = header.time.timestamp().as_microsecond() as f64 / 1_000.0;
+    let mut pairs = vec![
+        ("ts", json!(milliseconds)),
+        ("caller", json!(format!("{}:{}", record.file_name(), record.line))),
+        ("msg", json!(record.message)),
+    ];
     if record.severity != Severity::Error {
-        object.insert("v".to_owned(), json!(record.v));
+        pairs.push(("v", json!(record.v)));
     }
-    for (key, value) in record.fields {
-        let value = match value {
-            Value::Text(text) => json!(text),
-            Value::Integer(number) => Number::from_i128(*number)
-                .map_or_else(|| json!(number.to_string()), serde_json::Value::Number),
-            Value::Float(number) => json!(number),
-            Value::Bool(value) => json!(value),
-        };
-        object.insert((*key).to_owned(), value);
+    pairs.extend(record.fields.iter().map(|(key, value)| (*key, json_value(value))));
+    let texts = pairs.iter().map(|(key, value)| format!("{}:{value}", json!(key)));
+    format!("{{{}}}\n", texts.collect::<Vec<_>>().join(","))
+}
+
+fn json_value(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Text(text) => json!(text),
+        Value::Integer(number) => Number::from_i128(*number)
+            .map_or_else(|| json!(number.to_string()), serde_json::Value::Number),
+        Value::Float(number) => json!(number),
+        Value::Bool(value) => json!(value),
     }
-    let mut line = serde_json::Value::Object(object).to_string();
-    line.push('\n');
-    line
 }
 
 #[cfg(test)]
@@ -197,6 +200,7 @@ mod tests {
             v: 2,
             file: "src/engine/sync.rs",
             line: 12,
+            quoted: true,
             message: "Synced \u{e9}\u{1}",
             fields: &fields,
         };
@@ -216,11 +220,13 @@ mod tests {
             v: 2,
             file: "src/engine/sync.rs",
             line: 12,
+            quoted: true,
             message: "Synced",
             fields: &fields,
         };
         let line = Format::Json.line(&header(), &record);
         assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.starts_with("{\"ts\":1795233123000.042,\"caller\":\"sync.rs:12\","), "{line}");
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(
             value,

@@ -91,6 +91,15 @@ fn lines_of_both_formats() {
     assert!(value["caller"].as_str().is_some_and(|caller| caller.starts_with("tests.rs:")));
 }
 
+// B-031: the flags are logged at verbosity 1, as they are.
+#[test]
+fn flags_are_logged_from_verbosity_one_on() {
+    let log = |_: &Handle| log_flags(["FLAG: --v=\"1\"".to_owned()].into_iter());
+    assert_eq!(capture(&logging("text", 0), false, log).0, "");
+    let (text, _) = capture(&logging("text", 1), false, log);
+    assert!(text.ends_with("] FLAG: --v=\"1\"\n"), "{text}");
+}
+
 #[test]
 fn split_streams() {
     let (error, info) = capture(&logging("text", 0), true, |_| one_of_each());

@@ -14,6 +14,9 @@ use super::{
 /// Identifiers of the flags that are lists: repeated, comma separated, or both.
 pub(super) const LISTS: [&str; 2] = ["ipvs_exclude_cidrs", "nodeport_addresses"];
 
+/// Identifier of the flag that is a map.
+pub(super) const GATES: &str = "feature_gates";
+
 /// Every flag of the agent.
 #[derive(Debug, Clone, Args)]
 pub struct ProxyFlags {
@@ -32,9 +35,9 @@ pub struct ProxyFlags {
     /// Print the version and exit: true, raw, or vX.Y.Z to report another build of the same release.
     #[arg(long, default_value = "false", value_parser = version::parse_flag)]
     pub version: VersionFlag,
-    /// Comma separated name=bool.
-    #[arg(long, default_value = "", value_parser = parse_gates)]
-    pub feature_gates: GateMap,
+    /// Comma separated name=bool; may be repeated.
+    #[arg(long, value_parser = parse_gates, action = clap::ArgAction::Append)]
+    pub feature_gates: Vec<GateMap>,
     /// Path of a kubeconfig; in-cluster configuration without it.
     #[arg(long, default_value = "")]
     pub kubeconfig: String,
@@ -197,4 +200,11 @@ pub struct ProxyFlags {
     /// Own the tables, on kernels from 6.9; not in upstream, honoured with --config.
     #[arg(long, default_value = "true", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub table_ownership: bool,
+}
+
+impl ProxyFlags {
+    /// `--feature-gates`, all its occurrences together; the last setting of a gate wins.
+    pub fn gates(&self) -> GateMap {
+        GateMap::merge(&self.feature_gates)
+    }
 }

@@ -213,7 +213,8 @@ fn deprecated_ports() {
 fn banner_shows_given_values() {
     let parsed = parse_line(&[
         "--config-sync-period=90s",
-        "--feature-gates=B=true,A=false",
+        "--feature-gates=B=false,A=false",
+        "--feature-gates=B=true",
         "--nodeport-addresses=a,b",
     ])
     .expect("valid");

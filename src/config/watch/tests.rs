@@ -104,6 +104,18 @@ async fn config_map_swap() {
     assert_silent(&mut watch, &path("marker")).await;
 }
 
+// B-026: the watch is on the file behind a symlink.
+#[tokio::test]
+async fn written_behind_a_symlink() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, link) = (dir.path().join("config"), dir.path().join("link"));
+    fs::write(&file, "a").expect("write");
+    symlink("config", &link).expect("symlink");
+    let mut watch = watch(&link).expect("watch");
+    fs::write(&file, "b").expect("write");
+    assert!(matches!(next(&mut watch).await, Changed::Written));
+}
+
 #[test]
 fn a_missing_file_cannot_be_watched() {
     let dir = tempfile::tempdir().expect("directory");
