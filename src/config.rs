@@ -1,7 +1,7 @@
 //! The configuration: from flags and file to typed values.
 //!
-//! Place in the flow: `main` calls [`complete`] with the parsed flags and the file's text, sets up
-//! logging from the completed object, then calls [`resolve`]; everyone else sees [`Config`].
+//! Place in the flow: `main` calls [`complete()`] with the parsed flags and the file's text, sets up
+//! logging from the completed object, then calls [`resolve()`]; everyone else sees [`Config`].
 //!
 //! ```text
 //! flags (cli::proxy) ──┐
@@ -12,13 +12,13 @@
 //! Pure, but for [`mod@watch`]. Must not know rules of traffic, nftables or the API.
 
 pub mod address;
-pub mod complete;
+mod complete;
 pub mod decode;
 pub mod duration;
 pub mod feature_gates;
-pub mod node_name;
+mod node_name;
 pub mod note;
-pub mod resolve;
+mod resolve;
 pub mod sanity;
 pub mod v1alpha1;
 pub mod validate;
@@ -34,7 +34,7 @@ use ipnet::IpNet;
 
 pub use complete::{CompleteError, Completed, complete};
 pub use feature_gates::{FeatureGates, Gate};
-pub use node_name::node_name;
+pub use node_name::{NodeNameError, node_name};
 pub use note::{Note, NoteLevel};
 pub use resolve::resolve;
 pub use v1alpha1::KubeProxyConfiguration;
@@ -156,7 +156,7 @@ pub struct ClientConfig {
 pub struct Config {
     /// Whose behaviour the rules have.
     pub mode: ProxyMode,
-    /// Name of the node; empty means the kernel's host name: see [`node_name`].
+    /// Name of the node; empty means the kernel's host name: see [`node_name()`].
     pub hostname_override: String,
     /// What to take for the node's primary IP; unspecified means nothing (section 3.3).
     pub bind_address: IpAddr,

@@ -30,8 +30,8 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::config::v1alpha1::Logging;
-pub use format::Format;
-use format::{Header, Record, Severity};
+
+use format::{Format, Header, Record, Severity};
 use verbosity::Thresholds;
 
 /// Target of events whose message is printed without quotes in the text format, for lines that

@@ -1,7 +1,7 @@
 //! kube-proxy's own face: every flag of upstream, with pflag's habits.
 //!
 //! Place in the flow: [`super::parse`] hands over the arguments after the program's name; the
-//! result goes to [`crate::config::complete`]. Knows no configuration file.
+//! result goes to [`crate::config::complete()`]. Knows no configuration file.
 //!
 //! clap carries the table: types, defaults and help stand in one place, and value parsers are its
 //! own. What pflag does differently is settled around it: `_` in names is rewritten first, a

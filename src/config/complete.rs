@@ -1,7 +1,7 @@
 //! Flags and file to one complete v1alpha1 object: defaults, precedence, platform defaults.
 //!
 //! Place in the flow: [`crate::cli`] parsed the flags and the caller read the file; the result is
-//! judged by [`super::validate`] and resolved by [`super::resolve`]. Pure: the file's text is an
+//! judged by [`super::validate`] and resolved by [`super::resolve()`]. Pure: the file's text is an
 //! argument.
 //!
 //! Source: behaviour reference 1.3 (value rules), 1.4 (precedence) and 2.2 (defaults).

@@ -1,6 +1,6 @@
 //! Text of a configuration file to the v1alpha1 object, with a record of what was ignored.
 //!
-//! Place in the flow: the caller read the file; the result goes to [`super::complete`]. Strict
+//! Place in the flow: the caller read the file; the result goes to [`super::complete()`]. Strict
 //! problems (unknown fields, duplicate keys) are recorded, everything else is an error (reference
 //! 2.1). Knows no defaults and no rules of validity.
 

@@ -1,7 +1,7 @@
 //! The object `KubeProxyConfiguration` of `kubeproxy.config.k8s.io/v1alpha1`, field by field.
 //!
 //! Place in the flow: [`super::decode`] reads it, flags are folded into it, [`super::validate`]
-//! judges it, [`super::resolve`] turns it into [`super::Config`]; `/configz` and
+//! judges it, [`super::resolve()`] turns it into [`super::Config`]; `/configz` and
 //! `--write-config-to` show it. Knows no rule: every field is what the user wrote, enumerations
 //! included, so that all mistakes can be reported at once.
 //!

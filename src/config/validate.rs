@@ -1,6 +1,6 @@
 //! Judges a completed configuration: all violations at once, each with its path.
 //!
-//! Place in the flow: between [`super::complete`] and [`super::resolve`]. Pure.
+//! Place in the flow: between [`super::complete()`] and [`super::resolve()`]. Pure.
 //!
 //! Source: behaviour reference 2.3; the paths are the ones that users of upstream know.
 

@@ -10,7 +10,7 @@ use super::event::Value;
 
 /// Form of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// klog's text.
     Text,
     /// One JSON object a line.
@@ -75,7 +75,7 @@ impl Record<'_> {
 
 impl Format {
     /// From `logging.format`.
-    pub fn from_name(name: &str) -> Option<Format> {
+    pub(super) fn from_name(name: &str) -> Option<Format> {
         match name {
             "text" => Some(Format::Text),
             "json" => Some(Format::Json),
