@@ -45,6 +45,11 @@ impl Attributes {
         self.put(kind, &bytes)
     }
 
+    /// As they are sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Appends attributes within an attribute.
     pub fn nest(self, kind: u16, inner: Attributes) -> Self {
         self.put(kind | NLA_F_NESTED, &inner.0)
