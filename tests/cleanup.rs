@@ -71,7 +71,7 @@ fn create_ipset(name: &str, family: Family) {
 fn ipset_exists(name: &str) -> bool {
     let attributes = Attributes::default().put(1, &[6]).put_str(2, name);
     let mut netlink = Netlink::open(NETLINK_NETFILTER).expect("a netlink socket");
-    netlink.execute(&Request::nfnetlink(6, 10, 2, attributes), |_| {}).is_ok()
+    netlink.execute(&Request::nfnetlink(6, 12, 2, attributes), |_| {}).is_ok()
 }
 
 // B-203, B-204, B-205: both families, among rules of others that look alike.
@@ -115,6 +115,7 @@ fn ipvs_mode() {
             load(family, FOREIGN);
             load(family, IPVS_MODE);
         }
+        assert!(sets.iter().all(|set| ipset_exists(set)));
         // This kernel may have no dummy links; the name is what counts.
         run(&["ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "other"], "");
         run(&["ip", "address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"], "");
@@ -159,13 +160,13 @@ fn a_chain_in_foreign_use() {
         let mut left: Vec<&String> = saved.iter().filter(kube).collect();
         left.sort();
         let expected = [
+            "-A CNI-HOSTPORT-DNAT -s 10.2.0.0/16 -j KUBE-MARK-MASQ",
             ":KUBE-IPTABLES-HINT -",
             ":KUBE-KUBELET-CANARY -",
             ":KUBE-KUBELET-CANARY -",
             ":KUBE-KUBELET-CANARY -",
             ":KUBE-MARK-MASQ -",
             ":KUBE-ROUTER-X -",
-            "-A CNI-HOSTPORT-DNAT -s 10.2.0.0/16 -j KUBE-MARK-MASQ",
         ];
         assert_eq!(left, expected);
     });

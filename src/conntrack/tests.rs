@@ -124,7 +124,7 @@ fn ipv6() {
         node_port: None,
         endpoints: [at("[fd01::2]:5353")].into_iter().collect(),
     };
-    assert!(!stale(&[port.clone()], &[], "[fd96::a]:53", "[fd01::2]:5353"));
+    assert!(!stale(std::slice::from_ref(&port), &[], "[fd96::a]:53", "[fd01::2]:5353"));
     assert!(stale(&[port], &[], "[fd96::a]:53", "[fd01::9]:5353"));
 }
 
