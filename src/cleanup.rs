@@ -2,11 +2,10 @@
 //!
 //! Place in the flow: run at `--cleanup`, and at start after our own rules are in force, in
 //! the network namespace of the calling thread. Talks to the kernel itself: nf_tables for
-//! iptables-nft ([`iptables`]), and for ipvs mode generic netlink, ipset and rtnetlink ([`ipvs`]).
-//! Must not know our own table, which is removed by a transaction like any other change.
+//! iptables-nft ([`iptables`]), socket options for iptables-legacy ([`legacy`]), and for ipvs mode
+//! generic netlink, ipset and rtnetlink ([`ipvs`]). Must not know our own table, which is removed by a transaction like any other change.
 //!
-//! What cannot be removed is collected and the rest goes on (B-208, B-023). Rules of iptables-legacy
-//! live in another part of the kernel; they are found but not removed ([`legacy`]).
+//! What cannot be removed is collected and the rest goes on (B-208, B-023).
 
 pub mod iptables;
 pub mod ipvs;
@@ -81,14 +80,6 @@ pub enum CleanupError {
     /// The link `kube-ipvs0` could not be looked at or deleted.
     #[error("deleting link kube-ipvs0")]
     Link(#[source] rtnetlink::Error),
-    /// Chains of kube-proxy exist in iptables-legacy, which is not supported.
-    #[error(
-        "{tables} of iptables-legacy may hold kube-proxy's chains; run iptables-legacy to remove them"
-    )]
-    Legacy {
-        /// The tables in use, as /proc names them.
-        tables: String,
-    },
 }
 
 /// What was removed.
@@ -115,8 +106,8 @@ pub async fn other_modes(root: &std::path::Path) -> Removed {
     let mut removed = Removed::default();
     for family in Family::BOTH {
         iptables::remove(family, &mut removed);
+        legacy::remove(root, family, &mut removed);
     }
-    legacy::check(root, &mut removed);
     ipvs::remove(&mut removed).await;
     removed
 }
