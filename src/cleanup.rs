@@ -39,7 +39,7 @@ pub enum CleanupError {
         #[source]
         source: io::Error,
     },
-    /// The kernel refused to remove rules or chains of a table.
+    /// The kernel refused to change a table; kube-proxy's rules in it are still in force.
     #[error("removing kube-proxy's chains from {} table {table}", family.nft())]
     Chains {
         /// Of which family.
@@ -47,6 +47,19 @@ pub enum CleanupError {
         /// Which table.
         table: &'static str,
         /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A chain was emptied but the kernel refused to delete it.
+    #[error("deleting chain {chain} of {} table {table}", family.nft())]
+    Chain {
+        /// Of which family.
+        family: Family,
+        /// Which table.
+        table: &'static str,
+        /// The chain that stays.
+        chain: String,
+        /// Why; EBUSY if something uses it.
         #[source]
         source: io::Error,
     },

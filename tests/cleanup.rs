@@ -172,6 +172,23 @@ fn a_chain_in_foreign_use() {
     });
 }
 
+// B-208: use that cannot be seen in a rule, here a verdict map, keeps only the chain in question.
+#[test]
+fn a_chain_in_a_verdict_map() {
+    in_netns(|| {
+        load(Family::V4, FOREIGN);
+        load(Family::V4, IPTABLES_MODE);
+        let rule = "add rule ip nat CNI-HOSTPORT-DNAT tcp dport vmap { 80 : jump KUBE-MARK-MASQ }";
+        run(&["nft", "-f", "-"], rule);
+        let removed = clean(Path::new("/"));
+        let errors: Vec<String> = removed.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["deleting chain KUBE-MARK-MASQ of ip table nat"]);
+        assert_eq!((removed.jumps, removed.chains), (12, 16));
+        let left = run(&["nft", "list", "table", "ip", "nat"], "");
+        assert!(!left.contains("KUBE-SERVICES") && !left.contains("0x00004000"), "{left}");
+    });
+}
+
 // B-203: more chains than one transaction takes, which refer to each other across transactions.
 #[test]
 fn ten_thousand_chains() {

@@ -54,28 +54,46 @@ fn carry_out(
     removal: &Removal,
     removed: &mut Removed,
 ) {
-    match netlink.batches(SUBSYSTEM, &requests(family, table, removal)) {
-        Ok(()) => removal.account(family, table.name, removed),
-        Err(source) => {
-            removed.errors.push(CleanupError::Chains { family, table: table.name, source });
+    if let Err(source) = netlink.batches(SUBSYSTEM, &emptying(family, table, removal)) {
+        removed.errors.push(CleanupError::Chains { family, table: table.name, source });
+        return;
+    }
+    removal.account(family, table.name, removed);
+    let deletions: Vec<Request> =
+        removal.deleted.iter().map(|chain| deletion(family, table, chain)).collect();
+    if netlink.batches(SUBSYSTEM, &deletions).is_ok() {
+        return;
+    }
+    // Something that is no plain jump, a verdict map for one, uses a chain: take them one by one.
+    for (chain, request) in removal.deleted.iter().zip(deletions) {
+        match netlink.batches(SUBSYSTEM, &[request]) {
+            Err(source) if source.raw_os_error() != Some(libc::ENOENT) => {
+                removed.chains -= 1;
+                let (table, chain) = (table.name, chain.clone());
+                removed.errors.push(CleanupError::Chain { family, table, chain, source });
+            }
+            _ => {}
         }
     }
 }
 
-fn requests(family: Family, table: &Table, removal: &Removal) -> Vec<Request> {
+/// Takes the jumps away and empties the chains; after it no rule of kube-proxy is in force.
+fn emptying(family: Family, table: &Table, removal: &Removal) -> Vec<Request> {
     let request =
-        |command, attributes| Request::nfnetlink(SUBSYSTEM, command, nfproto(family), attributes);
+        |attributes| Request::nfnetlink(SUBSYSTEM, DELETE_RULE, nfproto(family), attributes);
     let rules_of = |chain: &str| {
         Attributes::default().put_str(TABLE_NAME, table.name).put_str(RULE_CHAIN, chain)
     };
-    let jumps = removal.jumps.iter().map(|(chain, handle)| {
-        request(DELETE_RULE, rules_of(chain).put(RULE_HANDLE, &handle.to_be_bytes()))
-    });
+    let jumps = removal
+        .jumps
+        .iter()
+        .map(|(chain, handle)| request(rules_of(chain).put(RULE_HANDLE, &handle.to_be_bytes())));
     // Without a handle every rule of the chain goes.
-    let emptied = removal.emptied.iter().map(|chain| request(DELETE_RULE, rules_of(chain)));
-    let deleted = removal.deleted.iter().map(|chain| {
-        let attributes = Attributes::default().put_str(TABLE_NAME, table.name);
-        request(DELETE_CHAIN, attributes.put_str(CHAIN_NAME, chain))
-    });
-    jumps.chain(emptied).chain(deleted).collect()
+    jumps.chain(removal.emptied.iter().map(|chain| request(rules_of(chain)))).collect()
+}
+
+fn deletion(family: Family, table: &Table, chain: &str) -> Request {
+    let attributes =
+        Attributes::default().put_str(TABLE_NAME, table.name).put_str(CHAIN_NAME, chain);
+    Request::nfnetlink(SUBSYSTEM, DELETE_CHAIN, nfproto(family), attributes)
 }
