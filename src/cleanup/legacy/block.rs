@@ -179,3 +179,85 @@ fn text(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cleanup::owned::TABLES;
+
+    /// An IPv4 entry without matches; `target` is the name and the data.
+    fn entry(name: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 112 + EXTENSION_HEADER];
+        bytes[114..114 + name.len()].copy_from_slice(name.as_bytes());
+        bytes.extend_from_slice(data);
+        let length = bytes.len() as u16;
+        bytes[88..90].copy_from_slice(&112u16.to_ne_bytes());
+        bytes[90..92].copy_from_slice(&length.to_ne_bytes());
+        bytes
+    }
+
+    fn verdict(verdict: i32) -> Vec<u8> {
+        entry("", &[verdict.to_ne_bytes(), [0; 4]].concat())
+    }
+
+    fn named(name: &str) -> Vec<u8> {
+        let mut data = [0; 32];
+        data[..name.len()].copy_from_slice(name.as_bytes());
+        entry("ERROR", &data)
+    }
+
+    /// Chain OUTPUT jumps to MINE (at 960) and ends; KUBE-SEP-A has one rule; MINE is empty.
+    fn table() -> XTable {
+        let parts = [
+            verdict(960),
+            verdict(-2),
+            named("KUBE-SEP-A"),
+            verdict(-2),
+            verdict(-5),
+            named("MINE"),
+            verdict(-5),
+            named("ERROR"),
+        ];
+        XTable {
+            valid_hooks: 1 << 3,
+            hook_entry: [0; 5],
+            underflow: [0, 0, 0, 152, 0],
+            count: 8,
+            entries: parts.concat(),
+        }
+    }
+
+    // B-203, B-205: chains go, jumps that stay lead where they led.
+    #[test]
+    fn offsets_move() {
+        let before = table();
+        let block = Block::read(Family::V4, &before).expect("a well-formed table");
+        let listing = block.listing();
+        assert_eq!(listing.chains, ["KUBE-SEP-A", "MINE", "ERROR"]);
+        let led: Vec<(&str, &str)> =
+            listing.jumps.iter().map(|jump| (jump.from.as_str(), jump.to.as_str())).collect();
+        assert_eq!(led, [("OUTPUT", "MINE")]);
+        let removal = crate::cleanup::iptables::plan::plan(&TABLES[1], &listing);
+        let after = block.without(&removal);
+        assert_eq!((after.count, after.underflow[3]), (5, 152));
+        let block = Block::read(Family::V4, &after).expect("a well-formed table");
+        assert_eq!(block.listing().chains, ["MINE", "ERROR"]);
+        assert_eq!(block.listing().jumps.len(), 1, "OUTPUT still jumps to MINE");
+    }
+
+    #[test]
+    fn bytes_cut_short_are_refused() {
+        let whole = table();
+        let ends: Vec<usize> = Block::read(Family::V4, &whole)
+            .expect("well-formed")
+            .entries
+            .iter()
+            .map(Entry::end)
+            .collect();
+        for length in 1..whole.entries.len() {
+            let cut = XTable { entries: whole.entries[..length].to_vec(), ..whole.clone() };
+            let read = Block::read(Family::V4, &cut).is_some();
+            assert_eq!(read, ends.contains(&length), "{length} bytes");
+        }
+    }
+}
