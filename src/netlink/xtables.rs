@@ -4,8 +4,6 @@
 //! no safe crate passes structures through `getsockopt` and `setsockopt`. Must not know chains.
 //! Source: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h, 64-bit layout.
 
-#![allow(unsafe_code)]
-
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
