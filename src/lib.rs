@@ -18,6 +18,7 @@
 //! | model | [`model`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`] | how traffic is decided |
+//! | orchestration | [`sync`] | Kubernetes' own types, netlink's |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
 //!
 //! `tests/layering.rs` holds this table.
@@ -38,6 +39,7 @@ pub mod node;
 pub mod program;
 pub mod ruleset;
 pub mod source;
+pub mod sync;
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

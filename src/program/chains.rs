@@ -85,34 +85,13 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
 }
 
 fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
-    let mut ids = vec![
-        SetId::FrontendIps,
-        SetId::ClusterIps,
-        SetId::NodePortIps(local_addresses(family, options)),
-        SetId::ServiceCidrs,
-        SetId::Hairpin,
-        SetId::Restricted,
-    ];
-    for plane in Plane::BOTH {
-        ids.extend([
-            SetId::LocalPolicy(plane),
-            SetId::Refused(plane),
-            SetId::Dropped(plane),
-            SetId::Masquerade(plane),
-            SetId::MasqueradeHost(plane),
-            SetId::Sticky(plane),
-            SetId::Remember(plane),
-            SetId::Endpoints(plane, Scope::Cluster, Class::ONE),
-            SetId::Endpoints(plane, Scope::Local, Class::ONE),
-        ]);
-        if options.service_counters {
-            ids.push(SetId::Connections(plane));
-        }
-    }
-    if !options.guard_cluster_ips {
-        ids.retain(|&id| id != SetId::ServiceCidrs);
-    }
-    ids.into_iter().map(|id| id.declaration(family)).collect()
+    let absent = |id: &SetId| match *id {
+        SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
+        SetId::ServiceCidrs => !options.guard_cluster_ips,
+        SetId::Connections(_) => !options.service_counters,
+        _ => false,
+    };
+    SetId::fixed().filter(|id| !absent(id)).map(|id| id.declaration(family)).collect()
 }
 
 /// What the program knows of the node's addresses.
