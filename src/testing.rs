@@ -1,6 +1,10 @@
-//! What tests and the demo share.
+//! Test support: builders, the fake kernel, the scripted API server, the namespace lab.
 //!
-//! Place in the flow: outside it; only built with feature `testing`. Nothing that runs in
-//! production may depend on it.
+//! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
 
+mod fake_kernel;
 pub mod lab;
+pub mod normal;
+pub mod objects;
+
+pub use fake_kernel::{FakeKernel, Fault};

@@ -251,9 +251,11 @@ impl Engine {
     /// refuse with EBUSY until then.
     pub fn garbage(&self, family: Family) -> Transaction {
         let applied = &self.state[family].applied;
+        // All rules first: chains of one service refer to each other.
+        let rules = applied.garbage_chains.iter().cloned().map(Op::FlushChain);
         let chains = applied.garbage_chains.iter().cloned().map(Op::DeleteChain);
         let sets = applied.garbage_sets.iter().cloned().map(Op::DeleteSet);
-        Transaction { family, ops: chains.chain(sets).collect() }
+        Transaction { family, ops: rules.chain(chains).chain(sets).collect() }
     }
 
     /// The garbage was collected.

@@ -26,7 +26,9 @@ pub use address::{
 pub use agent::Agent;
 pub use dial::{Dial, Flow, Outcome, PATIENCE, SILENCE};
 pub use netns::Netns;
-pub use objects::{EndpointBuilder, ServiceBuilder, endpoint, node, service, service_cidr, slice};
+pub use objects::{
+    EndpointBuilder, NODE_NAME, ServiceBuilder, endpoint, node, service, service_cidr, slice,
+};
 pub use server::{Answer, Server};
 
 use std::fmt::Write;

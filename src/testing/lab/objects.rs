@@ -150,6 +150,12 @@ impl EndpointBuilder {
         self
     }
 
+    /// Serving, but neither ready nor terminating.
+    pub fn idle(mut self) -> Self {
+        self.0.ready = false;
+        self
+    }
+
     /// Terminating, and still serving.
     pub fn terminating(mut self) -> Self {
         (self.0.ready, self.0.terminating) = (false, true);
