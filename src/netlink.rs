@@ -106,16 +106,6 @@ impl NetlinkKernel {
         dump::table(family)
     }
 
-    /// The elements of one set, for those that packets add (affinity); empty if it is missing.
-    ///
-    /// Shape: in the kernel's order, which is none; keys may repeat if the set grew meanwhile.
-    ///
-    /// # Errors
-    /// As [`Kernel::dump`].
-    pub fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
-        dump::set(family, set)
-    }
-
     fn exchange(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
         self.discard_stale();
         self.socket.send(self.batch.bytes()).map_err(|source| match source.raw_os_error() {
@@ -185,6 +175,11 @@ impl Kernel for NetlinkKernel {
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
         dump::ruleset(family)
+    }
+
+    /// In the kernel's order, which is none; no key comes twice.
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        dump::set(family, set)
     }
 }
 

@@ -1,1 +1,9 @@
-//! Stub.
+//! Test support: builders, the fake kernel, the scripted API server, the namespace lab.
+//!
+//! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
+
+mod fake_kernel;
+pub mod normal;
+pub mod objects;
+
+pub use fake_kernel::{FakeKernel, Fault};

@@ -7,7 +7,8 @@ use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{Element, Key, Name, Rule, Ruleset, Table};
 use kubeweir::transaction::{Kernel, Op};
 
-use crate::namespace::{commit, in_namespace, nft};
+use crate::commit::{commit, nft};
+use crate::netns::in_netns;
 use crate::shapes::{chain, elements, everything, lines, rule, sets, table};
 
 /// The table that [`everything`] makes, from its parts.
@@ -48,7 +49,7 @@ fn assert_same(found: &Ruleset, expected: &Ruleset) {
 
 #[test]
 fn a_dump_equals_what_was_committed() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             assert_eq!(kernel.dump(family).unwrap(), Ruleset::empty(family));
@@ -60,7 +61,7 @@ fn a_dump_equals_what_was_committed() {
 
 #[test]
 fn committing_the_same_again_changes_nothing_but_appends_rules() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         let family = Family::V4;
         commit(&mut kernel, family, everything(family)).unwrap();
@@ -73,7 +74,7 @@ fn committing_the_same_again_changes_nothing_but_appends_rules() {
 
 #[test]
 fn deletions_and_flushes() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             commit(&mut kernel, family, everything(family)).unwrap();
@@ -103,7 +104,7 @@ fn deletions_and_flushes() {
 
 #[test]
 fn nft_prints_every_shape() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             commit(&mut kernel, family, everything(family)).unwrap();
@@ -163,7 +164,7 @@ fn elements_as_printed(family: Family) -> [&'static str; 8] {
 
 #[test]
 fn foreign_tables_are_not_read() {
-    in_namespace(|| {
+    in_netns(|| {
         nft("add table ip other").unwrap();
         nft("add chain ip other nat").unwrap();
         nft("add rule ip other nat accept").unwrap();
@@ -183,7 +184,7 @@ fn foreign_tables_are_not_read() {
 
 #[test]
 fn foreign_rules_in_our_table_are_dumped_by_name() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         commit(&mut kernel, Family::V4, vec![table(), chain("c")]).unwrap();
         nft("add rule ip kube-proxy c limit rate 1/second masquerade").unwrap();
@@ -196,7 +197,7 @@ fn foreign_rules_in_our_table_are_dumped_by_name() {
 
 #[test]
 fn one_set_can_be_dumped_with_its_lifetimes() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         let family = Family::V4;
         let name = Name::from("affinity-x");
@@ -206,10 +207,7 @@ fn one_set_can_be_dumped_with_its_lifetimes() {
         let lifetime = kubeweir::ruleset::Lifetime { timeout: 60_000, expires: 30_000 };
         let entries = vec![
             Element::data(address(1), address(9).port(80)),
-            Element {
-                lifetime: Some(lifetime),
-                ..Element::data(address(2), address(9).port(80))
-            },
+            Element { lifetime: Some(lifetime), ..Element::data(address(2), address(9).port(80)) },
         ];
         commit(&mut kernel, family, vec![Op::AddElements(name.clone(), entries)]).unwrap();
         let mut dumped = kernel.dump_set(family, &name).unwrap();

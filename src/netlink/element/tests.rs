@@ -32,8 +32,8 @@ fn elements_come_back_as_written() {
     let cases = [
         Element::member(key),
         Element::data(key, address([10, 0, 0, 2]).port(80)),
-        Element::goto(key, "chain".into()).with_comment("ns/name:port".into()),
-        Element { value: Value::Verdict(Verdict::Drop), ..Element::member(key) },
+        Element::verdict(key, Verdict::Goto("chain".into())).with_comment("ns/name:port".into()),
+        Element::verdict(key, Verdict::Drop),
         Element { lifetime, ..Element::member(key) },
     ];
     for element in cases {
