@@ -46,3 +46,32 @@ pub(super) fn comment(mut userdata: &[u8], kind: u8) -> Option<&str> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_come_back_cut_at_a_character() {
+        let long = "x".repeat(250) + "\u{e9}";
+        let cases = [("", ""), ("ns/web:http", "ns/web:http"), (&long, &long[..250])];
+        for (written, read) in cases {
+            let mut data = Vec::new();
+            put_comment(&mut data, COMMENT, written);
+            assert!(data.len() <= MAX_LEN, "{} bytes", data.len());
+            assert_eq!(comment(&data, COMMENT), Some(read));
+        }
+    }
+
+    #[test]
+    fn a_comment_is_found_behind_other_values() {
+        let mut data = Vec::new();
+        put_u32(&mut data, SET_KEY_BYTE_ORDER, 1);
+        put_comment(&mut data, SET_COMMENT, "text");
+        assert_eq!(comment(&data, SET_COMMENT), Some("text"));
+        assert_eq!(comment(&data, SET_DATA_BYTE_ORDER), None);
+        for len in 0..data.len() {
+            assert_eq!(comment(&data[..len], SET_COMMENT), None, "{len} bytes");
+        }
+    }
+}
