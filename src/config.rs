@@ -89,17 +89,6 @@ pub enum DetectLocal {
     InterfaceNamePrefix(String),
 }
 
-/// Which addresses serve NodePorts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// The node's IP of each family; all of a family that has none.
-    Primary,
-    /// Every local address.
-    All,
-    /// Local addresses in these CIDRs. Empty means none at all: only loopback was written (B-155).
-    Cidrs(Vec<IpNet>),
-}
-
 /// Connection tracking sysctls; `None` and 0 leave the kernel's value alone (B-040).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConntrackConfig {
@@ -165,7 +154,7 @@ pub struct Config {
     /// How traffic from pods is recognised.
     pub detect_local: DetectLocal,
     /// Which addresses serve NodePorts.
-    pub nodeport_addresses: NodePortAddresses,
+    pub nodeport_addresses: crate::node::nodeport::NodePortAddresses,
     /// Whether every service flow is masqueraded; from the active mode's section (B-041).
     pub masquerade_all: bool,
     /// Whether NodePorts are served on 127.0.0.1; never but in iptables mode, IPv4 only.

@@ -6,9 +6,10 @@ use kubeweir::cli::{self, Command, proxy};
 use kubeweir::config::address::parse_cidr;
 use kubeweir::config::feature_gates::Gate;
 use kubeweir::config::{
-    CompleteError, Completed, Config, DetectLocal, NodePortAddresses, NoteLevel, ProxyMode,
-    Violations, complete, resolve, write_config,
+    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, Violations, complete,
+    resolve, write_config,
 };
+use kubeweir::node::nodeport::NodePortAddresses;
 
 #[path = "config/validation.rs"]
 mod validation;
@@ -331,26 +332,6 @@ fn mode_defaults() {
         config(&["--proxy-mode=nftables", "--nodeport-addresses=10.0.0.0/8,fd00::/8"], None);
     assert_eq!(named.nodeport_addresses, cidrs(&["10.0.0.0/8", "fd00::/8"]));
     assert!(!named.localhost_nodeports && from_file("").localhost_nodeports);
-}
-
-// B-155: loopback is left out with an error where localhost NodePorts do not exist.
-#[test]
-fn loopback_nodeport_addresses() {
-    let items = "nodePortAddresses: [127.0.0.0/8, 10.0.0.0/8, '::1/128']\n";
-    let cases = [
-        ("mode: nftables\n", cidrs(&["10.0.0.0/8"]), 2),
-        ("mode: ipvs\n", cidrs(&["10.0.0.0/8"]), 2),
-        ("mode: iptables\n", cidrs(&["127.0.0.0/8", "10.0.0.0/8"]), 1),
-        ("iptables: {localhostNodePorts: false}\n", cidrs(&["10.0.0.0/8"]), 2),
-    ];
-    for (body, expected, errors) in cases {
-        let config = from_file(&format!("{body}{items}"));
-        assert_eq!(config.nodeport_addresses, expected, "{body}");
-        let logged = config.notes.iter().filter(|note| note.level == NoteLevel::Error).count();
-        assert_eq!(logged, errors, "{body}: {:?}", config.notes);
-    }
-    let only = from_file("mode: nftables\nnodePortAddresses: [127.0.0.0/8]\n");
-    assert_eq!(only.nodeport_addresses, cidrs(&[]), "none, and not all");
 }
 
 // B-049: locked gates, by flag and by file; unknown ones only warn.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use kubeweir::model::{Family, NodeAddresses, PerFamily};
 use kubeweir::node::addresses;
-use kubeweir::node::nodeport::{NodePortAddresses, NodePortMatch, nodeport_addresses};
+use kubeweir::node::nodeport::{NodePortAddresses, nodeport_addresses};
+use kubeweir::program::NodePortMatch;
 use netns::{in_netns, run};
 use tokio::sync::watch;
 
@@ -89,7 +90,7 @@ fn nodeport_addresses_of_a_real_node() {
         let configured = NodePortAddresses::Cidrs(cidrs.to_vec());
         let [v4, v6] = [ips(&["192.0.2.7"])[0], ips(&["::1"])[0]];
         let node_ips = PerFamily { v4, v6 };
-        let decision = nodeport_addresses(&configured, &node_ips, &assigned, Family::V4);
+        let decision = nodeport_addresses(&configured, &node_ips, &assigned, Family::V4, false);
         assert_eq!(decision.matched, NodePortMatch::Addresses(ips(&["192.0.2.7"])));
         assert_eq!(decision.hints.len(), 1, "the loopback address is reported");
     });

@@ -13,10 +13,9 @@ use super::duration::GoDuration;
 use super::feature_gates::Gate;
 use super::note::Note;
 use super::validate::{Violations, validate};
-use super::{
-    ClientConfig, Config, ConntrackConfig, DetectLocal, NodePortAddresses, ProxyMode, ServerConfig,
-};
+use super::{ClientConfig, Config, ConntrackConfig, DetectLocal, ProxyMode, ServerConfig};
 use crate::model::{Family, PerFamily};
+use crate::node::nodeport::NodePortAddresses;
 
 /// Validates and resolves.
 ///
@@ -28,8 +27,6 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
     let (sync_period, min_sync_period) = sync_periods(&object);
     let localhost_nodeports =
         mode == ProxyMode::Iptables && object.iptables.localhost_node_ports.unwrap_or(true);
-    let nodeport_addresses =
-        nodeport_addresses(&object.node_port_addresses, mode, localhost_nodeports, &mut notes);
     if mode != ProxyMode::Nftables {
         notes.push(Note::info(format!(
             "Mode {mode}: rules are programmed as nftables, with the behaviour of that mode"
@@ -41,7 +38,7 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
         bind_address: parse_ip(&object.bind_address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         cluster_cidrs: first_of_family(&cluster_cidrs),
         detect_local: detect_local(&object),
-        nodeport_addresses,
+        nodeport_addresses: nodeport_addresses(&object.node_port_addresses),
         masquerade_all: match mode {
             ProxyMode::Nftables => object.nftables.masquerade_all,
             ProxyMode::Iptables | ProxyMode::Ipvs => object.iptables.masquerade_all,
@@ -88,36 +85,13 @@ fn detect_local(object: &super::v1alpha1::KubeProxyConfiguration) -> DetectLocal
     }
 }
 
-/// Loopback CIDRs are left out with an error where localhost NodePorts do not exist: in every mode
-/// but iptables, and for IPv6 in every mode (B-155).
-fn nodeport_addresses(
-    items: &[String],
-    mode: ProxyMode,
-    localhost_nodeports: bool,
-    notes: &mut Vec<Note>,
-) -> NodePortAddresses {
+/// Validated before: a list that is not `primary` is a list of CIDRs.
+fn nodeport_addresses(items: &[String]) -> NodePortAddresses {
     match items {
-        [] => return NodePortAddresses::All,
-        [only] if only == "primary" => return NodePortAddresses::Primary,
-        _ => {}
+        [] => NodePortAddresses::All,
+        [only] if only == "primary" => NodePortAddresses::Primary,
+        _ => NodePortAddresses::Cidrs(items.iter().filter_map(|item| parse_cidr(item)).collect()),
     }
-    let mut cidrs = Vec::new();
-    for cidr in items.iter().filter_map(|item| parse_cidr(item)) {
-        if is_loopback(&cidr) && !(localhost_nodeports && Family::of_net(&cidr) == Family::V4) {
-            notes.push(Note::error(format!(
-                "nodePortAddresses includes the loopback CIDR {cidr}, but localhost NodePorts are \
-                 not supported for {} in {mode} mode: it is ignored",
-                Family::of_net(&cidr)
-            )));
-        } else {
-            cidrs.push(cidr);
-        }
-    }
-    NodePortAddresses::Cidrs(cidrs)
-}
-
-fn is_loopback(cidr: &IpNet) -> bool {
-    cidr.network().is_loopback() && cidr.broadcast().is_loopback()
 }
 
 fn conntrack(section: &super::v1alpha1::Conntrack) -> ConntrackConfig {

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use super::address::{parse_cidr, parse_ip, parse_ip_port};
 use super::note::Note;
-use super::{Config, DetectLocal, NodePortAddresses, ProxyMode};
+use super::{Config, DetectLocal, ProxyMode};
 use crate::model::Family;
+use crate::node::nodeport::NodePortAddresses;
 
 /// What of the node matters here.
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::applied::{Applied, Stage, surviving_clients};
 use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
-use super::{Engine, FamilyState, Statics};
+use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::chains::local_addresses;
 use crate::program::{
@@ -539,6 +539,8 @@ impl Applied {
     /// Makes a committed plan the applied state.
     fn install(&mut self, plan: Plan) {
         for (service, placements) in plan.placements {
+            let (before, after) = (self.placements(&service), &placements);
+            self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
             if placements.is_empty() {
                 self.services.remove(&service);
             } else {

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::model::{Family, NodeAddresses, PerFamily};
+use crate::program::NodePortMatch;
 
 /// `nodePortAddresses` after defaulting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,15 +21,6 @@ pub enum NodePortAddresses {
     All,
     /// The CIDRs of both families, in the configuration's order.
     Cidrs(Vec<IpNet>),
-}
-
-/// The destination addresses of one family on which NodePorts are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodePortMatch {
-    /// Every local address but loopback ones; the kernel looks it up per packet (B-153).
-    All,
-    /// Exactly these: sorted, without duplicates, possibly none.
-    Addresses(Vec<IpAddr>),
 }
 
 /// Something an operator should be told about the decision.
@@ -69,17 +61,22 @@ pub struct NodePortDecision {
 
 /// Decides where NodePorts of a family are served (section 5.3).
 ///
-/// `node_ips` are the effective ones of section 3.3; a loopback one counts as none.
+/// `node_ips` are the effective ones of section 3.3; a loopback one counts as none. `localhost` keeps
+/// IPv4's loopback addresses: iptables mode with `localhostNodePorts`.
 pub fn nodeport_addresses(
     configured: &NodePortAddresses,
     node_ips: &PerFamily<IpAddr>,
     assigned: &NodeAddresses,
     family: Family,
+    localhost: bool,
 ) -> NodePortDecision {
+    let localhost = localhost && family == Family::V4;
     match configured {
-        NodePortAddresses::All => NodePortDecision { matched: NodePortMatch::All, hints: vec![] },
+        NodePortAddresses::All => {
+            NodePortDecision { matched: NodePortMatch::AnyLocal, hints: vec![] }
+        }
         NodePortAddresses::Primary => primary(node_ips[family], assigned, family),
-        NodePortAddresses::Cidrs(cidrs) => within(cidrs, assigned, family),
+        NodePortAddresses::Cidrs(cidrs) => within(cidrs, assigned, family, localhost),
     }
 }
 
@@ -88,23 +85,28 @@ fn primary(node_ip: IpAddr, assigned: &NodeAddresses, family: Family) -> NodePor
         // `primary` stands for the node IPs that are known. If only the other family has one, its
         // list names no CIDR of this family, which means every address.
         let hints = vec![Hint::NoNodeIp(family)];
-        return NodePortDecision { matched: NodePortMatch::All, hints };
+        return NodePortDecision { matched: NodePortMatch::AnyLocal, hints };
     }
-    let mut decision = within(&[IpNet::from(node_ip)], assigned, family);
+    let mut decision = within(&[IpNet::from(node_ip)], assigned, family, false);
     if decision.matched == NodePortMatch::Addresses(vec![]) {
         decision.hints.push(Hint::NodeIpNotAssigned(node_ip));
     }
     decision
 }
 
-fn within(cidrs: &[IpNet], assigned: &NodeAddresses, family: Family) -> NodePortDecision {
+fn within(
+    cidrs: &[IpNet],
+    assigned: &NodeAddresses,
+    family: Family,
+    localhost: bool,
+) -> NodePortDecision {
     let cidrs: Vec<&IpNet> = cidrs.iter().filter(|net| Family::of_net(net) == family).collect();
     if cidrs.is_empty() || cidrs.iter().any(|net| net.prefix_len() == 0) {
-        return NodePortDecision { matched: NodePortMatch::All, hints: vec![] };
+        return NodePortDecision { matched: NodePortMatch::AnyLocal, hints: vec![] };
     }
     let covered = |ip: &&IpAddr| cidrs.iter().any(|net| net.contains(*ip));
     let (loopback, mut addresses): (Vec<IpAddr>, Vec<IpAddr>) =
-        assigned.0.iter().filter(covered).partition(|ip| ip.is_loopback());
+        assigned.0.iter().filter(covered).partition(|ip| ip.is_loopback() && !localhost);
     addresses.sort_unstable();
     addresses.dedup();
     NodePortDecision {
@@ -132,7 +134,7 @@ mod tests {
         family: Family,
     ) -> NodePortDecision {
         let node_ips = PerFamily { v4: ip(node_ips[0]), v6: ip(node_ips[1]) };
-        nodeport_addresses(configured, &node_ips, &assigned(), family)
+        nodeport_addresses(configured, &node_ips, &assigned(), family, false)
     }
 
     fn cidrs(texts: &[&str]) -> NodePortAddresses {
@@ -165,7 +167,11 @@ mod tests {
             ("/0", cidrs(&["192.0.2.0/24", "0.0.0.0/0"])),
             ("only the other family", cidrs(&["fd00::/64"])),
         ] {
-            assert_eq!(decide(&configured, NODE, Family::V4).matched, NodePortMatch::All, "{name}");
+            assert_eq!(
+                decide(&configured, NODE, Family::V4).matched,
+                NodePortMatch::AnyLocal,
+                "{name}"
+            );
         }
     }
 
@@ -186,7 +192,7 @@ mod tests {
         let v4 = decide(&NodePortAddresses::Primary, NODE, Family::V4);
         assert_eq!(v4, NodePortDecision { matched: exactly(&["10.0.0.5"]), hints: vec![] });
         let v6 = decide(&NodePortAddresses::Primary, ["10.0.0.5", "::1"], Family::V6);
-        assert_eq!(v6.matched, NodePortMatch::All);
+        assert_eq!(v6.matched, NodePortMatch::AnyLocal);
         assert_eq!(v6.hints, vec![Hint::NoNodeIp(Family::V6)]);
     }
 
