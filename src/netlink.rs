@@ -5,8 +5,8 @@
 //! into the batch, and a batch leaves with one `sendmsg`. It knows nothing of services and decides
 //! nothing: what is refused or unknown is told upwards.
 //!
-//! This is the only module of the crate with `unsafe` code: calls into libnftnl in [`expr`], [`set`]
-//! and [`batch`], one socket option in [`socket`], the two of iptables-legacy in [`xtables`].
+//! This is the only module of the crate with `unsafe` code: calls into libnftnl in `expr`, `set`
+//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`].
 //! Everything that reads netlink's bytes is safe code.
 
 #![allow(unsafe_code)]
