@@ -133,7 +133,7 @@ fn refusals_of_other_operations_name_them() {
         let mut kernel = NetlinkKernel::open().unwrap();
         let missing = rejection(commit(&mut kernel, FAMILY, vec![Op::DeleteTable]));
         assert_eq!((missing.op, missing.errno), (Some(0), libc::ENOENT));
-        assert_eq!(missing.object, "delete table");
+        assert_eq!(missing.object, "delete table kube-proxy");
 
         let jump = Expr::Verdict(Verdict::Jump("nowhere".into()));
         let rule = Op::AddRule("a".into(), Rule { exprs: vec![jump], comment: None });
