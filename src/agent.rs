@@ -160,11 +160,7 @@ fn bind_address(config: &Config) -> Option<std::net::IpAddr> {
 }
 
 /// Families, sanity checks and sysctls: what has to be right before anything is programmed.
-fn prepare(
-    launch: &Launch,
-    sighted: &Sighted,
-    traffic: &Traffic,
-) -> Result<Families, AgentError> {
+fn prepare(launch: &Launch, sighted: &Sighted, traffic: &Traffic) -> Result<Families, AgentError> {
     let config = &launch.config;
     let ips = NodeIps::resolve(sighted.node.as_deref(), bind_address(config));
     if ips.primary_is_loopback() {

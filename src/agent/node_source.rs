@@ -56,8 +56,7 @@ pub async fn open(
     let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
     match &launch.source {
         Source::Manifests(directory) => {
-            let source =
-                Opened::Manifests { directory: directory.clone(), allow_external_ips };
+            let source = Opened::Manifests { directory: directory.clone(), allow_external_ips };
             let (objects, _) = manifest::load(directory, allow_external_ips);
             let node = objects.into_iter().find_map(|object| match object {
                 Object::Node(found) if *found.name.name == *node => Some(found),

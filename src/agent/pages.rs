@@ -70,8 +70,7 @@ fn connections() -> Vec<ServiceConnections> {
             for element in kernel.dump_set(family, &set).unwrap_or_default() {
                 let label = element.comment.as_deref().unwrap_or_default().to_owned();
                 let protocol = element.key.protocol_at(protocol_at).map_or(0, |p| p.number());
-                *sums.entry((label, protocol, family)).or_default() +=
-                    element.packets.unwrap_or(0);
+                *sums.entry((label, protocol, family)).or_default() += element.packets.unwrap_or(0);
             }
         }
     }
@@ -118,9 +117,10 @@ pub fn pages(launch: &Launch, status: &SharedStatus, started: Timestamp) -> Page
                 crate::config::version::MINOR
             ),
         }),
-        profiling: config.servers.profiling.then(|| {
-            Arc::new(move |v: i32| log.set_verbosity(u32::try_from(v).unwrap_or(0))) as _
-        }),
+        profiling: config
+            .servers
+            .profiling
+            .then(|| Arc::new(move |v: i32| log.set_verbosity(u32::try_from(v).unwrap_or(0))) as _),
         extra: Router::new().route(PATH, get(shown)),
     }
 }

@@ -154,6 +154,5 @@ impl ToModel for ServiceCidr {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

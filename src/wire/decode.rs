@@ -102,7 +102,12 @@ impl Decoder {
     ///
     /// Errors: the body is unreadable or of another kind, or it is a Status
     /// ([`WireError::Refused`]).
-    pub fn list(&mut self, kind: Kind, encoding: Encoding, body: &Bytes) -> Result<List, WireError> {
+    pub fn list(
+        &mut self,
+        kind: Kind,
+        encoding: Encoding,
+        body: &Bytes,
+    ) -> Result<List, WireError> {
         let what = format!("a {kind}List");
         match encoding {
             Encoding::Json => {
@@ -130,7 +135,12 @@ impl Decoder {
     /// Decodes one frame of a watch on one kind.
     ///
     /// Errors: the frame is unreadable, of unknown type, or its object has no readable metadata.
-    pub fn event(&mut self, kind: Kind, encoding: Encoding, frame: &Bytes) -> Result<Event, WireError> {
+    pub fn event(
+        &mut self,
+        kind: Kind,
+        encoding: Encoding,
+        frame: &Bytes,
+    ) -> Result<Event, WireError> {
         let what = format!("an event of {kind}");
         let (event_type, object) = open_event(encoding, frame, &what)?;
         let metadata = || {
@@ -185,9 +195,8 @@ impl Decoder {
         &mut self,
         document: &serde_json::Value,
     ) -> Result<Decoded, Unreadable> {
-        let message: M = serde_path_to_error::deserialize(document).map_err(|error| Unreadable {
-            field: error.path().to_string(),
-            reason: error.inner().to_string(),
+        let message: M = serde_path_to_error::deserialize(document).map_err(|error| {
+            Unreadable { field: error.path().to_string(), reason: error.inner().to_string() }
         })?;
         Ok(convert::decoded(&message, self.allow_external_ips, &mut self.interner))
     }
@@ -217,7 +226,12 @@ impl Decoder {
         list
     }
 
-    fn object(&mut self, kind: Kind, encoding: Encoding, object: &Bytes) -> Result<Decoded, Unreadable> {
+    fn object(
+        &mut self,
+        kind: Kind,
+        encoding: Encoding,
+        object: &Bytes,
+    ) -> Result<Decoded, Unreadable> {
         match kind {
             Kind::Service => self.message::<message::Service>(encoding, object),
             Kind::EndpointSlice => self.message::<message::EndpointSlice>(encoding, object),

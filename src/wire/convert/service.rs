@@ -7,9 +7,7 @@ use ipnet::IpNet;
 
 use super::{Conversion, ToModel, is_label};
 use crate::model::address::parse_cidr;
-use crate::model::{
-    self, Family, Kind, Object, ObjectName, Protocol, ServiceType, TrafficPolicy,
-};
+use crate::model::{self, Family, Kind, Object, ObjectName, Protocol, ServiceType, TrafficPolicy};
 use crate::wire::message::{
     LABEL_SERVICE_PROXY_NAME, LoadBalancerIngress, ObjectMeta, Service, ServicePort, ServiceSpec,
 };
@@ -148,7 +146,12 @@ fn service_port(
         0 => None,
         number => Some(u16::try_from(number).map_err(|_| ("nodePort", out_of_range(number)))?),
     };
-    Ok(model::ServicePort { name: convert.interner.intern(name), protocol, port: number, node_port })
+    Ok(model::ServicePort {
+        name: convert.interner.intern(name),
+        protocol,
+        port: number,
+        node_port,
+    })
 }
 
 /// Blank entries are skipped silently, others loudly (B-086).
@@ -165,10 +168,7 @@ fn external_ips(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Vec<IpAddr>
 }
 
 /// Only addresses that the proxy is to handle: `ipMode: Proxy` and host names are not (B-083, B-084).
-fn load_balancer_ips(
-    ingress: &[LoadBalancerIngress],
-    convert: &mut Conversion<'_>,
-) -> Vec<IpAddr> {
+fn load_balancer_ips(ingress: &[LoadBalancerIngress], convert: &mut Conversion<'_>) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for (at, entry) in ingress.iter().enumerate() {
         let vip = matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP"));
