@@ -1,8 +1,11 @@
-//! What tests and the demo share.
+//! Test support: builders, the fake kernel, the scripted API server, the namespace lab.
 //!
-//! Place in the flow: outside it; only built with feature `testing`. Nothing that runs in
-//! production may depend on it.
+//! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
 
 pub mod api_server;
+mod fake_kernel;
+pub mod normal;
+pub mod objects;
 
 pub use api_server::ApiServer;
+pub use fake_kernel::{FakeKernel, Fault};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::{Name, Verdict};
+use super::Verdict;
 use crate::model::{Family, Protocol};
 
 /// The type of one field of a key or of map data. The numbers are nft's own (`enum datatypes` of
@@ -212,7 +212,7 @@ impl fmt::Debug for Key {
 }
 
 /// What an element leads to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Member of a plain set.
     None,
@@ -266,9 +266,9 @@ impl Element {
         Element { value: Value::Data(data), ..Element::member(key) }
     }
 
-    /// Entry of a verdict map that goes to a chain.
-    pub fn goto(key: Key, chain: Name) -> Self {
-        Element { value: Value::Verdict(Verdict::Goto(chain)), ..Element::member(key) }
+    /// Entry of a verdict map.
+    pub fn verdict(key: Key, verdict: Verdict) -> Self {
+        Element { value: Value::Verdict(verdict), ..Element::member(key) }
     }
 
     /// The same with a comment.

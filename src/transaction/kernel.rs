@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Transaction;
 use crate::model::Family;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Element, Name, Ruleset};
 
 /// The only way to nf_tables: commit a transaction, read a table back.
 pub trait Kernel: Send {
@@ -14,6 +14,9 @@ pub trait Kernel: Send {
 
     /// Reads one family's table, consistently (one generation).
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError>;
+
+    /// Reads the elements of one set; empty if the set does not exist.
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError>;
 }
 
 /// Figures of a successful commit.

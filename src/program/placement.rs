@@ -1,0 +1,246 @@
+//! What one service port has in one family's sets and maps.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::objects::{Role, chain_name};
+use super::{Class, Plane, RuleOptions, Scope, SetId, Slots};
+use crate::model::{Family, Protocol, ServicePortName, TrafficPolicy};
+use crate::ruleset::{Element, Key, Verdict};
+use crate::topology::Backend;
+
+/// Where a frontend answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendAt {
+    /// On an address.
+    Address(IpAddr),
+    /// On the NodePort addresses.
+    NodePort,
+}
+
+/// What identifies a frontend; at most one service port may have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendKey {
+    /// Where it answers.
+    pub at: FrontendAt,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port, or node port.
+    pub port: u16,
+}
+
+/// Which field of the Service a frontend comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `spec.ports[].nodePort`.
+    NodePort,
+}
+
+/// A frontend of a service port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frontend {
+    /// What a client dials.
+    pub key: FrontendKey,
+    /// Where it comes from.
+    pub kind: FrontendKind,
+}
+
+/// One service port in one family: everything its elements are made of.
+///
+/// Shape: `frontends` are those the port owns, free of duplicates; the lists are those its policies
+/// need, others are empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placement {
+    /// The service port.
+    pub name: ServicePortName,
+    /// `namespace/name:port`, the comment of its elements.
+    pub label: Arc<str>,
+    /// Its frontends.
+    pub frontends: Vec<Frontend>,
+    /// Policy of the ClusterIP.
+    pub internal: TrafficPolicy,
+    /// Policy of all other frontends.
+    pub external: TrafficPolicy,
+    /// Some endpoint exists somewhere (section 4.8).
+    pub any: bool,
+    /// The list for policy Cluster.
+    pub cluster: Slots,
+    /// The list for policy Local.
+    pub local: Slots,
+    /// Endpoints that may be reached from themselves; sorted.
+    pub hairpin: Vec<Backend>,
+    /// Session affinity's timeout in seconds.
+    pub affinity: Option<u32>,
+    /// Networks that may use the load-balancer addresses, aggregated; `None` without restriction.
+    pub ranges: Option<Vec<IpNet>>,
+}
+
+impl FrontendKey {
+    /// The plane the frontend's sets are in.
+    pub fn plane(&self) -> Plane {
+        match self.at {
+            FrontendAt::Address(_) => Plane::Services,
+            FrontendAt::NodePort => Plane::NodePorts,
+        }
+    }
+
+    /// Its key in those sets.
+    pub fn element_key(&self) -> Key {
+        let key = match self.at {
+            FrontendAt::Address(address) => Key::new().address(address),
+            FrontendAt::NodePort => Key::new(),
+        };
+        key.protocol(self.protocol).port(self.port)
+    }
+}
+
+impl Frontend {
+    /// Whether the external policy applies to it, and not the internal one (B-133, B-134).
+    pub fn is_external(&self) -> bool {
+        self.kind != FrontendKind::ClusterIp
+    }
+}
+
+impl Placement {
+    /// The role of a frontend in session affinity.
+    pub fn role(&self, frontend: &Frontend) -> Role {
+        match (frontend.is_external(), self.internal, self.external) {
+            (false, TrafficPolicy::Cluster, _) | (true, _, TrafficPolicy::Cluster) => Role::Cluster,
+            (false, TrafficPolicy::Local, _) => Role::Local,
+            (true, _, TrafficPolicy::Local) => Role::LocalPolicy,
+        }
+    }
+
+    /// Whether a frontend is subject to source ranges (B-160).
+    fn is_restricted(&self, frontend: &Frontend, options: &RuleOptions) -> bool {
+        frontend.kind == FrontendKind::LoadBalancer
+            && self.ranges.is_some()
+            && (self.any || options.restrict_without_endpoints)
+    }
+}
+
+/// Elements of a service port, in the sets of a family.
+///
+/// Shape: sorted by set and key, without duplicates.
+pub fn elements(
+    placement: &Placement,
+    family: Family,
+    options: &RuleOptions,
+) -> Vec<(SetId, Element)> {
+    let mut out = Vec::new();
+    for frontend in &placement.frontends {
+        policy_elements(placement, frontend, options, &mut out);
+        endpoint_elements(placement, frontend, &mut out);
+    }
+    for backend in &placement.hairpin {
+        let key = Key::new()
+            .address(backend.address)
+            .address(backend.address)
+            .protocol(placement.name.protocol)
+            .port(backend.port);
+        debug_assert_eq!(Family::of(&backend.address), family);
+        out.push((SetId::Hairpin, Element::member(key)));
+    }
+    out.sort_unstable_by_key(|(set, element)| (*set, element.key));
+    out.dedup_by(|(set_a, a), (set_b, b)| set_a == set_b && a.key == b.key);
+    out
+}
+
+/// What the Service alone decides.
+fn policy_elements(
+    placement: &Placement,
+    frontend: &Frontend,
+    options: &RuleOptions,
+    out: &mut Vec<(SetId, Element)>,
+) {
+    let plane = frontend.key.plane();
+    let key = frontend.key.element_key();
+    if let FrontendAt::Address(address) = frontend.key.at {
+        let address = Key::new().address(address);
+        out.push((SetId::FrontendIps, Element::member(address)));
+        if frontend.kind == FrontendKind::ClusterIp {
+            out.push((SetId::ClusterIps, Element::member(address)));
+        }
+    }
+    if frontend.is_external() {
+        match placement.external {
+            TrafficPolicy::Cluster => out.push((SetId::Masquerade(plane), Element::member(key))),
+            TrafficPolicy::Local => {
+                out.push((SetId::LocalPolicy(plane), Element::member(key)));
+                out.push((SetId::MasqueradeHost(plane), Element::member(key)));
+            }
+        }
+    }
+    if placement.affinity.is_some() {
+        let role = placement.role(frontend);
+        let jump = |verb| Verdict::Jump(chain_name(role.chain_prefix(verb), &placement.name));
+        out.push((SetId::Sticky(plane), Element::verdict(key, jump("sticky"))));
+        out.push((SetId::Remember(plane), Element::verdict(key, jump("remember"))));
+    }
+    if placement.is_restricted(frontend, options) {
+        let ranges = Verdict::Goto(chain_name("ranges", &placement.name));
+        out.push((SetId::Restricted, Element::verdict(key, ranges)));
+    }
+    if options.service_counters {
+        let element = Element::member(key).with_comment(placement.label.clone());
+        out.push((SetId::Connections(plane), element));
+    }
+}
+
+/// What the endpoints decide: the lists, or refusal, or drop (section 5.5).
+fn endpoint_elements(placement: &Placement, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
+    let plane = frontend.key.plane();
+    let key = frontend.key.element_key();
+    let member = |set: SetId| (set, Element::member(key).with_comment(placement.label.clone()));
+    if !placement.any {
+        out.push(member(SetId::Refused(plane)));
+        return;
+    }
+    let role = placement.role(frontend);
+    if role != Role::Cluster && placement.local.is_empty() {
+        out.push(member(SetId::Dropped(plane)));
+    }
+    match role {
+        Role::Cluster => list(placement, key, plane, Scope::Cluster, &placement.cluster, out),
+        Role::Local => list(placement, key, plane, Scope::Cluster, &placement.local, out),
+        Role::LocalPolicy => {
+            list(placement, key, plane, Scope::Cluster, &placement.cluster, out);
+            list(placement, key, plane, Scope::Local, &placement.local, out);
+        }
+    }
+}
+
+fn list(
+    placement: &Placement,
+    key: Key,
+    plane: Plane,
+    scope: Scope,
+    slots: &Slots,
+    out: &mut Vec<(SetId, Element)>,
+) {
+    let endpoints = SetId::Endpoints(plane, scope, slots.class());
+    let data = |backend: &Backend| Key::new().address(backend.address).port(backend.port);
+    if slots.class() == Class::ONE {
+        out.extend(slots.members().iter().map(|backend| {
+            (endpoints, Element::data(key, data(backend)).with_comment(placement.label.clone()))
+        }));
+        return;
+    }
+    if !slots.is_empty() {
+        let members = SetId::Members(plane, scope, slots.class());
+        out.push((members, Element::member(key).with_comment(placement.label.clone())));
+    }
+    out.extend(
+        slots.members().iter().enumerate().map(|(slot, backend)| {
+            (endpoints, Element::data(key.slot(slot as u32), data(backend)))
+        }),
+    );
+}
