@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use kubeweir::cli::{self, Command, proxy};
-use kubeweir::node::nodeport::NodePortAddresses;
 use kubeweir::config::address::parse_cidr;
 use kubeweir::config::feature_gates::Gate;
 use kubeweir::config::{
-    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode,
-    Violations, complete, resolve, write_config,
+    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, Violations, complete,
+    resolve, write_config,
 };
+use kubeweir::node::nodeport::NodePortAddresses;
 
 #[path = "config/validation.rs"]
 mod validation;

@@ -99,6 +99,7 @@ impl Options {
             (None, Some(master)) => (Config::new(server_url(master, false)?), None),
             (Some(path), master) => load(path, master.as_deref())?,
         };
+        trim_token(&mut config);
         if config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTP) {
             // Plain HTTP needs no roots: without this, an image without a trust store is refused.
             config.root_cert.get_or_insert_default();
@@ -144,6 +145,17 @@ fn load(path: &Path, master: Option<&str>) -> Result<(Config, Option<String>), C
             .map_err(failed)?;
     config.root_cert_file = root_cert_file;
     Ok((config, proxy))
+}
+
+/// `kube` sends what a token file holds, to the last byte. A file that ends in a newline, as `echo`
+/// writes it, is taken without; it is read again when the server refuses the token, not by the
+/// minute.
+fn trim_token(config: &mut Config) {
+    let Some(path) = config.auth_info.token_file.clone() else { return };
+    let Ok(token) = std::fs::read_to_string(path) else { return };
+    if token.trim() != token && config.auth_info.token.is_none() {
+        config.auth_info.token = Some(token.trim().to_owned().into());
+    }
 }
 
 /// `--master` as a URL; without a scheme, `http` unless the kubeconfig speaks of TLS (client-go).

@@ -1,12 +1,16 @@
 //! Credentials, configuration, limits and measures.
 
-use std::sync::Arc;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use k8s_openapi::ByteString;
 use kubeweir::api::{Client, Observe, Options};
 use kubeweir::model::Kind;
 use kubeweir::testing::ApiServer;
 use kubeweir::testing::api_server::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::setup::*;
@@ -69,6 +73,77 @@ fn master_replaces_the_server_of_a_kubeconfig_and_works_alone() {
     setup.wait_for(Kind::Node, &["node-a"]);
     plain.wait("both clients", SOON, |plain| plain.open_streams(Kind::Node) == 2);
     assert!(plain.requests().iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+// B-261: what kubeconfigs of real clusters look like.
+#[test]
+fn kubeconfigs_carry_credentials_in_many_ways() {
+    let setup = Setup::new();
+    setup.server.demand_token("secret");
+    setup.server.put(&node("node-a"));
+    let path = setup.options().kubeconfig.unwrap();
+    let original: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    std::fs::write(setup.directory.path().join("token-line"), "secret\n").unwrap();
+    let ca = ByteString(setup.server.ca_pem().into_bytes());
+    let url = setup.server.url();
+    let plugin = r#"echo '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": "secret"}}'"#;
+    let exec = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "sh", "args": ["-c", plugin],
+    });
+    let (proxy, tunnelled) = tunnel();
+    let ca_file = json!({ "server": url, "certificate-authority": "ca.crt" });
+    let token = json!({ "token": "secret" });
+    let cases = [
+        ("files", ca_file.clone(), json!({ "tokenFile": "token" })),
+        ("a line in a token file", ca_file.clone(), json!({ "tokenFile": "token-line" })),
+        ("inline", json!({ "server": url, "certificate-authority-data": ca }), token.clone()),
+        ("unverified", json!({ "server": url, "insecure-skip-tls-verify": true }), token.clone()),
+        ("plugin", ca_file.clone(), json!({ "exec": exec })),
+        (
+            "proxy",
+            json!({ "server": url, "certificate-authority": "ca.crt", "proxy-url": proxy }),
+            token,
+        ),
+    ];
+    for (count, (name, cluster, user)) in cases.into_iter().enumerate() {
+        let mut kubeconfig = original.clone();
+        kubeconfig["clusters"][0]["cluster"] = cluster;
+        kubeconfig["users"][0]["user"] = user;
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        setup.watch(&setup.client(options(Some(path.clone()), None)), Kind::Node);
+        setup.wait(name, || setup.replaced(Kind::Node) == count + 1);
+    }
+    assert!(setup.server.requests().iter().all(|request| request.answered == Some(200)));
+    assert_eq!(tunnelled.try_recv().unwrap(), setup.server.address().to_string());
+}
+
+/// An HTTP proxy for one connection: its URL, and where it was asked to connect to.
+fn tunnel() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, tunnelled) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            client.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let target = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap();
+        asked.send(target.to_owned()).unwrap();
+        let mut server = TcpStream::connect(target).unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let (mut to_client, mut from_server) =
+            (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+        // The client closes when the test ends; how is of no interest.
+        let _ = std::io::copy(&mut client, &mut server);
+    });
+    (url, tunnelled)
 }
 
 #[test]

@@ -206,10 +206,7 @@ fn one_set_can_be_dumped_with_its_lifetimes() {
         let lifetime = kubeweir::ruleset::Lifetime { timeout: 60_000, expires: 30_000 };
         let entries = vec![
             Element::data(address(1), address(9).port(80)),
-            Element {
-                lifetime: Some(lifetime),
-                ..Element::data(address(2), address(9).port(80))
-            },
+            Element { lifetime: Some(lifetime), ..Element::data(address(2), address(9).port(80)) },
         ];
         commit(&mut kernel, family, vec![Op::AddElements(name.clone(), entries)]).unwrap();
         let mut dumped = kernel.dump_set(family, &name).unwrap();

@@ -94,7 +94,13 @@ pub fn lookup(set: &str) -> Expr {
 }
 
 fn lookup_data(set: &str) -> Expr {
-    Expr::Lookup { set: set.into(), src: reg(0), dst: Some(reg(0)), verdict: false, inverted: false }
+    Expr::Lookup {
+        set: set.into(),
+        src: reg(0),
+        dst: Some(reg(0)),
+        verdict: false,
+        inverted: false,
+    }
 }
 
 fn cmp(op: CmpOp, data: &[u8]) -> Expr {
@@ -355,10 +361,7 @@ pub fn sets(family: Family) -> Vec<Set> {
         map("endpoints-1", frontend_fields(family), endpoint_fields(family)),
         map("endpoints-16", slots, endpoint_fields(family)),
         Set { interval: true, ..Set::plain("ranges", address.clone()) },
-        Set {
-            kind: SetKind::VerdictMap,
-            ..Set::plain("sticky-services", frontend_fields(family))
-        },
+        Set { kind: SetKind::VerdictMap, ..Set::plain("sticky-services", frontend_fields(family)) },
         Set {
             dynamic: true,
             timeout: Some(10_000),
@@ -376,10 +379,8 @@ pub fn elements(family: Family) -> Vec<(Name, Vec<Element>)> {
     let endpoint = |last| a(last).port(8080);
     let range = |first, last| Element { last: Some(a(last)), ..Element::member(a(first)) };
     let highest = Key::from_bytes(&vec![0xff; family.address_len()]).unwrap();
-    let drops = Element {
-        value: Value::Verdict(Verdict::Drop),
-        ..Element::member(frontend(family, 3))
-    };
+    let drops =
+        Element { value: Value::Verdict(Verdict::Drop), ..Element::member(frontend(family, 3)) };
     vec![
         ("service-ips".into(), vec![Element::member(a(1)), Element::member(a(2))]),
         (
@@ -404,10 +405,7 @@ pub fn elements(family: Family) -> Vec<(Name, Vec<Element>)> {
                 Element { last: Some(highest), ..Element::member(a(200)) },
             ],
         ),
-        (
-            "sticky-services".into(),
-            vec![Element::goto(frontend(family, 1), "other".into()), drops],
-        ),
+        ("sticky-services".into(), vec![Element::goto(frontend(family, 1), "other".into()), drops]),
         ("counted".into(), vec![Element::member(frontend(family, 1))]),
         ("slots".into(), vec![Element::member(Key::new().slot(5))]),
     ]
@@ -432,10 +430,8 @@ pub fn everything(family: Family) -> Vec<Op> {
         let rule = Rule { exprs: line.exprs, comment: None };
         Op::AddRule(line.chain.into(), rule)
     }));
-    let commented = Rule {
-        exprs: vec![Expr::Verdict(Verdict::Accept)],
-        comment: Some("what is left".into()),
-    };
+    let commented =
+        Rule { exprs: vec![Expr::Verdict(Verdict::Accept)], comment: Some("what is left".into()) };
     ops.push(Op::AddRule("filter".into(), commented));
     ops
 }
