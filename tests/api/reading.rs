@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kubeweir::model::Kind;
-use kubeweir::testing::api_server::{Ask, Signal};
+use kubeweir::testing::api_server::{Answer, Ask, Signal};
 
 use super::setup::*;
 
@@ -175,4 +175,45 @@ fn a_slow_consumer_slows_the_stream_down() {
     drop(blocked);
     setup.server.put(&service("last"));
     setup.wait_for(Kind::Service, &["shop/large", "shop/last"]);
+}
+
+/// What Watches make of captured answers, by the way they came.
+fn replayed(ask: Ask, prefix: &str, suffix: &str, content_type: &'static str) -> Setup {
+    let setup = Setup::new();
+    if ask == Ask::List {
+        setup.server.refuse_streaming_lists();
+    }
+    let client = setup.client(setup.options());
+    for kind in Kind::ALL {
+        let path =
+            format!("tests/data/wire/{prefix}-{}s.{suffix}", kind.to_string().to_lowercase());
+        let body = std::fs::read(path).unwrap().into();
+        setup.server.fail(fault(kind, ask, 1, Answer::Replay { content_type, body }));
+        setup.watch(&client, kind);
+        setup.wait("the watch after it", || setup.server.open_streams(kind) == 1);
+    }
+    setup
+}
+
+#[test]
+fn answers_of_a_real_server_mean_the_same_in_both_encodings() {
+    let stream = "application/vnd.kubernetes.protobuf;stream=watch";
+    for (ask, prefix, protobuf, versions) in [
+        (Ask::StreamingList, "watchlist", stream, ["414", "415", "412", "411"]),
+        (Ask::List, "list", PROTOBUF, ["400"; 4]),
+    ] {
+        let from_json = replayed(ask, prefix, "json", "application/json");
+        let from_protobuf = replayed(ask, prefix, "pb", protobuf);
+        let views = [&from_json, &from_protobuf].map(|setup| {
+            for (kind, version) in Kind::ALL.into_iter().zip(versions) {
+                assert_eq!(setup.watched_from(kind), [version], "{prefix} {kind}");
+            }
+            setup.sink.block().objects.clone()
+        });
+        assert_eq!(views[0], views[1], "{prefix}");
+        let services = from_json.names(Kind::Service);
+        assert_eq!(services.len(), if ask == Ask::List { 15 } else { 14 }, "{services:?}");
+        let deleted = "shop/email".to_owned();
+        assert_eq!(services.contains(&deleted), ask == Ask::List, "{services:?}");
+    }
 }

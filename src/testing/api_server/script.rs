@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
@@ -65,6 +66,13 @@ pub enum Answer {
     Drop,
     /// Wait, then answer as usual.
     Delay(Duration),
+    /// Answer with captured bytes; a stream ends behind them.
+    Replay {
+        /// The `Content-Type`.
+        content_type: &'static str,
+        /// The whole body.
+        body: Bytes,
+    },
 }
 
 /// A scripted fault.

@@ -80,10 +80,10 @@ fn media_type(encoding: Encoding, stream: bool) -> &'static str {
     }
 }
 
-fn answer(code: u16, encoding: Encoding, stream: bool, body: Body) -> Response<Body> {
+fn answer(code: u16, content_type: &str, body: Body) -> Response<Body> {
     Response::builder()
         .status(code)
-        .header(CONTENT_TYPE, media_type(encoding, stream))
+        .header(CONTENT_TYPE, content_type)
         .body(body)
         .expect("scripted status codes are valid")
 }
@@ -99,7 +99,7 @@ pub(super) fn status(code: u16, reason: &str, message: &str) -> Status {
 
 fn refuse(encoding: Encoding, code: u16, reason: &str, message: &str) -> Response<Body> {
     let body = encode::status(encoding, &status(code, reason, message));
-    answer(code, encoding, false, full(body))
+    answer(code, media_type(encoding, false), full(body))
 }
 
 /// The selectors of a request; `Err` names what is not supported.
@@ -209,6 +209,9 @@ impl Server {
                 return Ok(answer);
             }
             Some(Answer::Drop) => return Err(io::Error::other("scripted drop")),
+            Some(Answer::Replay { content_type, body }) => {
+                return Ok(answer(200, content_type, full(body)));
+            }
             Some(Answer::Delay(time)) => tokio::time::sleep(time).await,
             None => {}
         }
@@ -248,7 +251,7 @@ impl Server {
         let token = (end < items.len()).then(|| end.to_string());
         let page = items.get(start..end).unwrap_or_default();
         let body = encode::list(query.encoding, kind, page, state.store.version, token);
-        Ok(answer(200, query.encoding, false, full(body)))
+        Ok(answer(200, media_type(query.encoding, false), full(body)))
     }
 
     fn watch(&self, kind: Kind, query: &Query) -> Reply {
@@ -260,7 +263,7 @@ impl Server {
         let from = (query.ask == Ask::Watch).then_some(version.unwrap_or(0));
         let shared = Arc::clone(&self.shared);
         let stream = Stream::new(shared, kind, query.encoding, selector, from);
-        Ok(answer(200, query.encoding, true, stream.into_body()))
+        Ok(answer(200, media_type(query.encoding, true), stream.into_body()))
     }
 
     async fn event(&self, request: Request<Incoming>) -> Reply {
@@ -286,7 +289,7 @@ impl Server {
         match stored {
             Some(event) => {
                 let code = if head.method == Method::POST { 201 } else { 200 };
-                Ok(answer(code, Encoding::Json, false, full(event.to_string().into())))
+                Ok(answer(code, media_type(Encoding::Json, false), full(event.to_string().into())))
             }
             None => Ok(refuse(Encoding::Json, 404, "NotFound", name)),
         }
