@@ -38,9 +38,9 @@ pub struct Exchange {
     /// How long the rate limit held the request back.
     pub throttled: Duration,
     /// Bytes of the request's body.
-    pub request_bytes: u64,
+    pub request_bytes: usize,
     /// Bytes of the answer's body; `None` for streams.
-    pub response_bytes: Option<u64>,
+    pub response_bytes: Option<usize>,
 }
 
 /// Called once per request.
@@ -180,7 +180,7 @@ impl Client {
             Err(error) => Err(error),
         };
         exchange.duration = begun.elapsed().saturating_sub(exchange.throttled);
-        exchange.response_bytes = answer.as_ref().ok().map(|answer| answer.body().len() as u64);
+        exchange.response_bytes = answer.as_ref().ok().map(|answer| answer.body().len());
         (self.0.observe)(&exchange);
         answer
     }
@@ -193,7 +193,7 @@ impl Client {
         tokio::time::sleep(throttled).await;
         let connection = self.lock(&self.0.connection).clone();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let request_bytes = request.body().len() as u64;
+        let request_bytes = request.body().len();
         request.headers_mut().insert(ACCEPT, self.0.accept.clone());
         request.headers_mut().insert(USER_AGENT, self.0.user_agent.clone());
         let begun = Instant::now();
