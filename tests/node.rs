@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use kubeweir::model::{Family, NodeAddresses, PerFamily};
 use kubeweir::node::addresses;
-use kubeweir::node::nodeport::{NodePortAddresses, NodePortMatch, nodeport_addresses};
+use kubeweir::node::nodeport::{NodePortAddresses, nodeport_addresses};
+use kubeweir::program::NodePortMatch;
 use netns::{in_netns, run};
 use tokio::sync::watch;
 

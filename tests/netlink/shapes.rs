@@ -405,7 +405,10 @@ pub fn elements(family: Family) -> Vec<(Name, Vec<Element>)> {
                 Element { last: Some(highest), ..Element::member(a(200)) },
             ],
         ),
-        ("sticky-services".into(), vec![Element::goto(frontend(family, 1), "other".into()), drops]),
+        (
+            "sticky-services".into(),
+            vec![Element::verdict(frontend(family, 1), Verdict::Goto("other".into())), drops],
+        ),
         ("counted".into(), vec![Element::member(frontend(family, 1))]),
         ("slots".into(), vec![Element::member(Key::new().slot(5))]),
     ]

@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::ruleset::Field;
+use crate::ruleset::{Field, Verdict};
 
 fn address(last: [u8; 4]) -> Key {
     Key::new().address(Ipv4Addr::from(last).into())
@@ -32,7 +32,7 @@ fn elements_come_back_as_written() {
     let cases = [
         Element::member(key),
         Element::data(key, address([10, 0, 0, 2]).port(80)),
-        Element::goto(key, "chain".into()).with_comment("ns/name:port".into()),
+        Element::verdict(key, Verdict::Goto("chain".into())).with_comment("ns/name:port".into()),
         Element { value: Value::Verdict(Verdict::Drop), ..Element::member(key) },
         Element { lifetime, ..Element::member(key) },
     ];
