@@ -4,6 +4,7 @@
 
 pub mod api_server;
 mod fake_kernel;
+pub mod lab;
 pub mod normal;
 pub mod objects;
 
