@@ -268,7 +268,7 @@ fn encoding(headers: &HeaderMap) -> Encoding {
 
 /// The failure that an answer without success means.
 fn refused(answer: &Response<Bytes>) -> Failure {
-    let status = Status::decode(encoding(answer.headers()), answer.body()).unwrap_or_default();
+    let status = Status::from_body(encoding(answer.headers()), answer.body()).unwrap_or_default();
     refusal_of(status, Some(answer.status()), retry_after(answer.headers()))
 }
 
