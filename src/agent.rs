@@ -107,7 +107,7 @@ pub async fn run(launch: Launch) -> Result<(), AgentError> {
 
     let recorder = sighted.source.recorder(&node);
     let health = Health::new(ProxyHealth::new(launch.config.sync_period));
-    let (health_checks, wanted_checks) = watch::channel(Default::default());
+    let (health_checks, wanted_checks) = watch::channel(observer::no_health_checks());
     status.update(|s| {
         s.version.clone_from(&launch.version);
         s.node.clone_from(&node);

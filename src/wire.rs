@@ -21,7 +21,7 @@ pub use frame::{Frames, MAX_FRAME};
 pub use intern::Interner;
 pub use message::Status;
 
-use crate::model::{Object, ObjectName, Skip};
+use crate::model::{Kind, Object, ObjectName, Skip};
 
 /// How a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,38 +84,59 @@ pub enum Event {
     Error(Status),
 }
 
+/// What was being decoded when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The list of a kind.
+    List(Kind),
+    /// A watch event of a kind.
+    Event(Kind),
+    /// A Status.
+    Status,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::List(kind) => write!(f, "{kind}List"),
+            Part::Event(kind) => write!(f, "event of {kind}"),
+            Part::Status => f.write_str("Status"),
+        }
+    }
+}
+
 /// A body or a frame that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The body of a list, a status or an event is no JSON of the right shape.
-    #[error("decoding the JSON of {what}")]
+    /// It is no JSON of the right shape.
+    #[error("decoding the JSON of {part}")]
     Json {
-        /// `a ServiceList`, `an event of Node`.
-        what: String,
+        /// What it should have been.
+        part: Part,
         /// Where and why.
         #[source]
         source: serde_json::Error,
     },
-    /// The body of a list, a status or an event is no protobuf of the right shape.
-    #[error("decoding the protobuf of {what}")]
+    /// It is no protobuf of the right shape.
+    #[error("decoding the protobuf of {part}")]
     Protobuf {
-        /// `a ServiceList`, `an event of Node`.
-        what: String,
+        /// What it should have been.
+        part: Part,
         /// Where and why.
         #[source]
         source: prost::DecodeError,
     },
-    /// A protobuf body without the magic `k8s\0`.
-    #[error("decoding {what}: no Kubernetes protobuf envelope")]
+    /// A protobuf body or object without the magic `k8s\0`.
+    #[error("decoding {part}: no Kubernetes protobuf envelope")]
     NoEnvelope {
-        /// What was expected.
-        what: String,
+        /// What it should have been.
+        part: Part,
     },
-    /// The object of an event has no readable metadata.
-    #[error("decoding {what}")]
-    Metadata {
-        /// What was expected.
-        what: String,
+    /// The object of an event has no readable metadata, or a Status no readable fields.
+    #[error("decoding the object of {part}")]
+    Object {
+        /// What it should have been.
+        part: Part,
         /// Where and why.
         #[source]
         source: Unreadable,
@@ -123,16 +144,16 @@ pub enum WireError {
     /// The body is of another kind.
     #[error("expected {expected}, got kind {found:?}")]
     UnexpectedKind {
-        /// What was expected.
-        expected: String,
+        /// What it should have been.
+        expected: Part,
         /// `kind` of the body.
         found: String,
     },
-    /// The server answered with a Status where a list was expected.
-    #[error("the API server refused {what}")]
+    /// The server answered with a Status where something else was expected.
+    #[error("the API server sent no {expected}")]
     Refused {
-        /// What was expected.
-        what: String,
+        /// What it should have been.
+        expected: Part,
         /// The server's answer.
         #[source]
         source: Status,

@@ -3,16 +3,16 @@
 use std::io;
 
 use crate::api::ConnectionError;
-use crate::config::node_name::NodeNameError;
+use crate::config::NodeNameError;
 use crate::config::sanity::WrongFamily;
 use crate::config::watch::{Changed, WatchError};
 use crate::http_server::BindError;
-use crate::manifest::WatchError as ManifestWatchError;
+use crate::manifest::FollowError;
 use crate::netlink::{MonitorError, OpenError, ProbeError};
 use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
 use crate::node::object::NodeMissing;
-use crate::sysctl::file::SysctlError;
+use crate::sysctl::SysctlError;
 
 /// Why the agent ends, or does not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum AgentError {
     },
     /// The manifests cannot be followed.
     #[error(transparent)]
-    Manifests(#[from] ManifestWatchError),
+    Manifests(#[from] FollowError),
     /// nf_tables cannot be reached.
     #[error("unable to create proxier")]
     Netlink(#[from] OpenError),

@@ -131,10 +131,10 @@ fn observe(metrics: Arc<Metrics>) -> api::Observe {
         metrics.client.requested(Request {
             method,
             host: &exchange.host,
-            code: exchange.code,
-            duration: exchange.duration,
-            request_size: exchange.request_bytes,
-            response_size: exchange.response_bytes,
+            status: exchange.code,
+            took: exchange.duration,
+            request_bytes: exchange.request_bytes,
+            response_bytes: exchange.response_bytes,
         });
         metrics.client.throttled(method, &exchange.host, exchange.throttled);
     })
@@ -161,7 +161,7 @@ impl Opened {
             }
             Opened::Manifests { directory, allow_external_ips } => {
                 info!(directory = %directory.display(), "Reading manifests");
-                manifest::start(directory, allow_external_ips, inbox.clone())?;
+                manifest::follow(directory, allow_external_ips, inbox.clone())?;
             }
         }
         Ok(())

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use axum::{Json, Router};
 use jiff::Timestamp;
 
 use super::Launch;
@@ -14,7 +15,7 @@ use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
 use crate::metrics::server::{Pages, Statusz};
 use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceConnections};
-use crate::model::Family;
+use crate::model::{Family, ObjectName, Protocol, ServicePortName};
 use crate::netlink::NetlinkKernel;
 use crate::program::{Plane, SetId};
 use crate::sysctl::ConntrackSettings;
@@ -78,14 +79,12 @@ fn connections() -> Vec<ServiceConnections> {
         .filter_map(|((label, protocol, family), connections)| {
             let (namespace, rest) = label.split_once('/')?;
             let (service, port_name) = rest.split_once(':').unwrap_or((rest, ""));
-            Some(ServiceConnections {
-                namespace: namespace.to_owned(),
-                service: service.to_owned(),
-                port_name: port_name.to_owned(),
-                protocol: crate::model::Protocol::from_number(protocol)?,
-                family,
-                connections,
-            })
+            let port = ServicePortName {
+                service: ObjectName::new(namespace, service),
+                port: port_name.into(),
+                protocol: Protocol::from_number(protocol)?,
+            };
+            Some(ServiceConnections { port, family, connections })
         })
         .collect()
 }
@@ -95,8 +94,8 @@ pub fn pages(launch: &Launch, status: &SharedStatus, started: Timestamp) -> Page
     let config = &launch.config;
     let status = status.clone();
     let shown = move || {
-        let status = status.get();
-        async move { Json(status) }
+        let body = serde_json::to_string(&status.get()).expect("the status is plain data");
+        async move { ([(CONTENT_TYPE, "application/json")], body) }
     };
     let log = launch.log.clone();
     Pages {

@@ -1,158 +1,203 @@
-//! From messages to the model: sections 3.3 and 4.2 to 4.5 of the behaviour reference.
+//! From messages to the model: the rules of sections 3.3 and 4.2 to 4.5 of the behaviour reference.
 //!
-//! The one conversion for both encodings and for manifests. What cannot be used is skipped with its
-//! object, field and reason; the rest is used.
+//! The same for every encoding and for manifests. Pure; what cannot be used is reported with the
+//! path of its field, the rest is used.
 
 mod endpoint_slice;
 mod node;
 mod service;
+mod text;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::message::{ObjectMeta, ServiceCidr};
+use ipnet::IpNet;
+
+use super::message::ObjectMeta;
 use super::{Decoded, Interner};
-use crate::model::{self, Kind, Object, ObjectName, Skip, SkipLevel};
+use crate::model::{Family, Kind, Object, ObjectName, Protocol, Skip, SkipLevel};
 
-/// Longest name of an object whose name is a DNS subdomain.
-const SUBDOMAIN_LEN: usize = 253;
-/// Longest DNS label: namespaces, services, ports.
-const LABEL_LEN: usize = 63;
-
-/// A message that becomes an object of the model.
-pub trait ToModel: prost::Message + Default {
-    /// Its kind.
+/// A message that becomes an object.
+pub(super) trait ToModel: prost::Message + Default {
+    /// The kind it becomes.
     const KIND: Kind;
 
-    /// Its metadata.
+    /// `metadata`.
     fn metadata(&self) -> Option<&ObjectMeta>;
 
-    /// The object; `None` if it must not be used, which is reported unless it is simply not ours.
-    fn to_model(&self, name: ObjectName, convert: &mut Conversion<'_>) -> Option<Object>;
+    /// The object, or `None` when it must not be used; reasons go to `conversion`.
+    fn to_model(&self, conversion: &mut Conversion<'_>) -> Option<Object>;
 }
 
-/// One conversion: what it may share, and what it skipped.
-pub struct Conversion<'a> {
-    kind: Kind,
-    object: ObjectName,
-    /// Feature gate AllowServiceExternalIPs (B-050).
-    pub allow_external_ips: bool,
-    /// Shared strings.
-    pub interner: &'a mut Interner,
-    skips: Vec<Skip>,
-}
-
-impl Conversion<'_> {
-    /// Leaves a part out because it is wrong.
-    pub fn wrong(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.skip(field.into(), reason.into(), SkipLevel::Error);
-    }
-
-    /// Leaves a part out; nothing is wrong with it.
-    pub fn note(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.skip(field.into(), reason.into(), SkipLevel::Info);
-    }
-
-    fn skip(&mut self, field: String, reason: String, level: SkipLevel) {
-        let (kind, object) = (self.kind, self.object.clone());
-        self.skips.push(Skip { kind, object, field, reason, level });
-    }
-
-    /// An address in any spelling upstream takes (B-087).
-    pub fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
-        let address = model::address::parse_ip(text);
-        if address.is_none() {
-            self.wrong(field, format!("{text:?} is no IP address"));
-        }
-        address
-    }
-}
-
-/// Converts a message. Its name is as written, even if nothing else is usable.
-pub fn decoded<M: ToModel>(
+/// Converts one message. `allow_external_ips`: feature gate AllowServiceExternalIPs.
+pub(super) fn decoded<M: ToModel>(
     message: &M,
     allow_external_ips: bool,
     interner: &mut Interner,
 ) -> Decoded {
-    let missing = ObjectMeta::default();
-    let metadata = message.metadata().unwrap_or(&missing);
+    let no_metadata = ObjectMeta::default();
+    let metadata = message.metadata().unwrap_or(&no_metadata);
     let name = object_name(M::KIND, metadata, interner);
     let mut conversion = Conversion {
         kind: M::KIND,
-        object: name.clone(),
+        name: name.clone(),
+        metadata,
         allow_external_ips,
         interner,
         skips: Vec::new(),
     };
-    let object = match check_name(M::KIND, &name) {
-        Ok(()) => message.to_model(name.clone(), &mut conversion),
-        Err((field, reason)) => {
-            conversion.wrong(field, reason);
-            None
-        }
-    };
+    let object =
+        if conversion.names_are_valid() { message.to_model(&mut conversion) } else { None };
+    let skips = conversion.skips;
     let resource_version = metadata.resource_version.clone().unwrap_or_default();
-    Decoded { name, resource_version, object, skips: conversion.skips }
+    Decoded { name, resource_version, object, skips }
 }
 
-/// The name of an object from its metadata.
-pub fn object_name(kind: Kind, metadata: &ObjectMeta, interner: &mut Interner) -> ObjectName {
-    let name: Arc<str> = metadata.name.as_deref().unwrap_or_default().into();
-    match kind {
-        Kind::Service | Kind::EndpointSlice => {
-            let namespace = interner.intern(metadata.namespace.as_deref().unwrap_or_default());
-            ObjectName { namespace, name }
-        }
-        Kind::Node | Kind::ServiceCidr => ObjectName::cluster_scoped(name),
-    }
-}
-
-/// Names become parts of chain names and comments: what no API server would admit is refused.
-fn check_name(kind: Kind, name: &ObjectName) -> Result<(), (&'static str, String)> {
-    let longest = if kind == Kind::Service { LABEL_LEN } else { SUBDOMAIN_LEN };
-    let namespaced = matches!(kind, Kind::Service | Kind::EndpointSlice);
-    if namespaced && !is_label(&name.namespace) {
-        return Err(("metadata.namespace", format!("{:?} is no DNS label", name.namespace)));
-    }
-    let valid = if kind == Kind::Service {
-        is_label(&name.name)
-    } else {
-        name.name.len() <= longest && name.name.split('.').all(is_subdomain_part)
+/// The name of an object as written; cluster-scoped kinds lose a namespace.
+pub(super) fn object_name(
+    kind: Kind,
+    metadata: &ObjectMeta,
+    interner: &mut Interner,
+) -> ObjectName {
+    let namespace = match kind {
+        Kind::Service | Kind::EndpointSlice => metadata.namespace.as_deref().unwrap_or_default(),
+        Kind::Node | Kind::ServiceCidr => "",
     };
-    if valid { Ok(()) } else { Err(("metadata.name", format!("{:?} is no DNS name", name.name))) }
+    let name = metadata.name.as_deref().unwrap_or_default();
+    ObjectName { namespace: interner.intern(namespace), name: name.into() }
 }
 
-fn is_subdomain_part(text: &str) -> bool {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let inner = |b: u8| alphanumeric(b) || b == b'-';
-    let ends = text.bytes().next().is_some_and(alphanumeric)
-        && text.bytes().next_back().is_some_and(alphanumeric);
-    ends && text.bytes().all(inner)
+/// The conversion of one object: what it needs and what it reports.
+pub(super) struct Conversion<'a> {
+    kind: Kind,
+    name: ObjectName,
+    metadata: &'a ObjectMeta,
+    allow_external_ips: bool,
+    interner: &'a mut Interner,
+    skips: Vec<Skip>,
 }
 
-/// A DNS label as RFC 1123 has it: lower case, digits and hyphens, at most 63 of them.
-pub fn is_label(text: &str) -> bool {
-    text.len() <= LABEL_LEN && is_subdomain_part(text)
-}
-
-impl ToModel for ServiceCidr {
-    const KIND: Kind = Kind::ServiceCidr;
-
-    fn metadata(&self) -> Option<&ObjectMeta> {
-        self.metadata.as_ref()
+impl Conversion<'_> {
+    /// Something is wrong with a field.
+    fn error(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        self.skip(field.into(), reason.into(), SkipLevel::Error);
     }
 
-    fn to_model(&self, name: ObjectName, convert: &mut Conversion<'_>) -> Option<Object> {
-        let mut cidrs = Vec::new();
-        for (at, text) in self.spec.iter().flat_map(|spec| &spec.cidrs).enumerate() {
-            match model::address::parse_cidr(text) {
-                Some(net) => cidrs.push(net.trunc()),
-                None => convert.wrong(format!("spec.cidrs[{at}]"), format!("{text:?} is no CIDR")),
+    /// A field keeps something from being used, and that may well be intended.
+    fn inform(&mut self, field: impl Into<String>, reason: impl Into<String>) {
+        self.skip(field.into(), reason.into(), SkipLevel::Info);
+    }
+
+    fn skip(&mut self, field: String, reason: String, level: SkipLevel) {
+        let (kind, object) = (self.kind, self.name.clone());
+        self.skips.push(Skip { kind, object, field, reason, level });
+    }
+
+    /// Names end up in rules and logs, so even a manifest's are held to the API's charset.
+    fn names_are_valid(&mut self) -> bool {
+        let name = self.name.clone();
+        let valid_name = match self.kind {
+            Kind::Service => text::is_label(&name.name),
+            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => text::is_subdomain(&name.name),
+        };
+        if !valid_name {
+            self.error("metadata.name", format!("{:?} is no valid name", name.name));
+            return false;
+        }
+        let namespaced = matches!(self.kind, Kind::Service | Kind::EndpointSlice);
+        if namespaced && !text::is_label(&name.namespace) {
+            self.error("metadata.namespace", format!("{:?} is no valid name", name.namespace));
+            return false;
+        }
+        true
+    }
+
+    /// An address, IPv4 with leading zeros allowed (B-087); reported when it is none.
+    fn address(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpAddr> {
+        let address = text::parse_ip(value);
+        if address.is_none() {
+            self.error(field(), format!("{value:?} is no IP address"));
+        }
+        address
+    }
+
+    /// A CIDR without host bits, white space around it ignored (B-088); reported when it is none.
+    /// Blank text is none either, but silently (B-086).
+    fn cidr(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNet> {
+        let trimmed = value.trim();
+        let net = text::parse_cidr(trimmed);
+        if net.is_none() && !trimmed.is_empty() {
+            self.error(field(), format!("{value:?} is no CIDR"));
+        }
+        net
+    }
+
+    /// A list of CIDRs without duplicates; `list` is the path of the list.
+    fn cidrs(&mut self, list: &str, values: &[String]) -> Vec<IpNet> {
+        let mut nets = Vec::with_capacity(values.len());
+        for (i, value) in values.iter().enumerate() {
+            if let Some(net) = self.cidr(|| format!("{list}[{i}]"), value) {
+                push_unique(&mut nets, net);
             }
         }
-        Some(Object::ServiceCidr(Arc::new(model::ServiceCidr { name, cidrs })))
+        nets
+    }
+
+    /// A port's number between 1 and 65535; reported otherwise.
+    fn port_number(&mut self, field: impl FnOnce() -> String, value: Option<i32>) -> Option<u16> {
+        let number = value.and_then(|port| u16::try_from(port).ok()).filter(|&port| port != 0);
+        if number.is_none() {
+            let reason = match value {
+                None => "no port number: ports without a number are not supported".to_owned(),
+                Some(port) => format!("{port} is not between 1 and 65535"),
+            };
+            self.error(field(), reason);
+        }
+        number
+    }
+
+    /// A port's protocol, TCP by default; reported when it is unknown.
+    fn protocol(
+        &mut self,
+        field: impl FnOnce() -> String,
+        value: Option<&str>,
+    ) -> Option<Protocol> {
+        match value {
+            None | Some("") => Some(Protocol::Tcp),
+            Some(text) => {
+                let protocol = Protocol::from_api(text);
+                if protocol.is_none() {
+                    self.error(field(), format!("{text:?} is none of TCP, UDP, SCTP"));
+                }
+                protocol
+            }
+        }
+    }
+
+    /// A port's name, empty or a DNS label; reported otherwise.
+    fn port_name(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<Arc<str>> {
+        if value.is_empty() || text::is_label(value) {
+            return Some(self.interner.intern(value));
+        }
+        self.error(field(), format!("{value:?} is no valid port name"));
+        None
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The family that the API names `IPv4` or `IPv6`.
+fn family_from_api(value: &str) -> Option<Family> {
+    match value {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn push_unique<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}

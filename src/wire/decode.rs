@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use prost::Message;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -11,8 +12,8 @@ use super::convert::{self, ToModel};
 use super::message::{
     self, ANNOTATION_INITIAL_EVENTS_END, ListMeta, ObjectMeta, PartialObject, Status,
 };
-use super::{Decoded, Encoding, Event, Interner, List, WireError};
-use crate::model::{Kind, ObjectName, Skip, SkipLevel};
+use super::{Decoded, Encoding, Event, Interner, List, Part, WireError};
+use crate::model::{Kind, Skip, SkipLevel};
 
 /// What precedes every protobuf body and every object in a protobuf watch event.
 const MAGIC: &[u8] = b"k8s\0";
@@ -36,7 +37,7 @@ pub struct Unreadable {
 }
 
 /// runtime.Unknown.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 struct Unknown {
     #[prost(message, optional, tag = "1")]
     type_meta: Option<TypeMeta>,
@@ -53,7 +54,7 @@ struct TypeMeta {
 }
 
 /// The list of any kind; items stay encoded, so that one bad item does not spoil the others.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 struct ProtobufList {
     #[prost(message, optional, tag = "1")]
     metadata: Option<ListMeta>,
@@ -69,7 +70,7 @@ struct JsonList<'a> {
 }
 
 /// meta/v1 WatchEvent.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 struct ProtobufEvent {
     #[prost(string, optional, tag = "1")]
     r#type: Option<String>,
@@ -78,7 +79,7 @@ struct ProtobufEvent {
 }
 
 /// runtime.RawExtension.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, PartialEq, Message)]
 struct RawExtension {
     #[prost(bytes = "bytes", optional, tag = "1")]
     raw: Option<Bytes>,
@@ -108,24 +109,20 @@ impl Decoder {
         encoding: Encoding,
         body: &Bytes,
     ) -> Result<List, WireError> {
-        let what = format!("a {kind}List");
+        let part = Part::List(kind);
         match encoding {
             Encoding::Json => {
-                let json = |source| WireError::Json { what: what.clone(), source };
-                let head: TypeMeta = serde_json::from_slice(body).map_err(json)?;
-                expect_kind(head.kind, &format!("{kind}List"), || decode_status(encoding, body))?;
-                let list: JsonList<'_> = serde_json::from_slice(body).map_err(json)?;
+                expect_kind(part, encoding, body)?;
+                let list: JsonList<'_> = serde_json::from_slice(body)
+                    .map_err(|source| WireError::Json { part, source })?;
                 let items = list.items.unwrap_or_default();
                 let items = items.into_iter().map(|item| body.slice_ref(item.get().as_bytes()));
                 Ok(self.items(kind, encoding, list.metadata.unwrap_or_default(), items))
             }
             Encoding::Protobuf => {
-                let envelope = open(body, &what)?;
-                let found = envelope.type_meta.unwrap_or_default().kind;
-                expect_kind(found, &format!("{kind}List"), || decode_status(encoding, body))?;
-                let raw = envelope.raw.unwrap_or_default();
-                let list = <ProtobufList as prost::Message>::decode(raw)
-                    .map_err(|source| WireError::Protobuf { what, source })?;
+                let raw = expect_kind(part, encoding, body)?;
+                let list = ProtobufList::decode(raw)
+                    .map_err(|source| WireError::Protobuf { part, source })?;
                 let meta = list.metadata.unwrap_or_default();
                 Ok(self.items(kind, encoding, meta, list.items.into_iter()))
             }
@@ -141,17 +138,17 @@ impl Decoder {
         encoding: Encoding,
         frame: &Bytes,
     ) -> Result<Event, WireError> {
-        let what = format!("an event of {kind}");
-        let (event_type, object) = open_event(encoding, frame, &what)?;
+        let part = Part::Event(kind);
+        let (event_type, object) = open_event(part, encoding, frame)?;
         let metadata = || {
             read::<PartialObject>(encoding, &object)
                 .map(|partial| partial.metadata.unwrap_or_default())
-                .map_err(|source| WireError::Metadata { what: what.clone(), source })
+                .map_err(|source| WireError::Object { part, source })
         };
         match &*event_type {
             "ADDED" | "MODIFIED" => match self.object(kind, encoding, &object) {
                 Ok(decoded) => Ok(Event::Applied(decoded)),
-                Err(unreadable) => Ok(Event::Applied(unused(kind, metadata()?, unreadable))),
+                Err(unreadable) => Ok(Event::Applied(self.unused(kind, metadata()?, unreadable))),
             },
             "DELETED" => {
                 let metadata = metadata()?;
@@ -170,7 +167,7 @@ impl Decoder {
             }
             "ERROR" => read::<Status>(encoding, &object)
                 .map(Event::Error)
-                .map_err(|source| WireError::Metadata { what, source }),
+                .map_err(|source| WireError::Object { part, source }),
             other => Err(WireError::UnknownEvent(other.to_owned())),
         }
     }
@@ -218,7 +215,7 @@ impl Decoder {
         for item in items {
             let decoded = self.object(kind, encoding, &item).unwrap_or_else(|unreadable| {
                 let partial = read::<PartialObject>(encoding, &item).unwrap_or_default();
-                unused(kind, partial.metadata.unwrap_or_default(), unreadable)
+                self.unused(kind, partial.metadata.unwrap_or_default(), unreadable)
             });
             list.objects.extend(decoded.object);
             list.skips.extend(decoded.skips);
@@ -248,22 +245,101 @@ impl Decoder {
         let message: M = read(encoding, object)?;
         Ok(convert::decoded(&message, self.allow_external_ips, &mut self.interner))
     }
+
+    /// The place of an object that cannot be read beyond its metadata.
+    fn unused(&mut self, kind: Kind, metadata: ObjectMeta, unreadable: Unreadable) -> Decoded {
+        let name = convert::object_name(kind, &metadata, &mut self.interner);
+        let skip = Skip {
+            kind,
+            object: name.clone(),
+            field: unreadable.field,
+            reason: unreadable.reason,
+            level: SkipLevel::Error,
+        };
+        let resource_version = metadata.resource_version.unwrap_or_default();
+        Decoded { name, resource_version, object: None, skips: vec![skip] }
+    }
 }
 
 impl Status {
     /// Decodes the body of an answer that is no success.
     ///
     /// Errors: the body is no Status.
-    pub fn decode(encoding: Encoding, body: &Bytes) -> Result<Status, WireError> {
-        let found = match encoding {
-            Encoding::Json => {
-                serde_json::from_slice::<TypeMeta>(body)
-                    .map_err(|source| WireError::Json { what: "a Status".to_owned(), source })?
-                    .kind
-            }
-            Encoding::Protobuf => open(body, "a Status")?.type_meta.unwrap_or_default().kind,
-        };
-        expect_kind(found, "Status", || unreachable_status(body))?;
-        decode_status(encoding, body)
+    pub fn from_body(encoding: Encoding, body: &Bytes) -> Result<Status, WireError> {
+        let raw = expect_kind(Part::Status, encoding, body)?;
+        read_status(encoding, &raw)
+    }
+}
+
+/// Checks the kind of a body and takes off the envelope, if there is one.
+fn expect_kind(part: Part, encoding: Encoding, body: &Bytes) -> Result<Bytes, WireError> {
+    let (type_meta, raw) = match encoding {
+        Encoding::Json => {
+            let type_meta: TypeMeta =
+                serde_json::from_slice(body).map_err(|source| WireError::Json { part, source })?;
+            (type_meta, body.clone())
+        }
+        Encoding::Protobuf => {
+            let envelope = open(part, body)?;
+            (envelope.type_meta.unwrap_or_default(), envelope.raw.unwrap_or_default())
+        }
+    };
+    let found = type_meta.kind.unwrap_or_default();
+    if found == part.to_string() {
+        Ok(raw)
+    } else if found == "Status" {
+        Err(WireError::Refused { expected: part, source: read_status(encoding, &raw)? })
+    } else {
+        Err(WireError::UnexpectedKind { expected: part, found })
+    }
+}
+
+fn read_status(encoding: Encoding, raw: &Bytes) -> Result<Status, WireError> {
+    read(encoding, raw).map_err(|source| WireError::Object { part: Part::Status, source })
+}
+
+/// Type and bare object of a watch event.
+fn open_event(part: Part, encoding: Encoding, frame: &Bytes) -> Result<(String, Bytes), WireError> {
+    match encoding {
+        Encoding::Json => {
+            let event: JsonEvent<'_> =
+                serde_json::from_slice(frame).map_err(|source| WireError::Json { part, source })?;
+            let object = frame.slice_ref(event.object.get().as_bytes());
+            Ok((event.r#type.into_owned(), object))
+        }
+        Encoding::Protobuf => {
+            let event = ProtobufEvent::decode(frame.clone())
+                .map_err(|source| WireError::Protobuf { part, source })?;
+            let raw = event.object.and_then(|object| object.raw).unwrap_or_default();
+            let object = open(part, &raw)?.raw.unwrap_or_default();
+            Ok((event.r#type.unwrap_or_default(), object))
+        }
+    }
+}
+
+/// Takes off magic and envelope.
+fn open(part: Part, body: &Bytes) -> Result<Unknown, WireError> {
+    if !body.starts_with(MAGIC) {
+        return Err(WireError::NoEnvelope { part });
+    }
+    Unknown::decode(body.slice(MAGIC.len()..))
+        .map_err(|source| WireError::Protobuf { part, source })
+}
+
+/// Reads a bare message. JSON paths are traced only once reading has failed, for they cost time.
+fn read<M: Message + Default + DeserializeOwned>(
+    encoding: Encoding,
+    bytes: &Bytes,
+) -> Result<M, Unreadable> {
+    match encoding {
+        Encoding::Protobuf => M::decode(bytes.clone())
+            .map_err(|error| Unreadable { field: ".".to_owned(), reason: error.to_string() }),
+        Encoding::Json => serde_json::from_slice(bytes).or_else(|_| {
+            let mut json = serde_json::Deserializer::from_slice(bytes);
+            serde_path_to_error::deserialize(&mut json).map_err(|error| Unreadable {
+                field: error.path().to_string(),
+                reason: error.inner().to_string(),
+            })
+        }),
     }
 }

@@ -1,126 +1,141 @@
-//! EndpointSlices.
+//! EndpointSlices: sections 4.4 and 4.5.
 
 use std::sync::Arc;
 
-use super::{Conversion, ToModel, is_label};
-use crate::model::{self, Family, Kind, Object, ObjectName, Protocol, SlicePort};
+use super::{Conversion, ToModel, family_from_api, text};
+use crate::model::{Endpoint, EndpointSlice, Family, Kind, Object, ObjectName, SlicePort};
 use crate::wire::message::{
-    ANNOTATION_TRIGGER_TIME, Endpoint, EndpointPort, EndpointSlice, Hint, LABEL_HEADLESS,
-    LABEL_SERVICE_NAME, ObjectMeta,
+    self, ANNOTATION_TRIGGER_TIME, Hint, LABEL_HEADLESS, LABEL_SERVICE_NAME, ObjectMeta,
 };
 
-impl ToModel for EndpointSlice {
+impl ToModel for message::EndpointSlice {
     const KIND: Kind = Kind::EndpointSlice;
 
     fn metadata(&self) -> Option<&ObjectMeta> {
         self.metadata.as_ref()
     }
 
-    fn to_model(&self, name: ObjectName, convert: &mut Conversion<'_>) -> Option<Object> {
-        let metadata = self.metadata.as_ref()?;
-        // A headless Service's (B-070). The API server's selector does the same for watches.
-        if metadata.label(LABEL_HEADLESS).is_some() {
+    fn to_model(&self, conversion: &mut Conversion<'_>) -> Option<Object> {
+        // The selector of B-070 once more: manifests have no server that applies it.
+        if conversion.metadata.label(LABEL_HEADLESS).is_some() {
             return None;
         }
-        let service = metadata.label(LABEL_SERVICE_NAME).unwrap_or_default();
-        if !is_label(service) {
-            let field = format!("metadata.labels[{LABEL_SERVICE_NAME}]");
-            convert.note(field, format!("{service:?} names no Service"));
-            return None;
-        }
-        let family = match self.address_type.as_deref() {
-            Some("IPv4") => Family::V4,
-            Some("IPv6") => Family::V6,
-            other => {
-                let reason = format!("address type {:?} is not supported", other.unwrap_or(""));
-                convert.note("addressType", reason);
-                return None;
-            }
-        };
-        Some(Object::EndpointSlice(Arc::new(model::EndpointSlice {
-            service: ObjectName::new(name.namespace.clone(), service),
-            name,
+        let service = conversion.owner()?;
+        let family = conversion.family(self.address_type.as_deref().unwrap_or_default())?;
+        let slice = EndpointSlice {
+            name: conversion.name.clone(),
+            service,
             family,
-            ports: ports(&self.ports, convert),
-            endpoints: endpoints(&self.endpoints, family, convert),
-            trigger_time: trigger_time(metadata, convert),
-        })))
+            ports: conversion.slice_ports(&self.ports),
+            endpoints: conversion.endpoints(&self.endpoints, family),
+            trigger_time: conversion.trigger_time(),
+        };
+        Some(Object::EndpointSlice(Arc::new(slice)))
     }
 }
 
-/// Ports without name, or without number ("all ports"), are not implemented upstream either (B-098).
-fn ports(list: &[EndpointPort], convert: &mut Conversion<'_>) -> Vec<SlicePort> {
-    let mut ports = Vec::with_capacity(list.len());
-    for (at, port) in list.iter().enumerate() {
-        let field = |name: &str| format!("ports[{at}].{name}");
+impl Conversion<'_> {
+    /// The Service of the slice, from its label (B-093).
+    fn owner(&mut self) -> Option<ObjectName> {
+        let field = || format!("metadata.labels[{LABEL_SERVICE_NAME}]");
+        match self.metadata.label(LABEL_SERVICE_NAME) {
+            None | Some("") => {
+                self.inform(field(), "the slice belongs to no Service");
+                None
+            }
+            Some(name) if text::is_label(name) => Some(ObjectName {
+                namespace: self.name.namespace.clone(),
+                name: self.interner.intern(name),
+            }),
+            Some(name) => {
+                self.error(field(), format!("{name:?} is no valid name of a Service"));
+                None
+            }
+        }
+    }
+
+    /// `addressType`; other than IPv4 and IPv6 there is FQDN, which no proxy serves (B-094).
+    fn family(&mut self, address_type: &str) -> Option<Family> {
+        let family = family_from_api(address_type);
+        if family.is_none() {
+            self.inform("addressType", format!("unsupported address type {address_type:?}"));
+        }
+        family
+    }
+
+    fn slice_ports(&mut self, ports: &[message::EndpointPort]) -> Vec<SlicePort> {
+        let usable = ports.iter().enumerate().filter_map(|(i, port)| self.slice_port(i, port));
+        usable.collect()
+    }
+
+    /// B-098: neither a nil name nor a nil number can be matched to a Service's port.
+    fn slice_port(&mut self, i: usize, port: &message::EndpointPort) -> Option<SlicePort> {
+        let field = |name: &str| format!("ports[{i}].{name}");
         let Some(name) = port.name.as_deref() else {
-            convert.wrong(field("name"), "missing");
-            continue;
+            self.error(field("name"), "no name");
+            return None;
         };
-        let number = port.port.unwrap_or(0);
-        let Some(number) = u16::try_from(number).ok().filter(|number| *number > 0) else {
-            convert.wrong(field("port"), format!("{number} is not in 1 to 65535"));
-            continue;
-        };
-        let protocol = match port.protocol.as_deref() {
-            None | Some("") => Some(Protocol::Tcp),
-            Some(text) => Protocol::from_api(text),
-        };
-        let Some(protocol) = protocol else {
-            let text = port.protocol.as_deref().unwrap_or_default();
-            convert.wrong(field("protocol"), format!("unknown protocol {text:?}"));
-            continue;
-        };
-        ports.push(SlicePort { name: convert.interner.intern(name), protocol, port: number });
+        Some(SlicePort {
+            name: self.port_name(|| field("name"), name)?,
+            protocol: self.protocol(|| field("protocol"), port.protocol.as_deref())?,
+            port: self.port_number(|| field("port"), port.port)?,
+        })
     }
-    ports
-}
 
-fn endpoints(
-    list: &[Endpoint],
-    family: Family,
-    convert: &mut Conversion<'_>,
-) -> Vec<model::Endpoint> {
-    let mut endpoints = Vec::with_capacity(list.len());
-    for (at, endpoint) in list.iter().enumerate() {
-        let Some(text) = endpoint.addresses.first() else {
-            convert.wrong(format!("endpoints[{at}].addresses"), "no address");
-            continue;
+    fn endpoints(&mut self, endpoints: &[message::Endpoint], family: Family) -> Vec<Endpoint> {
+        let mut usable = Vec::with_capacity(endpoints.len());
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            usable.extend(self.endpoint(i, endpoint, family));
+        }
+        usable
+    }
+
+    /// Only the first address counts (B-099), and there must be one (B-100). Absent conditions are
+    /// those of a ready endpoint (B-101).
+    fn endpoint(
+        &mut self,
+        i: usize,
+        endpoint: &message::Endpoint,
+        family: Family,
+    ) -> Option<Endpoint> {
+        let Some(address) = endpoint.addresses.first() else {
+            self.error(format!("endpoints[{i}].addresses"), "no address");
+            return None;
         };
-        let field = format!("endpoints[{at}].addresses[0]");
-        let Some(address) = convert.address(&field, text) else { continue };
+        let field = || format!("endpoints[{i}].addresses[0]");
+        let address = self.address(field, address)?;
         if Family::of(&address) != family {
-            convert.wrong(field, format!("{text} is not of the slice's family {family}"));
-            continue;
+            self.error(field(), format!("{address} is no {family} address"));
+            return None;
         }
         let conditions = endpoint.conditions.unwrap_or_default();
-        let node = endpoint.node_name.as_deref();
+        let node = endpoint.node_name.as_deref().filter(|name| !name.is_empty());
+        let node = node.map(|name| self.interner.intern(name));
         let hints = endpoint.hints.as_ref();
-        endpoints.push(model::Endpoint {
+        Some(Endpoint {
             address,
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
-            node: node.map(|node| convert.interner.intern(node)),
-            zone_hints: hints.map(|h| names(&h.for_zones, convert)).unwrap_or_default(),
-            node_hints: hints.map(|h| names(&h.for_nodes, convert)).unwrap_or_default(),
-        });
+            node,
+            zone_hints: hints.map(|hints| self.hint_names(&hints.for_zones)).unwrap_or_default(),
+            node_hints: hints.map(|hints| self.hint_names(&hints.for_nodes)).unwrap_or_default(),
+        })
     }
-    endpoints
-}
 
-fn names(hints: &[Hint], convert: &mut Conversion<'_>) -> Vec<Arc<str>> {
-    let names = hints.iter().filter_map(|hint| hint.name.as_deref());
-    names.map(|name| convert.interner.intern(name)).collect()
-}
-
-fn trigger_time(metadata: &ObjectMeta, convert: &mut Conversion<'_>) -> Option<i64> {
-    let text = metadata.annotation(ANNOTATION_TRIGGER_TIME)?;
-    let parsed: Result<jiff::Timestamp, _> = text.parse();
-    let nanoseconds = parsed.ok().and_then(|time| i64::try_from(time.as_nanosecond()).ok());
-    if nanoseconds.is_none() {
-        let field = format!("metadata.annotations[{ANNOTATION_TRIGGER_TIME}]");
-        convert.wrong(field, format!("{text:?} is no RFC 3339 time"));
+    fn hint_names(&mut self, hints: &[Hint]) -> Vec<Arc<str>> {
+        let names = hints.iter().map(|hint| hint.name.as_deref().unwrap_or_default());
+        names.map(|name| self.interner.intern(name)).collect()
     }
-    nanoseconds
+
+    fn trigger_time(&mut self) -> Option<i64> {
+        let text = self.metadata.annotation(ANNOTATION_TRIGGER_TIME)?;
+        let time: Option<jiff::Timestamp> = text.parse().ok();
+        let nanoseconds = time.and_then(|time| i64::try_from(time.as_nanosecond()).ok());
+        if nanoseconds.is_none() {
+            let field = format!("metadata.annotations[{ANNOTATION_TRIGGER_TIME}]");
+            self.error(field, format!("{text:?} is no time as of RFC 3339"));
+        }
+        nanoseconds
+    }
 }

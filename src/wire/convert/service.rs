@@ -1,236 +1,210 @@
-//! Services.
+//! Services: sections 4.2 and 4.3.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use super::{Conversion, ToModel, family_from_api, push_unique};
+use crate::model::{Family, Kind, Object, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::wire::message::{self, LABEL_SERVICE_PROXY_NAME, ObjectMeta, ServiceSpec};
 
-use super::{Conversion, ToModel, is_label};
-use crate::model::address::parse_cidr;
-use crate::model::{self, Family, Kind, Object, ObjectName, Protocol, ServiceType, TrafficPolicy};
-use crate::wire::message::{
-    LABEL_SERVICE_PROXY_NAME, LoadBalancerIngress, ObjectMeta, Service, ServicePort, ServiceSpec,
-};
+/// What the API server fills in for `sessionAffinityConfig.clientIP.timeoutSeconds`; manifests have
+/// no server.
+const DEFAULT_AFFINITY_TIMEOUT: u32 = 10_800;
+/// The API's upper bound of that timeout.
+const MAX_AFFINITY_TIMEOUT: u32 = 86_400;
 
-/// `timeoutSeconds` of `ClientIP` affinity where API defaulting did not run (manifests).
-const DEFAULT_AFFINITY: u32 = 10800;
-/// Longest `timeoutSeconds` the API admits.
-const LONGEST_AFFINITY: u32 = 86400;
-
-impl ToModel for Service {
+impl ToModel for message::Service {
     const KIND: Kind = Kind::Service;
 
     fn metadata(&self) -> Option<&ObjectMeta> {
         self.metadata.as_ref()
     }
 
-    fn to_model(&self, name: ObjectName, convert: &mut Conversion<'_>) -> Option<Object> {
-        let metadata = self.metadata.as_ref()?;
-        // Another proxy's (B-074). The API server's selector does the same for watches.
-        if metadata.label(LABEL_SERVICE_PROXY_NAME).is_some() {
+    fn to_model(&self, conversion: &mut Conversion<'_>) -> Option<Object> {
+        let no_spec = ServiceSpec::default();
+        let spec = self.spec.as_ref().unwrap_or(&no_spec);
+        if !is_selected(conversion.metadata, spec) {
             return None;
         }
-        let empty = ServiceSpec::default();
-        let spec = self.spec.as_ref().unwrap_or(&empty);
-        let kind = service_type(spec, convert);
-        let balancer = self.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let ingress = balancer.map_or(&[][..], |balancer| &balancer.ingress);
-        Some(Object::Service(Arc::new(model::Service {
-            created: metadata.creation_timestamp.and_then(|time| time.seconds).unwrap_or(0),
+        let created = conversion.metadata.creation_timestamp.and_then(|time| time.seconds);
+        let kind = conversion.service_type(spec);
+        let external_policy = conversion
+            .policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref());
+        let service = Service {
+            name: conversion.name.clone(),
+            created: created.unwrap_or_default(),
             kind,
-            cluster_ips: cluster_ips(spec, convert),
-            ports: ports(spec, convert),
-            external_ips: external_ips(spec, convert),
-            load_balancer_ips: load_balancer_ips(ingress, convert),
-            source_ranges: source_ranges(spec, convert),
-            session_affinity: affinity(spec, convert),
-            internal_policy: policy(
-                "spec.internalTrafficPolicy",
-                spec.internal_traffic_policy.as_deref(),
-                convert,
-            ),
-            external_policy: policy(
-                "spec.externalTrafficPolicy",
-                spec.external_traffic_policy.as_deref(),
-                convert,
-            ),
-            health_check_node_port: health_check(spec, kind, convert),
-            name,
-        })))
+            cluster_ips: conversion.cluster_ips(spec),
+            ports: conversion.service_ports(&spec.ports),
+            external_ips: conversion.external_ips(&spec.external_ips),
+            load_balancer_ips: conversion.load_balancer_ips(self),
+            source_ranges: conversion
+                .cidrs("spec.loadBalancerSourceRanges", &spec.load_balancer_source_ranges),
+            session_affinity: conversion.session_affinity(spec),
+            internal_policy: conversion
+                .policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
+            external_policy,
+            health_check_node_port: conversion.health_check_node_port(spec, kind, external_policy),
+        };
+        Some(Object::Service(Arc::new(service)))
     }
 }
 
-fn service_type(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> ServiceType {
-    match spec.r#type.as_deref() {
-        None | Some("" | "ClusterIP") => ServiceType::ClusterIp,
-        Some("NodePort") => ServiceType::NodePort,
-        Some("LoadBalancer") => ServiceType::LoadBalancer,
-        Some("ExternalName") => ServiceType::ExternalName,
-        Some(other) => {
-            convert.wrong("spec.type", format!("unknown type {other:?}, ClusterIP is assumed"));
-            ServiceType::ClusterIp
+/// The selectors of B-069 once more: manifests have no server that applies them.
+fn is_selected(metadata: &ObjectMeta, spec: &ServiceSpec) -> bool {
+    metadata.label(LABEL_SERVICE_PROXY_NAME).is_none() && spec.cluster_ip.as_deref() != Some("None")
+}
+
+impl Conversion<'_> {
+    fn service_type(&mut self, spec: &ServiceSpec) -> ServiceType {
+        match spec.r#type.as_deref() {
+            None | Some("" | "ClusterIP") => ServiceType::ClusterIp,
+            Some("NodePort") => ServiceType::NodePort,
+            Some("LoadBalancer") => ServiceType::LoadBalancer,
+            Some("ExternalName") => ServiceType::ExternalName,
+            Some(other) => {
+                self.error("spec.type", format!("unknown type {other:?}, taken as ClusterIP"));
+                ServiceType::ClusterIp
+            }
         }
     }
-}
 
-fn policy(field: &str, text: Option<&str>, convert: &mut Conversion<'_>) -> TrafficPolicy {
-    match text {
-        Some("Local") => TrafficPolicy::Local,
-        None | Some("" | "Cluster") => TrafficPolicy::Cluster,
-        Some(other) => {
-            convert.wrong(field, format!("unknown policy {other:?}, Cluster is assumed"));
-            TrafficPolicy::Cluster
+    fn policy(&mut self, field: &str, value: Option<&str>) -> TrafficPolicy {
+        match value {
+            None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+            Some("Local") => TrafficPolicy::Local,
+            Some(other) => {
+                self.error(field, format!("unknown policy {other:?}, taken as Cluster"));
+                TrafficPolicy::Cluster
+            }
         }
     }
-}
 
-/// At most one address per family. Without `ipFamilies` (old objects) it is `clusterIP` alone (B-079).
-fn cluster_ips(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Vec<IpAddr> {
-    let headless = |text: &str| text.is_empty() || text == "None";
-    let single = spec.cluster_ip.as_deref().unwrap_or_default();
-    if headless(single) {
-        return Vec::new();
+    /// Old objects have no `ipFamilies`: then `clusterIP` counts (B-079). Otherwise each family's
+    /// address stands in `clusterIPs` where `ipFamilies` names the family (B-078). None at all with
+    /// an empty `clusterIP` (B-076).
+    fn cluster_ips(&mut self, spec: &ServiceSpec) -> Vec<IpAddr> {
+        let cluster_ip = spec.cluster_ip.as_deref().unwrap_or_default();
+        if cluster_ip.is_empty() {
+            return Vec::new();
+        }
+        if spec.ip_families.is_empty() {
+            return self.address(|| "spec.clusterIP".to_owned(), cluster_ip).into_iter().collect();
+        }
+        let mut cluster_ips = Vec::with_capacity(spec.ip_families.len());
+        for family in Family::BOTH {
+            let of_family = |name: &String| family_from_api(name) == Some(family);
+            let Some(i) = spec.ip_families.iter().position(of_family) else { continue };
+            let Some(text) = spec.cluster_ips.get(i) else { continue };
+            let field = || format!("spec.clusterIPs[{i}]");
+            match self.address(field, text) {
+                Some(ip) if Family::of(&ip) == family => cluster_ips.push(ip),
+                Some(ip) => self.error(field(), format!("{ip} is no {family} address")),
+                None => {}
+            }
+        }
+        cluster_ips
     }
-    if spec.ip_families.is_empty() {
-        return convert.address("spec.clusterIP", single).into_iter().collect();
+
+    fn service_ports(&mut self, ports: &[message::ServicePort]) -> Vec<ServicePort> {
+        let mut usable: Vec<ServicePort> = Vec::with_capacity(ports.len());
+        for (i, port) in ports.iter().enumerate() {
+            let Some(port) = self.service_port(i, port) else { continue };
+            let twin = |other: &ServicePort| {
+                other.protocol == port.protocol
+                    && (other.name == port.name || other.port == port.port)
+            };
+            if usable.iter().any(twin) {
+                let reason = format!("another port has this {} name or number", port.protocol);
+                self.error(format!("spec.ports[{i}]"), reason);
+            } else {
+                usable.push(port);
+            }
+        }
+        usable
     }
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    let listed = spec.ip_families.iter().zip(&spec.cluster_ips).enumerate();
-    for (at, (family, text)) in listed.filter(|(_, (_, text))| !headless(text)) {
-        let field = format!("spec.clusterIPs[{at}]");
-        let Some(address) = convert.address(&field, text) else { continue };
-        let wanted = if family == "IPv6" { Family::V6 } else { Family::V4 };
-        if Family::of(&address) != wanted {
-            convert.wrong(field, format!("{text} is not of family {family}"));
-        } else if addresses.iter().any(|known| Family::of(known) == wanted) {
-            convert.wrong(field, format!("a second address of family {family}"));
-        } else {
-            addresses.push(address);
+
+    fn service_port(&mut self, i: usize, port: &message::ServicePort) -> Option<ServicePort> {
+        let field = |name: &str| format!("spec.ports[{i}].{name}");
+        let name = port.name.as_deref().unwrap_or_default();
+        let name = self.port_name(|| field("name"), name)?;
+        let protocol = self.protocol(|| field("protocol"), port.protocol.as_deref())?;
+        let number = self.port_number(|| field("port"), port.port)?;
+        let node_port = match port.node_port {
+            None | Some(0) => None,
+            some => self.port_number(|| field("nodePort"), some),
+        };
+        Some(ServicePort { name, protocol, port: number, node_port })
+    }
+
+    fn external_ips(&mut self, values: &[String]) -> Vec<IpAddr> {
+        let mut external_ips = Vec::new();
+        if !self.allow_external_ips {
+            return external_ips;
+        }
+        for (i, value) in values.iter().enumerate() {
+            if value.trim().is_empty() {
+                continue;
+            }
+            if let Some(ip) = self.address(|| format!("spec.externalIPs[{i}]"), value) {
+                push_unique(&mut external_ips, ip);
+            }
+        }
+        external_ips
+    }
+
+    fn load_balancer_ips(&mut self, service: &message::Service) -> Vec<IpAddr> {
+        let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let mut ips = Vec::new();
+        for (i, ingress) in status.iter().flat_map(|status| status.ingress.iter().enumerate()) {
+            let text = ingress.ip.as_deref().unwrap_or_default();
+            let is_vip = matches!(ingress.ip_mode.as_deref(), None | Some("VIP"));
+            if text.is_empty() || !is_vip {
+                continue;
+            }
+            let field = || format!("status.loadBalancer.ingress[{i}].ip");
+            if let Some(ip) = self.address(field, text) {
+                push_unique(&mut ips, ip);
+            }
+        }
+        ips
+    }
+
+    fn session_affinity(&mut self, spec: &ServiceSpec) -> Option<u32> {
+        match spec.session_affinity.as_deref() {
+            None | Some("" | "None") => return None,
+            Some("ClientIP") => {}
+            Some(other) => {
+                self.error("spec.sessionAffinity", format!("unknown affinity {other:?}"));
+                return None;
+            }
+        }
+        let config = spec.session_affinity_config.and_then(|config| config.client_ip);
+        let Some(seconds) = config.and_then(|client_ip| client_ip.timeout_seconds) else {
+            return Some(DEFAULT_AFFINITY_TIMEOUT);
+        };
+        match u32::try_from(seconds) {
+            Ok(timeout) if (1..=MAX_AFFINITY_TIMEOUT).contains(&timeout) => Some(timeout),
+            _ => {
+                self.error(
+                    "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                    format!("{seconds} is not between 1 and 86400, taken as 10800"),
+                );
+                Some(DEFAULT_AFFINITY_TIMEOUT)
+            }
         }
     }
-    addresses
-}
 
-fn ports(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Vec<model::ServicePort> {
-    let mut ports = Vec::with_capacity(spec.ports.len());
-    for (at, port) in spec.ports.iter().enumerate() {
-        let field = |name: &str| format!("spec.ports[{at}].{name}");
-        match service_port(port, convert) {
-            Ok(port) => ports.push(port),
-            Err((name, reason)) => convert.wrong(field(name), reason),
+    fn health_check_node_port(
+        &mut self,
+        spec: &ServiceSpec,
+        kind: ServiceType,
+        external_policy: TrafficPolicy,
+    ) -> Option<u16> {
+        if kind != ServiceType::LoadBalancer || external_policy != TrafficPolicy::Local {
+            return None;
         }
+        let port = spec.health_check_node_port.or(Some(0));
+        self.port_number(|| "spec.healthCheckNodePort".to_owned(), port)
     }
-    ports
-}
-
-fn service_port(
-    port: &ServicePort,
-    convert: &mut Conversion<'_>,
-) -> Result<model::ServicePort, (&'static str, String)> {
-    let name = port.name.as_deref().unwrap_or_default();
-    if !name.is_empty() && !is_label(name) {
-        return Err(("name", format!("{name:?} is no DNS label")));
-    }
-    let protocol = match port.protocol.as_deref() {
-        None | Some("") => Protocol::Tcp,
-        Some(text) => Protocol::from_api(text)
-            .ok_or_else(|| ("protocol", format!("unknown protocol {text:?}")))?,
-    };
-    let number = port.port.unwrap_or(0);
-    let out_of_range = |number: i32| format!("{number} is not in 1 to 65535");
-    let number = u16::try_from(number)
-        .ok()
-        .filter(|n| *n > 0)
-        .ok_or_else(|| ("port", out_of_range(number)))?;
-    let node_port = match port.node_port.unwrap_or(0) {
-        0 => None,
-        number => Some(u16::try_from(number).map_err(|_| ("nodePort", out_of_range(number)))?),
-    };
-    Ok(model::ServicePort {
-        name: convert.interner.intern(name),
-        protocol,
-        port: number,
-        node_port,
-    })
-}
-
-/// Blank entries are skipped silently, others loudly (B-086).
-fn external_ips(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Vec<IpAddr> {
-    if !convert.allow_external_ips {
-        return Vec::new();
-    }
-    let mut addresses = Vec::new();
-    let listed = spec.external_ips.iter().enumerate();
-    for (at, text) in listed.filter(|(_, text)| !text.trim().is_empty()) {
-        push(&mut addresses, convert.address(&format!("spec.externalIPs[{at}]"), text));
-    }
-    addresses
-}
-
-/// Only addresses that the proxy is to handle: `ipMode: Proxy` and host names are not (B-083, B-084).
-fn load_balancer_ips(ingress: &[LoadBalancerIngress], convert: &mut Conversion<'_>) -> Vec<IpAddr> {
-    let mut addresses = Vec::new();
-    for (at, entry) in ingress.iter().enumerate() {
-        let vip = matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP"));
-        let text = entry.ip.as_deref().unwrap_or_default();
-        if vip && !text.is_empty() {
-            let field = format!("status.loadBalancer.ingress[{at}].ip");
-            push(&mut addresses, convert.address(&field, text));
-        }
-    }
-    addresses
-}
-
-fn push(addresses: &mut Vec<IpAddr>, address: Option<IpAddr>) {
-    addresses.extend(address.filter(|address| !addresses.contains(address)).into_iter());
-}
-
-fn source_ranges(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Vec<IpNet> {
-    let mut ranges = Vec::new();
-    for (at, text) in spec.load_balancer_source_ranges.iter().enumerate() {
-        let trimmed = text.trim();
-        match parse_cidr(trimmed) {
-            Some(net) => ranges.push(net.trunc()),
-            None if trimmed.is_empty() => {}
-            None => convert.wrong(
-                format!("spec.loadBalancerSourceRanges[{at}]"),
-                format!("{trimmed:?} is no CIDR"),
-            ),
-        }
-    }
-    ranges
-}
-
-fn affinity(spec: &ServiceSpec, convert: &mut Conversion<'_>) -> Option<u32> {
-    if spec.session_affinity.as_deref() != Some("ClientIP") {
-        return None;
-    }
-    let configured = spec.session_affinity_config.and_then(|config| config.client_ip);
-    let seconds = configured.and_then(|client| client.timeout_seconds);
-    let Some(seconds) = seconds else { return Some(DEFAULT_AFFINITY) };
-    let valid = u32::try_from(seconds).ok().filter(|s| (1..=LONGEST_AFFINITY).contains(s));
-    if valid.is_none() {
-        convert.wrong(
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-            format!("{seconds} is not in 1 to {LONGEST_AFFINITY}, {DEFAULT_AFFINITY} is assumed"),
-        );
-    }
-    Some(valid.unwrap_or(DEFAULT_AFFINITY))
-}
-
-fn health_check(
-    spec: &ServiceSpec,
-    kind: ServiceType,
-    convert: &mut Conversion<'_>,
-) -> Option<u16> {
-    let local = spec.external_traffic_policy.as_deref() == Some("Local");
-    if kind != ServiceType::LoadBalancer || !local {
-        return None;
-    }
-    let number = spec.health_check_node_port.unwrap_or(0);
-    let port = u16::try_from(number).ok().filter(|port| *port > 0);
-    if port.is_none() {
-        convert.wrong("spec.healthCheckNodePort", format!("{number} is no port"));
-    }
-    port
 }
