@@ -30,10 +30,10 @@ pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, UdpPort};
+pub use queries::{Conflict, FamilySummary, Totals};
 pub use store::{Effect, Store};
 
-use crate::model::{Change, Families, Family, Kind, ObjectName, PerFamily};
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
 use crate::program::{NodePortMatch, Program, RuleOptions, program};
 use crate::topology::Vantage;
 use applied::Applied;
@@ -84,7 +84,7 @@ impl Engine {
             applied: Applied::default(),
             dirty: BTreeSet::new(),
             set_aside: BTreeSet::new(),
-            statics: statics(family, &options, &Store::default(), &[]),
+            statics: statics(family, &options, &Store::default(), initial(family, &options)),
         });
         Engine { options, vantage, families, owned, store: Store::default(), state }
     }
@@ -114,9 +114,10 @@ impl Engine {
         &self.state[family].program
     }
 
-    /// Takes a change from a source. Returns what it touched; nothing is planned here.
+    /// Takes a change from a source. Returns what it touched; nothing is planned here. Nodes other
+    /// than this one are ignored.
     pub fn apply(&mut self, change: Change) -> Effect {
-        let effect = self.store.apply(change);
+        let mut effect = self.store.apply(self.of_this_node(change));
         for family in self.families.iter() {
             for service in &effect.services {
                 if effect.service_objects.contains(service) {
@@ -128,7 +129,26 @@ impl Engine {
         if effect.service_cidrs {
             self.refresh_statics(None);
         }
+        if effect.node {
+            effect.zone = self.set_zone(self.store.node().and_then(|node| node.zone.clone()));
+        }
         effect
+    }
+
+    fn of_this_node(&self, change: Change) -> Change {
+        let is_other = |object: &Object| {
+            object.kind() == Kind::Node && object.name().name != self.vantage.node
+        };
+        match change {
+            Change::Apply(object) if is_other(&object) => {
+                Change::Delete(Kind::Node, object.name().clone())
+            }
+            Change::Replace(Kind::Node, mut nodes) => {
+                nodes.retain(|node| !is_other(node));
+                Change::Replace(Kind::Node, nodes)
+            }
+            change => change,
+        }
     }
 
     /// The node's zone changed: every cluster list may (B-060).
@@ -213,13 +233,16 @@ impl Engine {
     }
 }
 
+/// The addresses the options were made with.
+fn initial(family: Family, options: &RuleOptions) -> &[IpAddr] {
+    match &options.node_ports[family] {
+        NodePortMatch::AnyLocal => &[],
+        NodePortMatch::Addresses(addresses) => addresses,
+    }
+}
+
 fn statics(family: Family, options: &RuleOptions, store: &Store, addresses: &[IpAddr]) -> Statics {
     let mut node_port_ips = addresses.to_vec();
-    if let NodePortMatch::Addresses(chosen) = &options.node_ports[family]
-        && addresses.is_empty()
-    {
-        node_port_ips.clone_from(chosen);
-    }
     node_port_ips.sort_unstable();
     node_port_ips.dedup();
     let mut service_cidrs = Vec::new();

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 pub use inbox::{Inbox, Mail};
 pub use quarantine::{Quarantine, Quarantined};
-pub use schedule::{Limits, Schedule};
-pub use worker::{Observer, Worker};
+pub use schedule::{Damper, Limits, Schedule};
+pub use worker::{Observer, Timing, Worker};
 
 use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
@@ -84,6 +84,7 @@ pub struct Synchronizer<K> {
     /// Families whose mirror is not to be believed before the table was read.
     distrusted: PerFamily<bool>,
     quarantine: PerFamily<Quarantine>,
+    batch: usize,
 }
 
 impl<K: Kernel> Synchronizer<K> {
@@ -94,7 +95,14 @@ impl<K: Kernel> Synchronizer<K> {
             kernel,
             distrusted: PerFamily { v4: true, v6: true },
             quarantine: PerFamily::default(),
+            batch: BATCH,
         }
+    }
+
+    /// With another number of elements in one transaction of a cold start.
+    #[must_use]
+    pub fn in_batches_of(self, elements: usize) -> Self {
+        Synchronizer { batch: elements, ..self }
     }
 
     /// The family's table has to be read before the next commit: someone else changed it.
@@ -161,7 +169,7 @@ impl<K: Kernel> Synchronizer<K> {
                 reads += 1;
                 continue;
             }
-            let plan = self.plan(family, Selection::Elements(BATCH))?;
+            let plan = self.plan(family, Selection::Elements(self.batch))?;
             match self.commit(family, plan, report) {
                 Ok(()) => {}
                 Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),

@@ -1,7 +1,9 @@
-//! Test support: what stands for the world outside in tests and benches.
+//! Test support: builders, the fake kernel, the scripted API server, the namespace lab.
 //!
-//! Only compiled for tests and with the feature `testing`; nothing of the program uses it.
+//! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
 
 mod fake_kernel;
+pub mod normal;
+pub mod objects;
 
-pub use fake_kernel::{CommitFailure, Culprit, DumpFailure, FakeKernel};
+pub use fake_kernel::{FakeKernel, Fault};

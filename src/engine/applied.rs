@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::Statics;
 use super::changes::Found;
+use super::{Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{Class, Placement, Plane, Role, Scope, SetId, Slots};
 use crate::ruleset::{Element, Key, Name, Rule, Set, Value};
@@ -37,6 +37,7 @@ pub struct Applied {
     pub(super) shared: HashMap<(SetId, Key), u32>,
     pub(super) classes: BTreeSet<(Plane, Scope, Class)>,
     pub(super) statics: Statics,
+    pub(super) totals: Totals,
     /// Elements found in the kernel that nobody owns yet.
     pub(super) found: Found,
     /// Chains and sets of single services found in the kernel that nobody owns yet.

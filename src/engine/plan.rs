@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::applied::{Applied, Stage, surviving_clients};
 use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
-use super::{Engine, FamilyState, Statics};
+use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::chains::local_addresses;
 use crate::program::{
@@ -251,9 +251,11 @@ impl Engine {
     /// refuse with EBUSY until then.
     pub fn garbage(&self, family: Family) -> Transaction {
         let applied = &self.state[family].applied;
+        // All rules first: chains of one service refer to each other.
+        let rules = applied.garbage_chains.iter().cloned().map(Op::FlushChain);
         let chains = applied.garbage_chains.iter().cloned().map(Op::DeleteChain);
         let sets = applied.garbage_sets.iter().cloned().map(Op::DeleteSet);
-        Transaction { family, ops: chains.chain(sets).collect() }
+        Transaction { family, ops: rules.chain(chains).chain(sets).collect() }
     }
 
     /// The garbage was collected.
@@ -537,6 +539,8 @@ impl Applied {
     /// Makes a committed plan the applied state.
     fn install(&mut self, plan: Plan) {
         for (service, placements) in plan.placements {
+            let (before, after) = (self.placements(&service), &placements);
+            self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
             if placements.is_empty() {
                 self.services.remove(&service);
             } else {

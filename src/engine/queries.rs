@@ -1,27 +1,10 @@
 //! What others want to know of the engine: conntrack, health, metrics, status.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-
-use super::desired::{frontends, served_ports};
+use super::applied::Stage;
 use super::{Claim, Engine};
-use crate::model::{Family, ObjectName, Protocol, Service, TrafficPolicy};
-use crate::program::{FrontendAt, FrontendKey, Placement};
-use crate::topology::{Backend, local_ready_addresses, merge, serving};
-
-/// A UDP service port, as the conntrack clean-up needs it (section 7.7).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UdpPort {
-    /// ClusterIP, load-balancer IPs and external IPs.
-    pub addresses: Vec<IpAddr>,
-    /// The service port.
-    pub port: u16,
-    /// The node port.
-    pub node_port: Option<u16>,
-    /// Endpoints that serve, sorted; flows to others are stale.
-    pub serving: Vec<Backend>,
-}
+use crate::model::{Family, ObjectName, TrafficPolicy};
+use crate::program::{FrontendKey, Placement, elements};
+use crate::topology::local_ready_addresses;
 
 /// A frontend that several service ports claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,17 +17,12 @@ pub struct Conflict {
     pub others: Vec<Claim>,
 }
 
-/// Figures of one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Figures of one family, kept up with every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct FamilySummary {
-    /// Services with something in the kernel.
-    pub services: usize,
-    /// Service ports.
-    pub ports: usize,
-    /// Frontends.
-    pub frontends: usize,
-    /// Members of lists for policy Cluster, and for policy Local.
-    pub endpoints: usize,
+    /// What is applied.
+    #[serde(flatten)]
+    pub totals: Totals,
     /// Services waiting to be planned.
     pub dirty: usize,
     /// Services set aside.
@@ -53,36 +31,88 @@ pub struct FamilySummary {
     pub conflicts: usize,
     /// Whether the rules are in force.
     pub attached: bool,
-    /// Service ports with internal policy Local, endpoints somewhere and none here (section 5.11).
+}
+
+/// Sums over everything that is applied in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Totals {
+    /// Services with something in the kernel.
+    pub services: usize,
+    /// Service ports.
+    pub ports: usize,
+    /// Frontends.
+    pub frontends: usize,
+    /// Endpoints: per port the longer of its two lists.
+    pub endpoints: usize,
+    /// Service ports with internal policy Local, endpoints somewhere and none here (B-256).
     pub internal_without_local: usize,
     /// The same for the external policy.
     pub external_without_local: usize,
+}
+
+impl Totals {
+    /// What a service with these placements counts for.
+    pub(super) fn of(placements: &[Placement]) -> Totals {
+        let mut totals =
+            Totals { services: usize::from(!placements.is_empty()), ..Totals::default() };
+        for placement in placements {
+            let endpoints = placement.cluster.members().len().max(placement.local.members().len());
+            let without_local = placement.any && placement.local.is_empty();
+            let internal = placement.internal == TrafficPolicy::Local && without_local;
+            let external = placement.external == TrafficPolicy::Local && without_local;
+            totals.ports += 1;
+            totals.frontends += placement.frontends.len();
+            totals.endpoints += endpoints;
+            totals.internal_without_local += usize::from(internal);
+            totals.external_without_local += usize::from(external);
+        }
+        totals
+    }
+
+    /// With a service's part replaced.
+    pub(super) fn replace(self, before: Totals, after: Totals) -> Totals {
+        let swap = |total: usize, before: usize, after: usize| total + after - before;
+        Totals {
+            services: swap(self.services, before.services, after.services),
+            ports: swap(self.ports, before.ports, after.ports),
+            frontends: swap(self.frontends, before.frontends, after.frontends),
+            endpoints: swap(self.endpoints, before.endpoints, after.endpoints),
+            internal_without_local: swap(
+                self.internal_without_local,
+                before.internal_without_local,
+                after.internal_without_local,
+            ),
+            external_without_local: swap(
+                self.external_without_local,
+                before.external_without_local,
+                after.external_without_local,
+            ),
+        }
+    }
 }
 
 impl Engine {
     /// Figures of a family, from what is applied.
     pub fn summary(&self, family: Family) -> FamilySummary {
         let state = &self.state[family];
-        let mut summary = FamilySummary {
-            services: state.applied.services.len(),
+        FamilySummary {
+            totals: state.applied.totals,
             dirty: state.dirty.len(),
             set_aside: state.set_aside.len(),
             conflicts: state.claims.conflict_count(),
-            attached: state.applied.stage == super::applied::Stage::Attached,
-            ..FamilySummary::default()
-        };
-        for placement in state.applied.services.values().flatten() {
-            summary.ports += 1;
-            summary.frontends += placement.frontends.len();
-            summary.endpoints +=
-                placement.cluster.members().len().max(placement.local.members().len());
-            let without_local = placement.any && placement.local.is_empty();
-            let internal = placement.internal == TrafficPolicy::Local;
-            let external = placement.external == TrafficPolicy::Local;
-            summary.internal_without_local += usize::from(internal && without_local);
-            summary.external_without_local += usize::from(external && without_local);
+            attached: state.applied.stage == Stage::Attached,
         }
-        summary
+    }
+
+    /// Elements that were found in the kernel and elements of applied services. Proportional to the
+    /// cluster: for full syncs only.
+    pub fn element_count(&self, family: Family) -> usize {
+        let applied = &self.state[family].applied;
+        let placements = applied.services.values().flatten();
+        let own = placements.flat_map(|p| elements(p, family, &self.options));
+        let own = own.filter(|(set, _)| !set.is_shared()).count();
+        let statics = applied.statics.node_port_ips.len() + applied.statics.service_cidrs.len();
+        own + applied.shared.len() + statics
     }
 
     /// What is applied for a service, in the order of its ports.
@@ -105,47 +135,9 @@ impl Engine {
         self.state[family].claims.conflicts().map(conflict).collect()
     }
 
-    /// The UDP ports of a service in a family.
-    pub fn udp_ports(&self, family: Family, service: &Service) -> Vec<UdpPort> {
-        let slices = self.store.slices(&service.name);
-        served_ports(service, family)
-            .filter(|port| port.protocol == Protocol::Udp)
-            .map(|port| {
-                let slices = slices.iter().map(|slice| &**slice);
-                let endpoints = merge(slices, family, &port.name, port.protocol);
-                let addresses = frontends(service, port, family)
-                    .into_iter()
-                    .filter_map(|frontend| match frontend.key.at {
-                        FrontendAt::Address(address) => Some(address),
-                        FrontendAt::NodePort => None,
-                    })
-                    .collect();
-                UdpPort {
-                    addresses,
-                    port: port.port,
-                    node_port: port.node_port,
-                    serving: serving(&endpoints),
-                }
-            })
-            .collect()
-    }
-
-    /// Whether any slice of a service has a UDP port.
-    pub fn has_udp_slices(&self, service: &ObjectName) -> bool {
-        let slices = self.store.slices(service);
-        slices.iter().flat_map(|slice| &slice.ports).any(|port| port.protocol == Protocol::Udp)
-    }
-
-    /// Services with a health-check node port, each with its number of distinct ready local
-    /// addresses (B-241 to B-244).
-    pub fn health_checks(&self) -> BTreeMap<ObjectName, (Arc<Service>, usize)> {
-        let with_port = self.store.services().filter(|s| s.health_check_node_port.is_some());
-        with_port
-            .map(|service| {
-                let slices = self.store.slices(&service.name).iter().map(|slice| &**slice);
-                let count = local_ready_addresses(slices, &self.vantage);
-                (service.name.clone(), (service.clone(), count))
-            })
-            .collect()
+    /// Number of distinct ready local addresses of a service in a family (B-243, B-244).
+    pub fn local_ready(&self, family: Family, service: &ObjectName) -> usize {
+        let slices = self.store.slices(service).iter().map(|slice| &**slice);
+        local_ready_addresses(slices.filter(|slice| slice.family == family), &self.vantage)
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::model::{Change, EndpointSlice, Kind, Node, Object, ObjectName, Service, ServiceCidr};
+use crate::model::{
+    Change, EndpointSlice, Family, Kind, Node, Object, ObjectName, Service, ServiceCidr,
+};
 
 /// What a change means for the rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,11 +19,13 @@ pub struct Effect {
     /// Services that lost a slice: their trigger times are discarded (B-257).
     pub slices_removed: BTreeSet<ObjectName>,
     /// Trigger times of slices that were added or changed.
-    pub triggers: Vec<(ObjectName, i64)>,
+    pub triggers: Vec<(Family, ObjectName, i64)>,
     /// The set of ServiceCIDRs changed.
     pub service_cidrs: bool,
     /// The Node changed.
     pub node: bool,
+    /// The node's zone changed with it (B-060).
+    pub zone: bool,
     /// The kind was listed for the first time.
     pub listed: Option<Kind>,
 }
@@ -143,15 +147,15 @@ impl Store {
             self.remove(Kind::EndpointSlice, &slice.name.clone(), effect);
         }
         let siblings = self.slices_of.entry(slice.service.clone()).or_default();
-        let (name, service, trigger) =
-            (slice.name.clone(), slice.service.clone(), slice.trigger_time);
+        let (name, service) = (slice.name.clone(), slice.service.clone());
+        let trigger = slice.trigger_time.map(|time| (slice.family, service.clone(), time));
         match siblings.binary_search_by(|sibling| sibling.name.cmp(&name)) {
             Ok(at) if siblings[at] == slice => return,
             Ok(at) => siblings[at] = slice,
             Err(at) => siblings.insert(at, slice),
         }
         self.slice_owner.insert(name, service.clone());
-        effect.triggers.extend(trigger.map(|time| (service.clone(), time)));
+        effect.triggers.extend(trigger);
         effect.slices.insert(service.clone());
         effect.services.insert(service);
     }

@@ -55,7 +55,8 @@ pub fn apply(ruleset: &mut Ruleset, transaction: &Transaction) -> Result<(), Rej
     Ok(())
 }
 
-fn describe(op: &Op) -> String {
+/// What an operation is about, for people: `add element endpoints-4`.
+pub fn describe(op: &Op) -> String {
     match op {
         Op::AddTable(_) => format!("add table {}", Table::NAME),
         Op::DeleteTable => format!("delete table {}", Table::NAME),

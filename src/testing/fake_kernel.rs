@@ -1,100 +1,41 @@
-//! A kernel in memory: nf_tables' checks, and every way in which the real one can fail.
+//! A kernel in memory: the second implementation of [`Kernel`].
 //!
-//! Place in the flow: stands for [`crate::netlink`] in tests of the engine. A [`FakeKernel`] is a
-//! handle; clones share the tables, so that a test can look while a worker owns one.
+//! It checks references and duplicates as nf_tables does, and can be told to fail.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::model::{Family, PerFamily};
-use crate::ruleset::{Element, Key, Name, Ruleset, apply};
+use crate::ruleset::{Element, Name, Ruleset, apply, describe};
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Rejection, Transaction};
 
-/// How a commit fails.
+/// How a commit is to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CommitFailure {
+pub enum Fault {
     /// Refused as a whole with an errno; nothing is applied.
-    Rejected(i32),
-    /// The outcome is not known, and nothing was applied.
-    UnknownBefore,
-    /// The outcome is not known, and all of it was applied.
-    UnknownAfter,
+    Refused(i32),
+    /// Nothing is known of the outcome, and nothing was applied.
+    LostBefore,
+    /// Nothing is known of the outcome, and everything was applied.
+    LostAfter,
     /// Not sent.
     Unsent,
 }
 
-/// How a dump fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DumpFailure {
-    /// The table kept changing.
-    Interrupted,
-    /// A system call failed with an errno.
-    Io(i32),
-    /// Succeeds, but the second half of every set's elements is missing.
-    Short,
-}
+/// Refuses operations that a test dislikes.
+type Dislike = Box<dyn Fn(&Op) -> Option<i32> + Send>;
 
-/// What the kernel refuses for as long as the test says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Culprit {
-    /// Adding or deleting an element with this key in this set.
-    Key(Name, Key),
-    /// An element, rule, chain or set whose comment is this.
-    Comment(String),
-    /// An operation on the chain or set of this name.
-    Object(Name),
-}
-
-impl Culprit {
-    /// The index of the element within an operation that is at fault, if it is one of an element.
-    fn is_in(&self, op: &Op) -> Option<Option<usize>> {
-        if let Op::AddElements(set, elements) | Op::DeleteElements(set, elements) = op {
-            let found = elements.iter().position(|e| match self {
-                Culprit::Key(name, key) => name == set && e.key == *key,
-                Culprit::Comment(text) => e.comment.as_deref() == Some(text),
-                Culprit::Object(name) => name == set,
-            });
-            return found.map(Some);
-        }
-        let (name, comment) = match op {
-            Op::AddChain(chain) => (Some(&chain.name), chain.comment.as_ref()),
-            Op::AddSet(set) => (Some(&set.name), set.comment.as_ref()),
-            Op::AddRule(chain, rule) => (Some(chain), rule.comment.as_ref()),
-            Op::FlushChain(name)
-            | Op::DeleteChain(name)
-            | Op::FlushSet(name)
-            | Op::DeleteSet(name) => (Some(name), None),
-            _ => (None, None),
-        };
-        let found = match self {
-            Culprit::Key(..) => false,
-            Culprit::Comment(text) => comment == Some(text),
-            Culprit::Object(object) => name == Some(object),
-        };
-        found.then_some(None)
-    }
-}
-
-type Interference = Box<dyn FnOnce(&mut Ruleset) + Send>;
-
-struct State {
+/// The fake kernel.
+pub struct FakeKernel {
     tables: PerFamily<Ruleset>,
     committed: Vec<Transaction>,
-    refused: Vec<(Transaction, Rejection)>,
-    /// Commits asked for so far.
-    commits: usize,
-    /// Dumps asked for so far, of tables and of sets.
-    dumps: usize,
-    commit_failures: Vec<(usize, CommitFailure)>,
-    dump_failures: Vec<DumpFailure>,
-    culprits: Vec<(Culprit, i32)>,
-    interferences: Vec<(usize, Family, Interference)>,
+    faults: VecDeque<Fault>,
+    dump_failures: usize,
+    dislike: Option<Dislike>,
+    blames: bool,
+    commits_left: Option<usize>,
 }
-
-/// A kernel in memory. Clones share the same tables.
-#[derive(Clone)]
-pub struct FakeKernel(Arc<Mutex<State>>);
 
 impl Default for FakeKernel {
     fn default() -> Self {
@@ -103,169 +44,90 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    /// No tables, no failures.
+    /// A kernel without tables.
     pub fn new() -> Self {
-        FakeKernel(Arc::new(Mutex::new(State {
+        FakeKernel {
             tables: PerFamily::from_fn(Ruleset::empty),
             committed: Vec::new(),
-            refused: Vec::new(),
-            commits: 0,
-            dumps: 0,
-            commit_failures: Vec::new(),
-            dump_failures: Vec::new(),
-            culprits: Vec::new(),
-            interferences: Vec::new(),
-        })))
+            faults: VecDeque::new(),
+            dump_failures: 0,
+            dislike: None,
+            blames: true,
+            commits_left: None,
+        }
     }
 
-    /// A test that panicked elsewhere must not hide its reason behind a poisoned lock.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A family's table.
+    pub fn ruleset(&self, family: Family) -> &Ruleset {
+        &self.tables[family]
     }
 
-    /// The table of a family as it is now.
-    pub fn table(&self, family: Family) -> Ruleset {
-        self.state().tables[family].clone()
+    /// A family's table, for interference from outside.
+    pub fn ruleset_mut(&mut self, family: Family) -> &mut Ruleset {
+        &mut self.tables[family]
     }
 
-    /// The transactions that took effect, in order, also those of unknown outcome.
-    pub fn committed(&self) -> Vec<Transaction> {
-        self.state().committed.clone()
-    }
-
-    /// The transactions that were refused, each with the reason.
-    pub fn refused(&self) -> Vec<(Transaction, Rejection)> {
-        self.state().refused.clone()
-    }
-
-    /// Commits asked for so far, whatever became of them; empty transactions do not count.
+    /// How many transactions were applied.
     pub fn commits(&self) -> usize {
-        self.state().commits
+        self.committed.len()
     }
 
-    /// Dumps asked for so far, of tables and of sets.
-    pub fn dumps(&self) -> usize {
-        self.state().dumps
+    /// The transactions that were applied, and forgets them.
+    pub fn take_committed(&mut self) -> Vec<Transaction> {
+        std::mem::take(&mut self.committed)
     }
 
-    /// Forgets the recorded transactions.
-    pub fn forget(&self) {
-        let mut state = self.state();
-        state.committed.clear();
-        state.refused.clear();
+    /// The next commits go wrong, one fault each.
+    pub fn fail(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.extend(faults);
     }
 
-    /// Lets the nth commit from now fail; 0 is the next.
-    pub fn fail_commit(&self, nth: usize, failure: CommitFailure) -> &Self {
-        let mut state = self.state();
-        let at = state.commits + nth;
-        state.commit_failures.push((at, failure));
-        drop(state);
-        self
+    /// The next dumps fail.
+    pub fn fail_dumps(&mut self, times: usize) {
+        self.dump_failures = times;
     }
 
-    /// Refuses every transaction that touches the culprit, until [`FakeKernel::forgive`].
-    pub fn refuse(&self, culprit: Culprit, errno: i32) -> &Self {
-        self.state().culprits.push((culprit, errno));
-        self
+    /// Refuses every transaction with an operation for which this gives an errno.
+    pub fn dislike(&mut self, dislike: impl Fn(&Op) -> Option<i32> + Send + 'static) {
+        self.dislike = Some(Box::new(dislike));
     }
 
-    /// Ends every [`FakeKernel::refuse`].
-    pub fn forgive(&self) -> &Self {
-        self.state().culprits.clear();
-        self
+    /// Dislikes nothing any more.
+    pub fn like_everything(&mut self) {
+        self.dislike = None;
     }
 
-    /// Lets the next `times` dumps fail, after those that already will.
-    pub fn fail_dumps(&self, times: usize, failure: DumpFailure) -> &Self {
-        self.state().dump_failures.extend(std::iter::repeat_n(failure, times));
-        self
+    /// Only so many commits get through, then none: the process is killed. `None`: no limit.
+    pub fn die_after(&mut self, commits: Option<usize>) {
+        self.commits_left = commits;
     }
 
-    /// Somebody else changes a table now.
-    pub fn interfere(&self, family: Family, change: impl FnOnce(&mut Ruleset)) -> &Self {
-        change(&mut self.state().tables[family]);
-        self
+    /// Whether a refusal names the operation, as the kernel usually does.
+    pub fn blame(&mut self, blames: bool) {
+        self.blames = blames;
     }
 
-    /// Somebody else changes a table just before the nth commit from now; 0 is the next.
-    pub fn interfere_before(
-        &self,
-        nth: usize,
-        family: Family,
-        change: impl FnOnce(&mut Ruleset) + Send + 'static,
-    ) -> &Self {
-        let mut state = self.state();
-        let at = state.commits + nth;
-        state.interferences.push((at, family, Box::new(change)));
-        drop(state);
-        self
-    }
-}
-
-impl State {
-    fn interfere(&mut self, at: usize) {
-        let (due, later) =
-            std::mem::take(&mut self.interferences).into_iter().partition(|(when, ..)| *when == at);
-        self.interferences = later;
-        let due: Vec<_> = due;
-        for (_, family, change) in due {
-            change(&mut self.tables[family]);
+    /// The process that owned the tables ends: persistent ones become orphans.
+    pub fn close_socket(&mut self) {
+        for family in Family::BOTH {
+            let tables = &mut self.tables[family];
+            match &mut tables.table {
+                Some(table) if table.owner && !table.persist => {
+                    *tables = Ruleset::empty(family);
+                }
+                Some(table) => table.owner = false,
+                None => {}
+            }
         }
     }
 
-    fn planned_failure(&mut self, at: usize) -> Option<CommitFailure> {
-        let index = self.commit_failures.iter().position(|(when, _)| *when == at)?;
-        Some(self.commit_failures.remove(index).1)
-    }
-
-    fn culprit(&self, transaction: &Transaction) -> Option<Rejection> {
+    fn refusal(&self, transaction: &Transaction) -> Option<Rejection> {
+        let dislike = self.dislike.as_ref()?;
         transaction.ops.iter().enumerate().find_map(|(index, op)| {
-            let (element, errno) = self
-                .culprits
-                .iter()
-                .find_map(|(culprit, errno)| Some((culprit.is_in(op)?, *errno)))?;
-            let object = format!("operation {index}");
-            Some(Rejection { op: Some(index), element, object, errno })
+            let errno = dislike(op)?;
+            let op_index = self.blames.then_some(index);
+            Some(Rejection { op: op_index, element: None, object: describe(op), errno })
         })
-    }
-
-    fn refuse(&mut self, transaction: &Transaction, rejection: Rejection) -> CommitError {
-        self.refused.push((transaction.clone(), rejection.clone()));
-        CommitError::Rejected(rejection)
-    }
-
-    fn apply(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
-        if let Some(rejection) = self.culprit(transaction) {
-            return Err(self.refuse(transaction, rejection));
-        }
-        if let Err(rejection) = apply(&mut self.tables[transaction.family], transaction) {
-            return Err(self.refuse(transaction, rejection));
-        }
-        self.committed.push(transaction.clone());
-        let messages = transaction.ops.len() + 2;
-        Ok(Committed { messages, bytes: 0, elapsed: Duration::ZERO })
-    }
-
-    fn dump_failure(&mut self) -> Option<DumpFailure> {
-        self.dumps += 1;
-        (!self.dump_failures.is_empty()).then(|| self.dump_failures.remove(0))
-    }
-}
-
-fn unknown() -> CommitError {
-    CommitError::Unknown(io::Error::from_raw_os_error(libc::ENOBUFS))
-}
-
-fn dump_error(failure: DumpFailure, family: Family, what: &'static str) -> Option<DumpError> {
-    match failure {
-        DumpFailure::Interrupted => Some(DumpError::Interrupted(family.nft())),
-        DumpFailure::Io(errno) => Some(DumpError::Io {
-            what,
-            family: family.nft(),
-            source: io::Error::from_raw_os_error(errno),
-        }),
-        DumpFailure::Short => None,
     }
 }
 
@@ -274,62 +136,52 @@ impl Kernel for FakeKernel {
         if transaction.is_empty() {
             return Ok(Committed::default());
         }
-        let mut state = self.state();
-        let at = state.commits;
-        state.commits += 1;
-        state.interfere(at);
-        match state.planned_failure(at) {
-            None => state.apply(transaction),
-            Some(CommitFailure::UnknownBefore) => Err(unknown()),
-            Some(CommitFailure::UnknownAfter) => {
-                state.apply(transaction)?;
-                Err(unknown())
+        let lost = || io::Error::from_raw_os_error(libc::ENOBUFS);
+        let fault = match &mut self.commits_left {
+            Some(0) => Some(Fault::Unsent),
+            Some(left) => {
+                *left -= 1;
+                None
             }
-            Some(CommitFailure::Unsent) => Err(CommitError::Unsent {
-                bytes: 0,
-                source: io::Error::from_raw_os_error(libc::EMSGSIZE),
-            }),
-            Some(CommitFailure::Rejected(errno)) => {
+            None => self.faults.pop_front(),
+        };
+        match fault {
+            Some(Fault::Refused(errno)) => {
                 let object = "batch".to_owned();
                 let rejection = Rejection { op: None, element: None, object, errno };
-                Err(state.refuse(transaction, rejection))
+                return Err(CommitError::Rejected(rejection));
+            }
+            Some(Fault::LostBefore) => return Err(CommitError::Unknown(lost())),
+            Some(Fault::Unsent) => {
+                let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
+                return Err(CommitError::Unsent { bytes: 0, source });
+            }
+            Some(Fault::LostAfter) | None => {}
+        }
+        if let Some(rejection) = self.refusal(transaction) {
+            return Err(CommitError::Rejected(rejection));
+        }
+        apply(&mut self.tables[transaction.family], transaction).map_err(CommitError::Rejected)?;
+        self.committed.push(transaction.clone());
+        match fault {
+            Some(_) => Err(CommitError::Unknown(lost())),
+            None => {
+                let messages = transaction.ops.len() + 2;
+                Ok(Committed { messages, bytes: 0, elapsed: Duration::ZERO })
             }
         }
     }
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
-        let mut state = self.state();
-        let failure = state.dump_failure();
-        if let Some(error) = failure.and_then(|f| dump_error(f, family, "rules")) {
-            return Err(error);
+        if self.dump_failures > 0 {
+            self.dump_failures -= 1;
+            return Err(DumpError::Interrupted(family.nft()));
         }
-        let mut table = state.tables[family].clone();
-        if failure == Some(DumpFailure::Short) {
-            for (_, elements) in table.sets.values_mut() {
-                let keep = elements.len() / 2;
-                if let Some(key) = elements.keys().nth(keep).copied() {
-                    elements.split_off(&key);
-                }
-            }
-        }
-        Ok(table)
+        Ok(self.tables[family].clone())
     }
 
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
-        let mut state = self.state();
-        let failure = state.dump_failure();
-        if let Some(error) = failure.and_then(|f| dump_error(f, family, "elements")) {
-            return Err(error);
-        }
-        let found = state.tables[family].sets.get(set);
-        let mut elements: Vec<Element> =
-            found.map(|(_, elements)| elements.values().cloned().collect()).unwrap_or_default();
-        if failure == Some(DumpFailure::Short) {
-            elements.truncate(elements.len() / 2);
-        }
-        Ok(elements)
+        let found = self.tables[family].sets.get(set);
+        Ok(found.map(|(_, elements)| elements.values().cloned().collect()).unwrap_or_default())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,14 @@
+//! The netlink adapter against the real kernel and stock nft, each test in a namespace of its own.
+//!
+//! Needs root and `nft`; without them the tests fail rather than pass unseen.
+
+#[path = "netlink/life.rs"]
+mod life;
+#[path = "netlink/namespace.rs"]
+mod namespace;
+#[path = "netlink/outcomes.rs"]
+mod outcomes;
+#[path = "netlink/round_trip.rs"]
+mod round_trip;
+#[path = "netlink/shapes.rs"]
+mod shapes;
