@@ -3,6 +3,7 @@
 //! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
 
 mod fake_kernel;
+pub mod lab;
 pub mod normal;
 pub mod objects;
 
