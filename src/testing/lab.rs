@@ -142,6 +142,7 @@ impl Lab {
         lab.link_neighbours()?;
         lab.link_pods(network)?;
         lab.start_pod_servers()?;
+        lab.meet_neighbours();
         Ok(lab)
     }
 
@@ -191,9 +192,10 @@ impl Lab {
             netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
             netns.sysctl("net/ipv4/conf/all/send_redirects", "0")?;
             netns.sysctl("net/ipv4/conf/default/send_redirects", "0")?;
-            // Refusals are to be seen every time, not once a second.
-            netns.sysctl("net/ipv4/icmp_ratelimit", "0")?;
-            netns.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+            // Refusals are to be seen every time, not once a second: no type of message is limited
+            // (none cannot be said in IPv6; 255 is reserved).
+            netns.sysctl("net/ipv4/icmp_ratemask", "0")?;
+            netns.sysctl("net/ipv6/icmp/ratemask", "255")?;
         }
         Ok(())
     }
@@ -312,6 +314,20 @@ impl Lab {
             self.serve(Place::RemotePod(n), &format!("remote-{n}"), &at(remote_pod_ip))?;
         }
         Ok(())
+    }
+
+    /// Uses every link once, so that no later packet is lost while neighbours are still unknown:
+    /// TCP would repeat it, UDP does not.
+    fn meet_neighbours(&self) {
+        for family in Family::BOTH {
+            for n in 0..PODS {
+                for place in [Place::Outside, Place::RemotePod(0)] {
+                    let to = SocketAddr::new(pod_ip(n, family), POD_PORTS[0]);
+                    let met = self.dial(place, Dial::new(Protocol::Tcp, to), 1);
+                    assert!(met[0].answer().is_some(), "{place:?} cannot reach {to}: {met:?}");
+                }
+            }
+        }
     }
 }
 
