@@ -2,11 +2,10 @@
 //!
 //! Place in the flow: run at `--cleanup`, and at start after our own rules are in force, in
 //! the network namespace of the calling thread. Talks to the kernel itself: nf_tables for
-//! iptables-nft ([`iptables`]), and for ipvs mode generic netlink, ipset and rtnetlink ([`ipvs`]).
-//! Must not know our own table, which is removed by a transaction like any other change.
+//! iptables-nft ([`iptables`]), socket options for iptables-legacy ([`legacy`]), and for ipvs mode
+//! generic netlink, ipset and rtnetlink ([`ipvs`]). Must not know our own table, which is removed by a transaction like any other change.
 //!
-//! What cannot be removed is collected and the rest goes on (B-208, B-023). Rules of iptables-legacy
-//! live in another part of the kernel; they are found but not removed ([`legacy`]).
+//! What cannot be removed is collected and the rest goes on (B-208, B-023).
 
 pub mod iptables;
 pub mod ipvs;
@@ -40,7 +39,7 @@ pub enum CleanupError {
         #[source]
         source: io::Error,
     },
-    /// The kernel refused to remove rules or chains of a table.
+    /// The kernel refused to change a table; kube-proxy's rules in it are still in force.
     #[error("removing kube-proxy's chains from {} table {table}", family.nft())]
     Chains {
         /// Of which family.
@@ -48,6 +47,19 @@ pub enum CleanupError {
         /// Which table.
         table: &'static str,
         /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A chain was emptied but the kernel refused to delete it.
+    #[error("deleting chain {chain} of {} table {table}", family.nft())]
+    Chain {
+        /// Of which family.
+        family: Family,
+        /// Which table.
+        table: &'static str,
+        /// The chain that stays.
+        chain: String,
+        /// Why; EBUSY if something uses it.
         #[source]
         source: io::Error,
     },
@@ -81,14 +93,6 @@ pub enum CleanupError {
     /// The link `kube-ipvs0` could not be looked at or deleted.
     #[error("deleting link kube-ipvs0")]
     Link(#[source] rtnetlink::Error),
-    /// Chains of kube-proxy exist in iptables-legacy, which is not supported.
-    #[error(
-        "{tables} of iptables-legacy may hold kube-proxy's chains; run iptables-legacy to remove them"
-    )]
-    Legacy {
-        /// The tables in use, as /proc names them.
-        tables: String,
-    },
 }
 
 /// What was removed.
@@ -115,8 +119,8 @@ pub async fn other_modes(root: &std::path::Path) -> Removed {
     let mut removed = Removed::default();
     for family in Family::BOTH {
         iptables::remove(family, &mut removed);
+        legacy::remove(root, family, &mut removed);
     }
-    legacy::check(root, &mut removed);
     ipvs::remove(&mut removed).await;
     removed
 }

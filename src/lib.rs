@@ -18,11 +18,12 @@
 //! | model | [`model`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
-//! | orchestration | [`sync`] | Kubernetes' own types, netlink's |
+//! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
 //!
 //! `tests/layering.rs` holds this table.
 
+pub mod agent;
 pub mod api;
 pub mod cleanup;
 pub mod cli;

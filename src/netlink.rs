@@ -6,7 +6,8 @@
 //! nothing: what is refused or unknown is told upwards.
 //!
 //! This is the only module of the crate with `unsafe` code: calls into libnftnl in [`expr`], [`set`]
-//! and [`batch`], one socket option in [`socket`]. Everything that reads bytes is safe code.
+//! and [`batch`], one socket option in [`socket`], the two of iptables-legacy in
+//! [`xtables`]. Everything that reads bytes is safe code.
 
 #![allow(unsafe_code)]
 
@@ -22,6 +23,7 @@ mod set;
 mod socket;
 mod uapi;
 mod userdata;
+pub mod xtables;
 
 pub use attribute::{Message, Messages, Truncated};
 pub use decode::{Object, decode};

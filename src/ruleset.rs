@@ -12,7 +12,7 @@ mod object;
 mod render;
 mod walk;
 
-pub use apply::{ApplyError, apply, describe};
+pub use apply::{apply, describe};
 pub use element::{Element, Field, Key, Lifetime, Value};
 pub use expr::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, MetaKey, PayloadBase, Register, RejectKind,

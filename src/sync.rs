@@ -16,8 +16,8 @@ use std::time::Duration;
 
 pub use inbox::{Inbox, Mail};
 pub use quarantine::{Quarantine, Quarantined};
-pub use schedule::{Limits, Schedule};
-pub use worker::{Observer, Worker};
+pub use schedule::{Damper, Limits, Schedule};
+pub use worker::{Observer, Timing, Worker};
 
 use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};

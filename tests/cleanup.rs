@@ -5,7 +5,7 @@ mod netns;
 
 use std::path::Path;
 
-use kubeweir::cleanup::{self, CleanupError, Removed};
+use kubeweir::cleanup::{self, Removed};
 use kubeweir::model::Family;
 use kubeweir::node::nfnetlink::{Attributes, Netlink, Request};
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -48,7 +48,7 @@ fn clean(root: &Path) -> Removed {
 }
 
 fn clean_here() -> Removed {
-    let removed = clean(Path::new("/nonexistent"));
+    let removed = clean(Path::new("/"));
     assert!(removed.errors.is_empty(), "{:?}", removed.errors);
     removed
 }
@@ -151,7 +151,7 @@ fn a_chain_in_foreign_use() {
         load(Family::V4, FOREIGN);
         load(Family::V4, IPTABLES_MODE);
         load(Family::V4, "*nat\n-A CNI-HOSTPORT-DNAT -s 10.2.0.0/16 -j KUBE-MARK-MASQ\nCOMMIT\n");
-        let removed = clean(Path::new("/nonexistent"));
+        let removed = clean(Path::new("/"));
         let errors: Vec<String> = removed.errors.iter().map(ToString::to_string).collect();
         let used = "chain KUBE-MARK-MASQ of ip table nat stays: chain CNI-HOSTPORT-DNAT uses it";
         assert_eq!(errors, [used]);
@@ -169,6 +169,23 @@ fn a_chain_in_foreign_use() {
             ":KUBE-ROUTER-X -",
         ];
         assert_eq!(left, expected);
+    });
+}
+
+// B-208: use that cannot be seen in a rule, here a verdict map, keeps only the chain in question.
+#[test]
+fn a_chain_in_a_verdict_map() {
+    in_netns(|| {
+        load(Family::V4, FOREIGN);
+        load(Family::V4, IPTABLES_MODE);
+        let rule = "add rule ip nat CNI-HOSTPORT-DNAT tcp dport vmap { 80 : jump KUBE-MARK-MASQ }";
+        run(&["nft", "-f", "-"], rule);
+        let removed = clean(Path::new("/"));
+        let errors: Vec<String> = removed.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["deleting chain KUBE-MARK-MASQ of ip table nat"]);
+        assert_eq!((removed.jumps, removed.chains), (12, 16));
+        let left = run(&["nft", "list", "table", "ip", "nat"], "");
+        assert!(!left.contains("KUBE-SERVICES") && !left.contains("0x00004000"), "{left}");
     });
 }
 
@@ -196,14 +213,77 @@ fn ten_thousand_chains() {
     });
 }
 
-// A named limitation: tables of iptables-legacy are reported.
+/// All rules of a family in iptables-legacy.
+fn saved_legacy(family: Family) -> Vec<String> {
+    let name = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let text = run(&[&format!("{name}-legacy-save")], "");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
+}
+
+fn load_legacy(family: Family, text: &str) {
+    let name = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    run(&[&format!("{name}-legacy-restore"), "--noflush"], &rules(text, family));
+}
+
+// B-203, B-204, B-205: the same in the tables of iptables-legacy, jumps among the rest intact.
 #[test]
-fn iptables_legacy_is_reported() {
-    let root = tempfile::tempdir().expect("a temporary directory");
-    std::fs::create_dir_all(root.path().join("proc/net")).expect("a directory");
-    std::fs::write(root.path().join("proc/net/ip_tables_names"), "nat\nfilter\n").expect("a file");
-    let removed = in_netns(|| clean(root.path()));
-    assert!(
-        matches!(&removed.errors[..], [CleanupError::Legacy { tables }] if tables == "ip_tables_names: nat, filter")
-    );
+fn iptables_legacy() {
+    let alone = Family::BOTH.map(|family| {
+        in_netns(|| {
+            load_legacy(family, FOREIGN);
+            saved_legacy(family)
+        })
+    });
+    in_netns(|| {
+        for family in Family::BOTH {
+            load_legacy(family, FOREIGN);
+            load_legacy(family, IPTABLES_MODE);
+            assert!(saved_legacy(family).len() > alone[0].len() + 50, "the fixture is loaded");
+        }
+        let removed = clean(Path::new("/"));
+        assert!(removed.errors.is_empty(), "{:?}", removed.errors);
+        assert_eq!((removed.jumps, removed.chains), (2 * 12, 2 * 17));
+        assert_eq!(saved_legacy(Family::V4), alone[0]);
+        assert_eq!(saved_legacy(Family::V6), alone[1]);
+        let again = clean(Path::new("/"));
+        assert_eq!((again.jumps, again.chains), (0, 0), "nothing left to remove");
+        // The table is still one that iptables can change.
+        run(
+            &["iptables-legacy", "-t", "nat", "-A", "CNI-HOSTPORT-DNAT", "-j", "KUBE-ROUTER-X"],
+            "",
+        );
+    });
+}
+
+// B-208, B-205: a legacy chain that a foreign rule uses stays, empty, and is named.
+#[test]
+fn a_legacy_chain_in_foreign_use() {
+    let use_it = "*nat\n-A CNI-HOSTPORT-DNAT -s 10.2.0.0/16 -j KUBE-MARK-MASQ\nCOMMIT\n";
+    let alone = in_netns(|| {
+        load_legacy(Family::V4, FOREIGN);
+        load_legacy(Family::V4, "*nat\n:KUBE-MARK-MASQ - [0:0]\nCOMMIT\n");
+        load_legacy(Family::V4, use_it);
+        saved_legacy(Family::V4)
+    });
+    in_netns(|| {
+        load_legacy(Family::V4, FOREIGN);
+        load_legacy(Family::V4, IPTABLES_MODE);
+        load_legacy(Family::V4, use_it);
+        let removed = clean(Path::new("/"));
+        let errors: Vec<String> = removed.errors.iter().map(ToString::to_string).collect();
+        let used = "chain KUBE-MARK-MASQ of ip table nat stays: chain CNI-HOSTPORT-DNAT uses it";
+        assert_eq!(errors, [used]);
+        assert_eq!(saved_legacy(Family::V4), alone);
+    });
+}
+
+// B-205: looking does not create tables.
+#[test]
+fn legacy_tables_are_not_created() {
+    in_netns(|| {
+        clean(Path::new("/"));
+        let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names");
+        assert_eq!(names.unwrap_or_default(), "");
+    });
 }

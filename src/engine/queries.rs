@@ -3,7 +3,7 @@
 use super::applied::Stage;
 use super::{Claim, Engine};
 use crate::model::{Family, ObjectName, TrafficPolicy};
-use crate::program::{FrontendKey, Placement};
+use crate::program::{FrontendKey, Placement, elements};
 use crate::topology::local_ready_addresses;
 
 /// A frontend that several service ports claim.
@@ -18,7 +18,7 @@ pub struct Conflict {
 }
 
 /// Figures of one family, kept up with every commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct FamilySummary {
     /// What is applied.
     #[serde(flatten)]
@@ -34,7 +34,7 @@ pub struct FamilySummary {
 }
 
 /// Sums over everything that is applied in one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Totals {
     /// Services with something in the kernel.
     pub services: usize,
@@ -102,6 +102,17 @@ impl Engine {
             conflicts: state.claims.conflict_count(),
             attached: state.applied.stage == Stage::Attached,
         }
+    }
+
+    /// Elements that were found in the kernel and elements of applied services. Proportional to the
+    /// cluster: for full syncs only.
+    pub fn element_count(&self, family: Family) -> usize {
+        let applied = &self.state[family].applied;
+        let placements = applied.services.values().flatten();
+        let own = placements.flat_map(|p| elements(p, family, &self.options));
+        let own = own.filter(|(set, _)| !set.is_shared()).count();
+        let statics = applied.statics.node_port_ips.len() + applied.statics.service_cidrs.len();
+        own + applied.shared.len() + statics
     }
 
     /// What is applied for a service, in the order of its ports.

@@ -1,28 +1,56 @@
-//! Applies operations to a [`Ruleset`] with the kernel's checks: what the fake kernel runs on.
+//! What the kernel does with a transaction: checks and changes of a table.
 //!
-//! The checks are those that a wrong transaction of ours can run into: missing and existing objects,
-//! references, lengths, sizes, overlapping intervals. Errors carry the kernel's errno.
+//! Place in the flow: the fake kernel applies transactions with it, `kubeweir render` builds the
+//! table it prints. Every check is one that nf_tables makes, with the errno it answers; checks that
+//! no transaction of ours can fail are left out. Knows no I/O and nothing of services.
 
-use std::collections::BTreeMap;
+mod check;
+mod journal;
+#[cfg(test)]
+mod tests;
 
-use super::{Chain, Element, Expr, Key, Name, Rule, Ruleset, Set, SetKind, Table, Value, Verdict};
+use super::{Chain, Element, Name, Rule, Ruleset, Set, Table, Value};
 use crate::transaction::{Op, Rejection, Transaction};
+use journal::{Journal, Undo};
 
-/// Why a transaction cannot be applied: what the kernel would answer.
-pub type ApplyError = Rejection;
+/// Why an operation is refused: the kernel's errno, and the index of the element within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refusal {
+    errno: i32,
+    element: Option<usize>,
+}
 
-/// Applies a transaction to a table, whole or not at all.
+impl From<i32> for Refusal {
+    fn from(errno: i32) -> Self {
+        Refusal { errno, element: None }
+    }
+}
+
+/// Applies a transaction to a table, whole or not at all; the work is that of the transaction, not
+/// of the table (but jumps, as in the kernel, have the whole table checked).
 ///
 /// # Errors
-/// The first operation that the kernel would refuse; the table is then as it was.
+/// The first operation the kernel would refuse. The table is then as it was.
 pub fn apply(ruleset: &mut Ruleset, transaction: &Transaction) -> Result<(), Rejection> {
-    let mut undo = Undo::default();
+    let mut journal = Journal::default();
+    let mut jumps = false;
     for (index, op) in transaction.ops.iter().enumerate() {
-        if let Err(Refusal { errno, element }) = step(ruleset, op, &mut undo) {
-            undo.roll_back(ruleset);
-            let object = describe(op);
-            return Err(Rejection { op: Some(index), element, object, errno });
+        jumps |= check::adds_jump(op);
+        if let Err(refusal) = apply_op(ruleset, &mut journal, op) {
+            journal.revert(ruleset);
+            return Err(Rejection {
+                op: Some(index),
+                element: refusal.element,
+                object: describe(op),
+                errno: refusal.errno,
+            });
         }
+    }
+    // The kernel follows jumps once, at the end of the batch.
+    if jumps && let Some(chain) = check::jump_loop(ruleset).cloned() {
+        journal.revert(ruleset);
+        let object = format!("chain {chain}");
+        return Err(Rejection { op: None, element: None, object, errno: libc::ELOOP });
     }
     Ok(())
 }
@@ -30,8 +58,8 @@ pub fn apply(ruleset: &mut Ruleset, transaction: &Transaction) -> Result<(), Rej
 /// What an operation is about, for people.
 pub fn describe(op: &Op) -> String {
     match op {
-        Op::AddTable(_) => "add table".to_owned(),
-        Op::DeleteTable => "delete table".to_owned(),
+        Op::AddTable(_) => format!("add table {}", Table::NAME),
+        Op::DeleteTable => format!("delete table {}", Table::NAME),
         Op::AddChain(chain) => format!("add chain {}", chain.name),
         Op::FlushChain(name) => format!("flush chain {name}"),
         Op::DeleteChain(name) => format!("delete chain {name}"),
@@ -44,284 +72,167 @@ pub fn describe(op: &Op) -> String {
     }
 }
 
-struct Refusal {
-    errno: i32,
-    element: Option<usize>,
-}
-
-fn refuse(errno: i32) -> Refusal {
-    Refusal { errno, element: None }
-}
-
-/// What was there before: whole objects once per transaction, elements one by one, so that a small
-/// transaction on a large table stays small.
-#[derive(Default)]
-struct Undo {
-    steps: Vec<UndoStep>,
-}
-
-enum UndoStep {
-    Whole(Box<Ruleset>),
-    Table(Option<Table>),
-    Chain(Name, Option<(Chain, Vec<Rule>)>),
-    Set(Name, Option<(Set, BTreeMap<Key, Element>)>),
-    Element(Name, Key, Option<Element>),
-}
-
-impl Undo {
-    fn push(&mut self, step: UndoStep) {
-        self.steps.push(step);
-    }
-
-    fn roll_back(self, ruleset: &mut Ruleset) {
-        for step in self.steps.into_iter().rev() {
-            match step {
-                UndoStep::Whole(before) => *ruleset = *before,
-                UndoStep::Table(before) => ruleset.table = before,
-                UndoStep::Chain(name, before) => restore(&mut ruleset.chains, name, before),
-                UndoStep::Set(name, before) => restore(&mut ruleset.sets, name, before),
-                UndoStep::Element(set, key, before) => {
-                    if let Some((_, elements)) = ruleset.sets.get_mut(&set) {
-                        restore(elements, key, before);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
-    match before {
-        Some(value) => map.insert(key, value),
-        None => map.remove(&key),
-    };
-}
-
-fn step(ruleset: &mut Ruleset, op: &Op, undo: &mut Undo) -> Result<(), Refusal> {
+fn apply_op(ruleset: &mut Ruleset, journal: &mut Journal, op: &Op) -> Result<(), Refusal> {
     if ruleset.table.is_none() && !matches!(op, Op::AddTable(_)) {
-        return Err(refuse(libc::ENOENT));
+        return Err(libc::ENOENT.into());
     }
     match op {
-        Op::AddTable(table) => add_table(ruleset, table, undo),
+        Op::AddTable(table) => add_table(ruleset, journal, table)?,
         Op::DeleteTable => {
             let before = std::mem::replace(ruleset, Ruleset::empty(ruleset.family));
-            undo.push(UndoStep::Whole(Box::new(before)));
-            Ok(())
+            journal.push(Undo::Table(Box::new(before)));
         }
-        Op::AddChain(chain) => add_chain(ruleset, chain, undo),
-        Op::FlushChain(name) => flush_chain(ruleset, name, undo),
-        Op::DeleteChain(name) => delete_chain(ruleset, name, undo),
-        Op::AddRule(chain, rule) => add_rule(ruleset, chain, rule, undo),
-        Op::AddSet(set) => add_set(ruleset, set, undo),
+        Op::AddChain(chain) => add_chain(ruleset, journal, chain)?,
+        Op::FlushChain(name) => {
+            let (_, rules) = ruleset.chains.get_mut(name).ok_or(libc::ENOENT)?;
+            journal.push(Undo::Rules(name.clone(), std::mem::take(rules)));
+        }
+        Op::DeleteChain(name) => delete_chain(ruleset, journal, name)?,
+        Op::AddRule(chain, rule) => add_rule(ruleset, journal, chain, rule)?,
+        Op::AddSet(set) => add_set(ruleset, journal, set)?,
         Op::FlushSet(name) => {
-            let (_, elements) = ruleset.sets.get_mut(name).ok_or(refuse(libc::ENOENT))?;
-            for (key, element) in std::mem::take(elements) {
-                undo.push(UndoStep::Element(name.clone(), key, Some(element)));
-            }
-            Ok(())
+            let (_, elements) = ruleset.sets.get_mut(name).ok_or(libc::ENOENT)?;
+            journal.push(Undo::Elements(name.clone(), std::mem::take(elements)));
         }
-        Op::DeleteSet(name) => delete_set(ruleset, name, undo),
-        Op::AddElements(set, elements) => each(elements, |e| add_element(ruleset, set, e, undo)),
+        Op::DeleteSet(name) => delete_set(ruleset, journal, name)?,
+        Op::AddElements(set, elements) => {
+            each_element(elements, |element| add_element(ruleset, journal, set, element))?;
+        }
         Op::DeleteElements(set, elements) => {
-            each(elements, |e| delete_element(ruleset, set, e, undo))
+            each_element(elements, |element| delete_element(ruleset, journal, set, element))?;
         }
     }
+    Ok(())
 }
 
-fn each(
+fn each_element(
     elements: &[Element],
-    mut one: impl FnMut(&Element) -> Result<(), i32>,
+    mut apply: impl FnMut(&Element) -> Result<(), i32>,
 ) -> Result<(), Refusal> {
     for (index, element) in elements.iter().enumerate() {
-        one(element).map_err(|errno| Refusal { errno, element: Some(index) })?;
+        apply(element).map_err(|errno| Refusal { errno, element: Some(index) })?;
     }
     Ok(())
 }
 
-fn add_table(ruleset: &mut Ruleset, table: &Table, undo: &mut Undo) -> Result<(), Refusal> {
-    let adopted = match &ruleset.table {
-        None => table.clone(),
-        // An orphan: persistent, and its owner is gone. A plain table cannot become owned.
-        Some(found) if table.owner && !found.owner && !found.persist => {
-            return Err(refuse(libc::EOPNOTSUPP));
-        }
-        Some(found) => Table { owner: table.owner, ..found.clone() },
+/// A table has its flags for life, but for the orphan of an owner that is gone: that one can be
+/// owned again. The comment of an existing table stays.
+fn add_table(ruleset: &mut Ruleset, journal: &mut Journal, table: &Table) -> Result<(), i32> {
+    let Some(existing) = &mut ruleset.table else {
+        journal.push(Undo::NewTable);
+        ruleset.table = Some(table.clone());
+        return Ok(());
     };
-    undo.push(UndoStep::Table(ruleset.table.replace(adopted)));
+    if (existing.owner, existing.persist) == (table.owner, table.persist) {
+        return Ok(());
+    }
+    let orphan = existing.persist && !existing.owner;
+    if !(orphan && table.owner && table.persist) {
+        return Err(libc::EOPNOTSUPP);
+    }
+    journal.push(Undo::Orphan);
+    existing.owner = true;
     Ok(())
 }
 
-fn add_chain(ruleset: &mut Ruleset, chain: &Chain, undo: &mut Undo) -> Result<(), Refusal> {
-    match ruleset.chains.get(&chain.name) {
-        Some((found, _)) if found.hooked == chain.hooked => Ok(()),
-        Some(_) => Err(refuse(libc::EEXIST)),
-        None => {
-            undo.push(UndoStep::Chain(chain.name.clone(), None));
-            ruleset.chains.insert(chain.name.clone(), (chain.clone(), Vec::new()));
-            Ok(())
-        }
+fn add_chain(ruleset: &mut Ruleset, journal: &mut Journal, chain: &Chain) -> Result<(), i32> {
+    if let Some((existing, _)) = ruleset.chains.get(&chain.name) {
+        return if existing.hooked == chain.hooked { Ok(()) } else { Err(libc::EEXIST) };
     }
-}
-
-fn flush_chain(ruleset: &mut Ruleset, name: &Name, undo: &mut Undo) -> Result<(), Refusal> {
-    let (chain, rules) = ruleset.chains.get_mut(name).ok_or(refuse(libc::ENOENT))?;
-    let before = (chain.clone(), std::mem::take(rules));
-    undo.push(UndoStep::Chain(name.clone(), Some(before)));
+    journal.push(Undo::NewChain(chain.name.clone()));
+    ruleset.chains.insert(chain.name.clone(), (chain.clone(), Vec::new()));
     Ok(())
 }
 
-fn delete_chain(ruleset: &mut Ruleset, name: &Name, undo: &mut Undo) -> Result<(), Refusal> {
-    if !ruleset.chains.contains_key(name) {
-        return Err(refuse(libc::ENOENT));
-    }
-    let jumps_here = |rule: &Rule| rule.exprs.iter().any(|expr| target(expr) == Some(name));
-    let by_rule = ruleset
-        .chains
-        .iter()
-        .any(|(other, (_, rules))| other != name && rules.iter().any(jumps_here));
-    let by_element = ruleset
-        .sets
-        .values()
-        .filter(|(set, _)| set.kind == SetKind::VerdictMap)
-        .any(|(_, elements)| elements.values().any(|e| verdict_target(&e.value) == Some(name)));
-    if by_rule || by_element {
-        return Err(refuse(libc::EBUSY));
-    }
-    undo.push(UndoStep::Chain(name.clone(), ruleset.chains.remove(name)));
-    Ok(())
+fn delete_chain(ruleset: &mut Ruleset, journal: &mut Journal, name: &Name) -> Result<(), i32> {
+    let chain = ruleset.chains.remove(name).ok_or(libc::ENOENT)?;
+    let busy = check::chain_is_used(ruleset, name);
+    journal.push(Undo::Chain(name.clone(), Box::new(chain)));
+    if busy { Err(libc::EBUSY) } else { Ok(()) }
 }
 
 fn add_rule(
     ruleset: &mut Ruleset,
+    journal: &mut Journal,
     chain: &Name,
     rule: &Rule,
-    undo: &mut Undo,
-) -> Result<(), Refusal> {
-    for expr in &rule.exprs {
-        let missing_set = set_of(expr).is_some_and(|set| !ruleset.sets.contains_key(set));
-        let missing_chain = target(expr).is_some_and(|to| !ruleset.chains.contains_key(to));
-        if missing_set || missing_chain {
-            return Err(refuse(libc::ENOENT));
-        }
-        if target(expr) == Some(chain) {
-            return Err(refuse(libc::ELOOP));
-        }
+) -> Result<(), i32> {
+    if !ruleset.chains.contains_key(chain) {
+        return Err(libc::ENOENT);
     }
-    let (declared, rules) = ruleset.chains.get_mut(chain).ok_or(refuse(libc::ENOENT))?;
-    undo.push(UndoStep::Chain(chain.clone(), Some((declared.clone(), rules.clone()))));
-    rules.push(rule.clone());
+    check::rule(ruleset, rule)?;
+    if let Some((_, rules)) = ruleset.chains.get_mut(chain) {
+        journal.push(Undo::NewRule(chain.clone()));
+        rules.push(rule.clone());
+    }
     Ok(())
 }
 
-fn add_set(ruleset: &mut Ruleset, set: &Set, undo: &mut Undo) -> Result<(), Refusal> {
-    match ruleset.sets.get(&set.name) {
-        Some((found, _)) if found.key == set.key && found.kind == set.kind => Ok(()),
-        Some(_) => Err(refuse(libc::EEXIST)),
-        None => {
-            undo.push(UndoStep::Set(set.name.clone(), None));
-            ruleset.sets.insert(set.name.clone(), (set.clone(), BTreeMap::new()));
-            Ok(())
-        }
+fn add_set(ruleset: &mut Ruleset, journal: &mut Journal, set: &Set) -> Result<(), i32> {
+    if let Some((existing, _)) = ruleset.sets.get(&set.name) {
+        // User data is not compared.
+        let same = Set { comment: existing.comment.clone(), ..set.clone() } == *existing;
+        return if same { Ok(()) } else { Err(libc::EEXIST) };
     }
+    journal.push(Undo::NewSet(set.name.clone()));
+    ruleset.sets.insert(set.name.clone(), (set.clone(), Default::default()));
+    Ok(())
 }
 
-fn delete_set(ruleset: &mut Ruleset, name: &Name, undo: &mut Undo) -> Result<(), Refusal> {
-    let mut rules = ruleset.chains.values().flat_map(|(_, rules)| rules);
-    if rules.any(|rule| rule.exprs.iter().any(|expr| set_of(expr) == Some(name))) {
-        return Err(refuse(libc::EBUSY));
+fn delete_set(ruleset: &mut Ruleset, journal: &mut Journal, name: &Name) -> Result<(), i32> {
+    if check::set_is_used(ruleset, name) {
+        return Err(libc::EBUSY);
     }
-    let before = ruleset.sets.remove(name).ok_or(refuse(libc::ENOENT))?;
-    undo.push(UndoStep::Set(name.clone(), Some(before)));
+    let set = ruleset.sets.remove(name).ok_or(libc::ENOENT)?;
+    journal.push(Undo::Set(name.clone(), Box::new(set)));
     Ok(())
 }
 
 fn add_element(
     ruleset: &mut Ruleset,
-    set: &Name,
+    journal: &mut Journal,
+    name: &Name,
     element: &Element,
-    undo: &mut Undo,
 ) -> Result<(), i32> {
-    if let Some(to) = verdict_target(&element.value)
-        && !ruleset.chains.contains_key(to)
-    {
-        return Err(libc::ENOENT);
+    let (set, elements) = ruleset.sets.get(name).ok_or(libc::ENOENT)?;
+    check::element(set, element)?;
+    if let Value::Verdict(verdict) = &element.value {
+        check::verdict(ruleset, verdict)?;
     }
-    let (declared, elements) = ruleset.sets.get_mut(set).ok_or(libc::ENOENT)?;
-    if !fits(declared, element) {
-        return Err(libc::EINVAL);
-    }
-    if let Some(found) = elements.get(&element.key) {
-        let same = found.value == element.value && found.last == element.last;
+    if let Some(existing) = elements.get(&element.key) {
+        let same = existing.value == element.value && end(existing) == end(element);
         return if same { Ok(()) } else { Err(libc::EEXIST) };
     }
-    if declared.interval && overlaps(elements, element) {
+    if set.interval && check::overlaps(elements, element) {
         return Err(libc::EEXIST);
     }
-    if declared.size.is_some_and(|size| elements.len() >= size as usize) {
+    if set.size.is_some_and(|size| elements.len() >= size as usize) {
         return Err(libc::ENFILE);
     }
-    undo.push(UndoStep::Element(set.clone(), element.key, None));
-    elements.insert(element.key, element.clone());
+    if let Some((_, elements)) = ruleset.sets.get_mut(name) {
+        journal.push(Undo::NewElement(name.clone(), element.key));
+        elements.insert(element.key, element.clone());
+    }
     Ok(())
 }
 
 fn delete_element(
     ruleset: &mut Ruleset,
-    set: &Name,
+    journal: &mut Journal,
+    name: &Name,
     element: &Element,
-    undo: &mut Undo,
 ) -> Result<(), i32> {
-    let (_, elements) = ruleset.sets.get_mut(set).ok_or(libc::ENOENT)?;
-    if elements.get(&element.key).is_none_or(|found| found.last != element.last) {
+    let (_, elements) = ruleset.sets.get_mut(name).ok_or(libc::ENOENT)?;
+    let existing = elements.get(&element.key).ok_or(libc::ENOENT)?;
+    if end(existing) != end(element) {
         return Err(libc::ENOENT);
     }
-    let before = elements.remove(&element.key);
-    undo.push(UndoStep::Element(set.clone(), element.key, before));
+    let existing = elements.remove(&element.key).ok_or(libc::ENOENT)?;
+    journal.push(Undo::Element(name.clone(), Box::new(existing)));
     Ok(())
 }
 
-fn fits(set: &Set, element: &Element) -> bool {
-    // A lone field keeps its own length; keys built here are padded, which the encoder undoes.
-    let key_fits = element.key.as_bytes().len() == set.key_len();
-    let value_fits = match (&set.kind, &element.value) {
-        (SetKind::Set, Value::None) => true,
-        (SetKind::Map(_), Value::Data(data)) => data.as_bytes().len() == set.data_len(),
-        (SetKind::VerdictMap, Value::Verdict(_)) => true,
-        _ => false,
-    };
-    key_fits && value_fits && element.last.is_some() == set.interval
-}
-
-fn overlaps(elements: &BTreeMap<Key, Element>, element: &Element) -> bool {
-    let last = element.last.unwrap_or(element.key);
-    let before = elements.range(..=last).next_back();
-    before.is_some_and(|(key, found)| found.last.unwrap_or(*key) >= element.key)
-}
-
-fn set_of(expr: &Expr) -> Option<&Name> {
-    match expr {
-        Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => Some(set),
-        _ => None,
-    }
-}
-
-fn target(expr: &Expr) -> Option<&Name> {
-    match expr {
-        Expr::Verdict(verdict) => chain_of(verdict),
-        _ => None,
-    }
-}
-
-fn verdict_target(value: &Value) -> Option<&Name> {
-    match value {
-        Value::Verdict(verdict) => chain_of(verdict),
-        Value::None | Value::Data(_) => None,
-    }
-}
-
-fn chain_of(verdict: &Verdict) -> Option<&Name> {
-    match verdict {
-        Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
-        Verdict::Accept | Verdict::Drop | Verdict::Return => None,
-    }
+/// The last key an element covers.
+fn end(element: &Element) -> super::Key {
+    element.last.unwrap_or(element.key)
 }

@@ -51,6 +51,47 @@ impl Schedule {
     }
 }
 
+/// Pause after a repair before the next one may start, if they follow each other closely.
+const FIRST_REPAIR_PAUSE: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const LONGEST_REPAIR_PAUSE: Duration = Duration::from_secs(30);
+
+/// Slows repairs down when they repeat, so that two programs that undo each other's work never do so
+/// at full speed.
+#[derive(Debug, Clone, Default)]
+pub struct Damper {
+    last: Option<Duration>,
+    repeats: u32,
+    due: Option<Duration>,
+}
+
+impl Damper {
+    /// Someone else changed the table: sets when it is to be repaired. The first repair after a quiet
+    /// time is due at once.
+    pub fn disturbed(&mut self, now: Duration) {
+        if self.due.is_none() {
+            self.due = Some(self.last.map_or(now, |last| now.max(last + self.pause())));
+        }
+    }
+
+    /// When the table is to be repaired.
+    pub fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    /// The repair begins.
+    pub fn repairing(&mut self, now: Duration) {
+        let quiet = self.last.is_none_or(|last| now >= last + 2 * LONGEST_REPAIR_PAUSE);
+        self.repeats = if quiet { 0 } else { self.repeats + 1 };
+        self.last = Some(now);
+        self.due = None;
+    }
+
+    fn pause(&self) -> Duration {
+        FIRST_REPAIR_PAUSE.saturating_mul(1 << self.repeats.min(16)).min(LONGEST_REPAIR_PAUSE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +129,27 @@ mod tests {
         let mut schedule = Schedule::new(Limits { min_interval: ms(5000), retry: ms(1000) });
         schedule.ended(ms(0), false);
         assert_eq!(schedule.due(false), ms(5000));
+    }
+
+    #[test]
+    fn repeated_repairs_slow_down_and_recover_after_a_quiet_time() {
+        let mut damper = Damper::default();
+        let mut now = ms(5000);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            damper.disturbed(now);
+            let due = damper.due().unwrap();
+            pauses.push((due - now).as_millis());
+            now = due;
+            damper.repairing(now);
+        }
+        let expected = [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000];
+        assert_eq!(pauses, expected);
+        now += ms(60_000);
+        damper.disturbed(now);
+        assert_eq!(damper.due(), Some(now));
+        damper.repairing(now);
+        damper.disturbed(now);
+        assert_eq!(damper.due(), Some(now + ms(100)));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::inbox::{Inbox, Mail};
-use super::schedule::{Limits, Schedule};
+use super::schedule::{Damper, Limits, Schedule};
 use super::{Report, Synchronizer};
 use crate::engine::Effect;
 use crate::model::{Change, Family, NodeAddresses, PerFamily};
@@ -29,10 +29,19 @@ pub trait Observer<K>: Send {
     fn queued(&mut self, family: Family);
 
     /// A family was synced.
-    fn synced(&mut self, synchronizer: &Synchronizer<K>, report: &Report, elapsed: Duration);
+    fn synced(&mut self, synchronizer: &Synchronizer<K>, report: &Report, timing: Timing);
 
     /// Everything that came in so far is dealt with; `backlog` changes wait already.
     fn settled(&mut self, synchronizer: &Synchronizer<K>, backlog: usize);
+}
+
+/// About one sync.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// How long it took.
+    pub elapsed: Duration,
+    /// It was a repair: someone else had changed the table.
+    pub repair: bool,
 }
 
 /// The worker's parts.
@@ -43,6 +52,7 @@ pub struct Worker<K, O> {
     schedules: PerFamily<Schedule>,
     fresh: PerFamily<bool>,
     audited: PerFamily<Duration>,
+    dampers: PerFamily<Damper>,
     started: Instant,
 }
 
@@ -61,6 +71,7 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
             schedules: PerFamily::from_fn(|_| Schedule::new(limits)),
             fresh: PerFamily::default(),
             audited: PerFamily::default(),
+            dampers: PerFamily::default(),
             started: Instant::now(),
         }
     }
@@ -93,7 +104,9 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         let syncs = pending.map(|family| self.schedules[family].due(self.fresh[family]));
         let ready = self.synchronizer.engine.is_ready();
         let audits = families.iter().filter(|_| ready).map(|family| self.audited[family] + AUDIT);
-        let due = syncs.chain(audits).chain(self.synchronizer.next_retry()).min()?;
+        let repairs = Family::BOTH.into_iter().filter_map(|f| self.dampers[f].due());
+        let retry = self.synchronizer.next_retry();
+        let due = syncs.chain(audits).chain(repairs).chain(retry).min()?;
         Some(due.saturating_sub(self.now()))
     }
 
@@ -109,7 +122,8 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         }
         for family in families.iter() {
             if mail.foreign_changes[family] {
-                self.synchronizer.distrust(family);
+                let now = self.now();
+                self.dampers[family].disturbed(now);
             }
             if self.synchronizer.is_pending(family) && mail.oldest.is_some() {
                 self.fresh[family] = true;
@@ -120,7 +134,12 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
 
     fn sync(&mut self, family: Family) {
         let now = self.now();
-        if self.synchronizer.engine.is_ready() && now >= self.audited[family] + AUDIT {
+        let ready = self.synchronizer.engine.is_ready();
+        let repair = self.dampers[family].due().is_some_and(|due| due <= now);
+        if repair {
+            self.dampers[family].repairing(now);
+        }
+        if ready && (repair || now >= self.audited[family] + AUDIT) {
             self.synchronizer.distrust(family);
         }
         if now < self.schedules[family].due(self.fresh[family]) {
@@ -133,6 +152,7 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         if report.full && report.result.is_ok() {
             self.audited[family] = ended;
         }
-        self.observer.synced(&self.synchronizer, &report, ended - now);
+        let timing = Timing { elapsed: ended - now, repair };
+        self.observer.synced(&self.synchronizer, &report, timing);
     }
 }

@@ -33,18 +33,18 @@ const ATTEMPTS: usize = 5;
 
 /// A rule that continues in another chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Jump {
-    pub(super) from: String,
-    pub(super) handle: u64,
-    pub(super) to: String,
-    pub(super) comment: Option<String>,
+pub(in crate::cleanup) struct Jump {
+    pub(in crate::cleanup) from: String,
+    pub(in crate::cleanup) handle: u64,
+    pub(in crate::cleanup) to: String,
+    pub(in crate::cleanup) comment: Option<String>,
 }
 
 /// A table's chains and jumps, in the kernel's order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Listing {
-    pub(super) chains: Vec<String>,
-    pub(super) jumps: Vec<Jump>,
+pub(in crate::cleanup) struct Listing {
+    pub(in crate::cleanup) chains: Vec<String>,
+    pub(in crate::cleanup) jumps: Vec<Jump>,
 }
 
 /// Reads a table; one that does not exist has no chains.

@@ -1,0 +1,5 @@
+//! The running agent.
+mod flows;
+mod observer;
+pub mod status;
+mod traffic;
