@@ -35,6 +35,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitStatus;
+use std::sync::Mutex;
 
 use crate::model::{Family, Protocol};
 
@@ -123,7 +124,7 @@ pub struct Lab {
     pub elsewhere: Netns,
     /// Clients from outside and the node's default route.
     pub outside: Netns,
-    servers: Vec<Server>,
+    servers: Mutex<Vec<Server>>,
 }
 
 impl Lab {
@@ -131,12 +132,12 @@ impl Lab {
     /// [`POD_PORTS`].
     pub fn new(network: PodNetwork) -> Result<Lab, LabError> {
         let pods = (0..PODS).map(|n| Netns::new(&format!("pod-{n}"))).collect::<Result<_, _>>()?;
-        let mut lab = Lab {
+        let lab = Lab {
             node: Netns::new("node")?,
             pods,
             elsewhere: Netns::new("elsewhere")?,
             outside: Netns::new("outside")?,
-            servers: Vec::new(),
+            servers: Mutex::default(),
         };
         lab.set_sysctls()?;
         lab.link_neighbours()?;
@@ -148,13 +149,13 @@ impl Lab {
 
     /// Starts a server that lives as long as the lab.
     pub fn serve(
-        &mut self,
+        &self,
         place: Place,
         name: &str,
         addresses: &[SocketAddr],
     ) -> Result<(), LabError> {
         let server = Server::start(self.netns(place), name, addresses)?;
-        self.servers.push(server);
+        self.servers.lock().expect("nobody panics holding it").push(server);
         Ok(())
     }
 
@@ -302,7 +303,7 @@ impl Lab {
         Ok(())
     }
 
-    fn start_pod_servers(&mut self) -> Result<(), LabError> {
+    fn start_pod_servers(&self) -> Result<(), LabError> {
         for n in 0..PODS {
             let at = |ip: fn(usize, Family) -> IpAddr| -> Vec<SocketAddr> {
                 let ports = POD_PORTS.into_iter();

@@ -1,11 +1,14 @@
 //! The same state by any way: after every change packets go where they should, and the kernel's
 //! table is what a fresh start would have made.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kubeweir::model::{Family, Kind, Object};
-use kubeweir::testing::lab::{Place, PodNetwork, ServiceBuilder, external_ip, service};
+use kubeweir::testing::lab::{Dial, Place, PodNetwork, ServiceBuilder, external_ip, service};
 use kubeweir::testing::normal::normal_form;
 
-use super::case::{Case, Expect, Source, To, answer, case, check};
+use super::case::{Case, Expect, PROTOCOLS, Source, To, answer, case, check, summary};
 use super::rig::{NodePorts, Rig, Settings, both_families, web_slices, web_slices_of};
 
 /// Compares the node's tables with those of a fresh start, apart from where in its slots an endpoint
@@ -144,7 +147,7 @@ fn a_service_takes_every_shape() {
     let ranges = exposed().source_range(net("203.0.113.0/24")).source_range(net("2001:db8::/48"));
     let mut moved = exposed().model();
     moved.ports.iter_mut().for_each(|port| port.node_port = Some(30_112));
-    let moved = Object::Service(std::sync::Arc::new(moved));
+    let moved = Object::Service(Arc::new(moved));
     let from = |to, expect| case("changes", Place::Outside, To::Node(to), expect);
     let vip = |expect| case("changes", Place::Outside, To::External(111, 80), expect);
     let steps = [
@@ -165,7 +168,7 @@ fn a_service_takes_every_shape() {
     history.step("without affinity", vec![changing().object()], reached(both(kept), None));
     let mut alias = changing().model();
     alias.kind = kubeweir::model::ServiceType::ExternalName;
-    let alias = Object::Service(std::sync::Arc::new(alias));
+    let alias = Object::Service(Arc::new(alias));
     let gone = case("ExternalName", Place::Pod(2), To::ClusterIp(111, 80), Expect::Dropped);
     history.step("ExternalName", vec![alias], vec![gone]);
     history.step("back", vec![changing().object()], reached(both(kept), None));
@@ -178,7 +181,7 @@ fn slices_in_any_order() {
     let renamed = |objects: Vec<Object>, suffix: &str| -> Vec<Object> {
         let rename = |mut object: Object| {
             if let Object::EndpointSlice(slice) = &mut object {
-                let slice = std::sync::Arc::make_mut(slice);
+                let slice = Arc::make_mut(slice);
                 slice.name.name = format!("{}{suffix}", slice.name.name).into();
             }
             object
@@ -198,4 +201,58 @@ fn slices_in_any_order() {
     history.verify("one slice deleted", cases);
     history.rig.delete(Kind::EndpointSlice, &["changes-ip-a", "changes-ip6-a"]);
     history.verify("both deleted", reached(Expect::Refused, None));
+}
+
+// B-104, B-168: no new flow is lost while lists change, cross classes, shrink to one and grow again,
+// while the service takes other shapes, and while a new process takes over.
+#[test]
+fn no_flow_is_lost_on_the_way() {
+    let mut rig = Rig::new(PodNetwork::Routed, Settings::default());
+    let stays = || Place::RemotePod(0);
+    let mut objects = vec![exposed().object()];
+    objects.extend(web_slices("changes", 8080, &[stays()]));
+    rig.start(objects);
+    let stop = AtomicBool::new(false);
+    let lab = Arc::clone(&rig.lab);
+    let dialled = std::thread::scope(|scope| {
+        let dial = |from: Place, to: To| {
+            let (lab, stop) = (&lab, &stop);
+            scope.spawn(move || {
+                let mut dialled = 0;
+                while !stop.load(Ordering::Relaxed) || dialled == 0 {
+                    for (family, protocol) in Family::BOTH.into_iter().zip(PROTOCOLS) {
+                        let dial = Dial::new(protocol, to.address(family));
+                        let outcomes = lab.dial(from, dial, 10);
+                        let answered = outcomes.iter().all(|outcome| outcome.answer().is_some());
+                        assert!(answered, "{from:?} {to:?} {protocol}: {}", summary(&outcomes));
+                        dialled += outcomes.len();
+                    }
+                }
+                dialled
+            })
+        };
+        let diallers = [
+            dial(Place::Pod(1), To::ClusterIp(111, 80)),
+            dial(Place::Host, To::ClusterIp(111, 80)),
+            dial(Place::Outside, To::External(111, 80)),
+            dial(Place::OutsideAt(1), To::Node(30_111)),
+        ];
+        for round in 0..6 {
+            for members in [6, 1, 4, 5, 2, 3] {
+                let all = [&[stays()], &PODS[..], &REMOTE[1..]].concat();
+                rig.set(web_slices("changes", 8080, &all[..members]));
+            }
+            let shapes = [exposed().sticky(round + 1), exposed().internal_local(), exposed()];
+            // Only the last shape serves everybody without a local endpoint.
+            rig.set(web_slices("changes", 8080, &[stays(), Place::Pod(0)]));
+            for shape in shapes {
+                rig.set(vec![shape.object()]);
+            }
+            rig.restart();
+            rig.set(web_slices("changes", 8080, &[stays()]));
+        }
+        stop.store(true, Ordering::Relaxed);
+        diallers.map(|dialler| dialler.join().unwrap()).iter().sum::<usize>()
+    });
+    println!("{dialled} flows");
 }

@@ -1,8 +1,9 @@
 //! Section 5.3: on which addresses NodePorts are accepted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use kubeweir::model::{Family, Object};
+use kubeweir::model::{Family, Object, ServiceType};
 use kubeweir::testing::lab::{GATEWAY, NODE_IP, Place, PodNetwork, service};
 
 use super::case::{Case, Expect, Source, To, answer, case, check};
@@ -93,4 +94,19 @@ fn a_load_balancer_on_the_nodes_own_address() {
         }
         check(&rig.lab, &format!("load balancer on the node, {node_ports:?}"), &cases);
     }
+}
+
+// B-082: a NodePort counts whatever the type says. B-091: but on a ClusterIP Service without
+// external IPs the external policy does not.
+#[test]
+fn on_a_service_of_type_cluster_ip() {
+    let mut rig = rig(NodePorts::Primary);
+    let mut odd = service("odd", 73).twins("http", 80, Some(30_073)).external_local().model();
+    odd.kind = ServiceType::ClusterIp;
+    let mut objects = vec![Object::Service(Arc::new(odd))];
+    objects.extend(web_slices("odd", 8080, &[Place::Pod(0), Place::RemotePod(0)]));
+    rig.set(objects);
+    let both = answer(&["pod-0:8080", "remote-0:8080"], Source::Masqueraded);
+    let cases = EVERYBODY.map(|place| case("odd type", place, To::Node(30_073), both.clone()));
+    check(&rig.lab, "a NodePort on a ClusterIP Service", &cases);
 }

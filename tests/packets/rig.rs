@@ -60,7 +60,7 @@ impl Default for Settings {
 
 /// A lab and what programs its node.
 pub struct Rig {
-    pub lab: Lab,
+    pub lab: Arc<Lab>,
     network: PodNetwork,
     settings: Settings,
     objects: BTreeMap<(Kind, ObjectName), Object>,
@@ -69,7 +69,7 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(network: PodNetwork, settings: Settings) -> Rig {
-        let lab = Lab::new(network).unwrap();
+        let lab = Arc::new(Lab::new(network).unwrap());
         let proxy = synchronizer(&lab.node, network, settings);
         Rig { lab, network, settings, objects: BTreeMap::new(), proxy }
     }

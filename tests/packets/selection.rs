@@ -65,7 +65,7 @@ fn cases(name: &str, cluster: &[&str], local: Option<&[&str]>) -> Vec<Case> {
     ]
 }
 
-// B-108, B-109, B-110, B-112, B-113: ready endpoints; without any, terminating ones that serve; for
+// B-092, B-108, B-109, B-110, B-112, B-113: ready endpoints; without any, terminating ones that serve; for
 // the cluster's list and the node's list each on its own.
 #[test]
 fn ready_then_terminating_then_none() {
