@@ -122,7 +122,7 @@ fn check_rules(lab: &Lab, place: Place, protocol: Protocol, family: Family) {
 
 #[test]
 fn addresses_are_where_the_lab_says() {
-    let mut lab = Lab::new(PodNetwork::Routed).unwrap();
+    let lab = Lab::new(PodNetwork::Routed).unwrap();
     for family in Family::BOTH {
         let bound = external_ip(20, family);
         lab.bind_on_node(bound).unwrap();

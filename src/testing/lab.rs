@@ -35,6 +35,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitStatus;
+use std::sync::Mutex;
 
 use crate::model::{Family, Protocol};
 
@@ -123,7 +124,7 @@ pub struct Lab {
     pub elsewhere: Netns,
     /// Clients from outside and the node's default route.
     pub outside: Netns,
-    servers: Vec<Server>,
+    servers: Mutex<Vec<Server>>,
 }
 
 impl Lab {
@@ -131,29 +132,30 @@ impl Lab {
     /// [`POD_PORTS`].
     pub fn new(network: PodNetwork) -> Result<Lab, LabError> {
         let pods = (0..PODS).map(|n| Netns::new(&format!("pod-{n}"))).collect::<Result<_, _>>()?;
-        let mut lab = Lab {
+        let lab = Lab {
             node: Netns::new("node")?,
             pods,
             elsewhere: Netns::new("elsewhere")?,
             outside: Netns::new("outside")?,
-            servers: Vec::new(),
+            servers: Mutex::default(),
         };
         lab.set_sysctls()?;
         lab.link_neighbours()?;
         lab.link_pods(network)?;
         lab.start_pod_servers()?;
+        lab.meet_neighbours();
         Ok(lab)
     }
 
     /// Starts a server that lives as long as the lab.
     pub fn serve(
-        &mut self,
+        &self,
         place: Place,
         name: &str,
         addresses: &[SocketAddr],
     ) -> Result<(), LabError> {
         let server = Server::start(self.netns(place), name, addresses)?;
-        self.servers.push(server);
+        self.servers.lock().expect("nobody panics holding it").push(server);
         Ok(())
     }
 
@@ -191,9 +193,10 @@ impl Lab {
             netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
             netns.sysctl("net/ipv4/conf/all/send_redirects", "0")?;
             netns.sysctl("net/ipv4/conf/default/send_redirects", "0")?;
-            // Refusals are to be seen every time, not once a second.
-            netns.sysctl("net/ipv4/icmp_ratelimit", "0")?;
-            netns.sysctl("net/ipv6/icmp/ratelimit", "0")?;
+            // Refusals are to be seen every time, not once a second: no type of message is limited
+            // (none cannot be said in IPv6; 255 is reserved).
+            netns.sysctl("net/ipv4/icmp_ratemask", "0")?;
+            netns.sysctl("net/ipv6/icmp/ratemask", "255")?;
         }
         Ok(())
     }
@@ -300,7 +303,7 @@ impl Lab {
         Ok(())
     }
 
-    fn start_pod_servers(&mut self) -> Result<(), LabError> {
+    fn start_pod_servers(&self) -> Result<(), LabError> {
         for n in 0..PODS {
             let at = |ip: fn(usize, Family) -> IpAddr| -> Vec<SocketAddr> {
                 let ports = POD_PORTS.into_iter();
@@ -312,6 +315,20 @@ impl Lab {
             self.serve(Place::RemotePod(n), &format!("remote-{n}"), &at(remote_pod_ip))?;
         }
         Ok(())
+    }
+
+    /// Uses every link once, so that no later packet is lost while neighbours are still unknown:
+    /// TCP would repeat it, UDP does not.
+    fn meet_neighbours(&self) {
+        for family in Family::BOTH {
+            for n in 0..PODS {
+                for place in [Place::Outside, Place::RemotePod(0)] {
+                    let to = SocketAddr::new(pod_ip(n, family), POD_PORTS[0]);
+                    let met = self.dial(place, Dial::new(Protocol::Tcp, to), 1);
+                    assert!(met[0].answer().is_some(), "{place:?} cannot reach {to}: {met:?}");
+                }
+            }
+        }
     }
 }
 
