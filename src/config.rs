@@ -1,1 +1,198 @@
-//! Stub.
+//! The configuration: from flags and file to typed values.
+//!
+//! Place in the flow: `main` calls [`complete()`] with the parsed flags and the file's text, sets up
+//! logging from the completed object, then calls [`resolve()`]; everyone else sees [`Config`].
+//!
+//! ```text
+//! flags (cli::proxy) ──┐
+//!                      ├─> complete ─> Completed (v1alpha1 object) ─> validate + resolve ─> Config
+//! file text ─> decode ─┘
+//! ```
+//!
+//! Pure, but for [`mod@watch`]. Must not know rules of traffic, nftables or the API.
+
+pub use crate::model::address;
+mod complete;
+pub mod decode;
+pub mod duration;
+pub mod feature_gates;
+mod node_name;
+pub mod note;
+mod resolve;
+pub mod sanity;
+pub mod v1alpha1;
+pub mod validate;
+pub mod version;
+pub mod watch;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use complete::{CompleteError, Completed, complete};
+pub use feature_gates::{FeatureGates, Gate};
+pub use node_name::{NodeNameError, node_name};
+pub use note::{Note, NoteLevel};
+pub use resolve::resolve;
+pub use v1alpha1::KubeProxyConfiguration;
+pub use validate::{Violation, Violations};
+
+use crate::model::PerFamily;
+
+/// Whose behaviour the rules have; they are nftables in every mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProxyMode {
+    /// Upstream's iptables mode, also if nothing is written (B-042).
+    Iptables,
+    /// Upstream's ipvs mode.
+    Ipvs,
+    /// Upstream's nftables mode.
+    Nftables,
+}
+
+impl ProxyMode {
+    /// From the name in flag or file; unknown names, which validation refuses, are iptables.
+    fn from_name(name: &str) -> ProxyMode {
+        match name {
+            "nftables" => ProxyMode::Nftables,
+            "ipvs" => ProxyMode::Ipvs,
+            _ => ProxyMode::Iptables,
+        }
+    }
+}
+
+impl fmt::Display for ProxyMode {
+    /// As `/proxyMode` answers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ProxyMode::Iptables => "iptables",
+            ProxyMode::Ipvs => "ipvs",
+            ProxyMode::Nftables => "nftables",
+        })
+    }
+}
+
+/// How traffic from pods is recognised (section 5.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// By [`Config::cluster_cidrs`].
+    ClusterCidr,
+    /// By the node's podCIDRs.
+    NodeCidr,
+    /// By the interface it arrives on. The name may be longer than an interface name can be, and
+    /// then never matches.
+    BridgeInterface(String),
+    /// By what the name of the interface it arrives on starts with.
+    InterfaceNamePrefix(String),
+}
+
+/// Connection tracking sysctls; `None` and 0 leave the kernel's value alone (B-040).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConntrackConfig {
+    /// Entries per core.
+    pub max_per_core: u32,
+    /// Least number of entries, whatever the cores.
+    pub min: u32,
+    /// Idle time of established TCP.
+    pub tcp_established_timeout: Option<Duration>,
+    /// Time in CLOSE_WAIT.
+    pub tcp_close_wait_timeout: Option<Duration>,
+    /// Whether packets outside the window are tolerated.
+    pub tcp_be_liberal: bool,
+    /// Time of unanswered UDP.
+    pub udp_timeout: Option<Duration>,
+    /// Time of answered UDP.
+    pub udp_stream_timeout: Option<Duration>,
+}
+
+/// The HTTP servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where the proxy health server listens; `None` if it is off (B-007).
+    pub healthz: Option<SocketAddr>,
+    /// Where the metrics server listens.
+    pub metrics: SocketAddr,
+    /// Whether a failure to listen ends the process.
+    pub hard_fail: bool,
+    /// Whether profiles and the verbosity knob are offered.
+    pub profiling: bool,
+    /// Whether metrics hidden in the previous minor release are shown.
+    pub show_hidden_metrics: bool,
+}
+
+/// How to reach the API server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientConfig {
+    /// Path of the kubeconfig.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL that wins over the kubeconfig's server; without both, in-cluster (B-013).
+    pub master: Option<String>,
+    /// Accept header instead of `content_type`.
+    pub accept_content_types: Option<String>,
+    /// Media type of requests.
+    pub content_type: String,
+    /// Requests a second; below 0 means no limit.
+    pub qps: f32,
+    /// Requests that may exceed `qps` for a moment.
+    pub burst: u32,
+}
+
+/// The resolved configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Whose behaviour the rules have.
+    pub mode: ProxyMode,
+    /// Name of the node; empty means the kernel's host name: see [`node_name()`].
+    pub hostname_override: String,
+    /// What to take for the node's primary IP; unspecified means nothing (section 3.3).
+    pub bind_address: IpAddr,
+    /// Pod CIDRs, for [`DetectLocal::ClusterCidr`].
+    pub cluster_cidrs: PerFamily<Option<IpNet>>,
+    /// How traffic from pods is recognised.
+    pub detect_local: DetectLocal,
+    /// Which addresses serve NodePorts.
+    pub nodeport_addresses: crate::node::nodeport::NodePortAddresses,
+    /// Whether every service flow is masqueraded; from the active mode's section (B-041).
+    pub masquerade_all: bool,
+    /// Whether NodePorts are served on 127.0.0.1; never but in iptables mode, IPv4 only.
+    pub localhost_nodeports: bool,
+    /// Whether `spec.externalIPs` is honoured (B-050).
+    pub external_ips: bool,
+    /// Longest time between full syncs.
+    pub sync_period: Duration,
+    /// Shortest time between syncs: zero unless one was written (B-039, B-193: a deviation).
+    pub min_sync_period: Duration,
+    /// How often configuration from the API server is refreshed.
+    pub config_sync_period: Duration,
+    /// Connection tracking sysctls.
+    pub conntrack: ConntrackConfig,
+    /// oom_score_adj of the process.
+    pub oom_score_adj: i32,
+    /// The HTTP servers.
+    pub servers: ServerConfig,
+    /// How to reach the API server.
+    pub client: ClientConfig,
+    /// Whether new connections are counted by service.
+    pub service_counters: bool,
+    /// Whether the tables are owned, on kernels that can.
+    pub table_ownership: bool,
+    /// State of every feature gate.
+    pub gates: FeatureGates,
+    /// What is worth a log line about all this; logged once by `main`.
+    pub notes: Vec<Note>,
+    /// The whole object, for `/configz` and [`write_config`].
+    pub object: KubeProxyConfiguration,
+}
+
+/// The object could not be written as YAML.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot encode the configuration")]
+pub struct EncodeError(#[source] Box<serde_saphyr::ser::Error>);
+
+/// The object as a file that this program and upstream load (B-020).
+pub fn write_config(object: &KubeProxyConfiguration) -> Result<String, EncodeError> {
+    serde_saphyr::to_string(object).map_err(|error| EncodeError(Box::new(error)))
+}

@@ -1,1 +1,259 @@
-//! Stub.
+//! From changed objects to transactions: the pure heart.
+//!
+//! Place in the flow: [`Engine::apply`] takes a source's changes and marks services dirty;
+//! [`Engine::plan`] turns dirty services of one family into a [`Plan`]; the synchronizer commits its
+//! transaction and reports back with [`Engine::applied`], or with nothing at all, in which case the
+//! services stay dirty. Knows no clock, no I/O, no kernel.
+//!
+//! One code path: a plan computes what its dirty services should have and compares it with what they
+//! have. At a cold start that is nothing; after a restart or a foreign change it is what was found in
+//! the kernel ([`Engine::adopt`]); otherwise it is what was applied before. A full sync is the same
+//! with all services dirty.
+
+mod adopt;
+mod applied;
+mod changes;
+mod claims;
+mod desired;
+mod plan;
+mod queries;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use adopt::Adoption;
+pub use applied::surviving_clients;
+pub use claims::Claim;
+pub use plan::{Plan, Selection, replace_clients};
+pub use queries::{Conflict, FamilySummary, Totals};
+pub use store::{Effect, Store};
+
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
+use crate::program::{NodePortMatch, Program, RuleOptions, program};
+use crate::topology::Vantage;
+use applied::Applied;
+use claims::Claims;
+
+/// Decides what the kernel should have, and how to get there.
+#[derive(Debug)]
+pub struct Engine {
+    options: RuleOptions,
+    vantage: Vantage,
+    families: Families,
+    /// Whether the kernel can own tables for us (design: 6.9 or newer, probed).
+    owned: bool,
+    store: Store,
+    state: PerFamily<FamilyState>,
+}
+
+/// One family's part.
+#[derive(Debug)]
+struct FamilyState {
+    program: Program,
+    claims: Claims,
+    applied: Applied,
+    /// Services whose fragment may differ from what is applied.
+    dirty: BTreeSet<ObjectName>,
+    /// Services that the kernel refused: kept as they are until they change or are retried.
+    set_aside: BTreeSet<ObjectName>,
+    /// Addresses and networks that belong to no service, as they should be.
+    statics: Statics,
+}
+
+/// Elements that belong to no service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Statics {
+    /// Sorted, without duplicates.
+    node_port_ips: Vec<IpAddr>,
+    /// Aggregated, sorted.
+    service_cidrs: Vec<IpNet>,
+}
+
+impl Engine {
+    /// An engine without objects, in front of kernels without tables. `owned` says whether tables are
+    /// created owned and persistent.
+    pub fn new(options: RuleOptions, vantage: Vantage, families: Families, owned: bool) -> Self {
+        let state = PerFamily::from_fn(|family| FamilyState {
+            program: program(family, &options),
+            claims: Claims::default(),
+            applied: Applied::default(),
+            dirty: BTreeSet::new(),
+            set_aside: BTreeSet::new(),
+            statics: statics(family, &options, &Store::default(), initial(family, &options)),
+        });
+        Engine { options, vantage, families, owned, store: Store::default(), state }
+    }
+
+    /// The families that are programmed.
+    pub fn families(&self) -> Families {
+        self.families
+    }
+
+    /// The objects.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The options of the program.
+    pub fn options(&self) -> &RuleOptions {
+        &self.options
+    }
+
+    /// This node as endpoint selection sees it.
+    pub fn vantage(&self) -> &Vantage {
+        &self.vantage
+    }
+
+    /// The program of a family.
+    pub fn program(&self, family: Family) -> &Program {
+        &self.state[family].program
+    }
+
+    /// Takes a change from a source. Returns what it touched; nothing is planned here. Nodes other
+    /// than this one are ignored.
+    pub fn apply(&mut self, change: Change) -> Effect {
+        let mut effect = self.store.apply(self.of_this_node(change));
+        for family in self.families.iter() {
+            for service in &effect.services {
+                if effect.service_objects.contains(service) {
+                    self.claim(family, service);
+                }
+                self.mark_dirty(family, service.clone());
+            }
+        }
+        if effect.service_cidrs {
+            self.refresh_statics(None);
+        }
+        if effect.node {
+            effect.zone = self.set_zone(self.store.node().and_then(|node| node.zone.clone()));
+        }
+        effect
+    }
+
+    fn of_this_node(&self, change: Change) -> Change {
+        let is_other = |object: &Object| {
+            object.kind() == Kind::Node && object.name().name != self.vantage.node
+        };
+        match change {
+            Change::Apply(object) if is_other(&object) => {
+                Change::Delete(Kind::Node, object.name().clone())
+            }
+            Change::Replace(Kind::Node, mut nodes) => {
+                nodes.retain(|node| !is_other(node));
+                Change::Replace(Kind::Node, nodes)
+            }
+            change => change,
+        }
+    }
+
+    /// The node's zone changed: every cluster list may (B-060).
+    pub fn set_zone(&mut self, zone: Option<std::sync::Arc<str>>) -> bool {
+        let changed = self.vantage.zone != zone;
+        if changed {
+            self.vantage.zone = zone;
+            self.mark_all_dirty();
+        }
+        changed
+    }
+
+    /// The addresses that accept NodePort traffic, or, in match-all mode, all addresses of the node.
+    pub fn set_local_addresses(&mut self, addresses: &PerFamily<Vec<IpAddr>>) {
+        self.refresh_statics(Some(addresses));
+    }
+
+    /// Everything may differ from what is applied.
+    pub fn mark_all_dirty(&mut self) {
+        let names: Vec<ObjectName> =
+            self.store.services().map(|service| service.name.clone()).collect();
+        for family in self.families.iter() {
+            let state = &mut self.state[family];
+            state.dirty.extend(names.iter().cloned());
+            state.dirty.extend(state.applied.service_names().cloned());
+        }
+    }
+
+    /// Whether services and slices are completely listed: before that nothing is planned (B-190).
+    pub fn is_ready(&self) -> bool {
+        self.store.is_listed(Kind::Service) && self.store.is_listed(Kind::EndpointSlice)
+    }
+
+    /// Whether a family has something to commit.
+    pub fn is_pending(&self, family: Family) -> bool {
+        let state = &self.state[family];
+        let settled = state.dirty.is_empty()
+            && state.applied.is_settled()
+            && state.applied.statics == state.statics;
+        self.is_ready() && self.families.contains(family) && !settled
+    }
+
+    /// Sets a service aside after the kernel refused it: it keeps what it has and is not planned
+    /// until it changes or is taken back.
+    pub fn set_aside(&mut self, family: Family, service: ObjectName) {
+        let state = &mut self.state[family];
+        state.dirty.remove(&service);
+        state.set_aside.insert(service);
+    }
+
+    /// Takes a service back that was set aside.
+    pub fn take_back(&mut self, family: Family, service: &ObjectName) {
+        let state = &mut self.state[family];
+        if state.set_aside.remove(service) {
+            state.dirty.insert(service.clone());
+        }
+    }
+
+    fn mark_dirty(&mut self, family: Family, service: ObjectName) {
+        let state = &mut self.state[family];
+        state.set_aside.remove(&service);
+        state.dirty.insert(service);
+    }
+
+    fn claim(&mut self, family: Family, name: &ObjectName) {
+        let claims = self
+            .store
+            .service(name)
+            .map(|service| desired::claims(service, family))
+            .unwrap_or_default();
+        for affected in self.state[family].claims.set(name, claims) {
+            self.mark_dirty(family, affected);
+        }
+    }
+
+    fn refresh_statics(&mut self, addresses: Option<&PerFamily<Vec<IpAddr>>>) {
+        for family in self.families.iter() {
+            let current = &self.state[family].statics.node_port_ips;
+            let addresses = addresses.map_or(current, |addresses| &addresses[family]).clone();
+            self.state[family].statics = statics(family, &self.options, &self.store, &addresses);
+        }
+    }
+}
+
+/// The addresses the options were made with.
+fn initial(family: Family, options: &RuleOptions) -> &[IpAddr] {
+    match &options.node_ports[family] {
+        NodePortMatch::AnyLocal => &[],
+        NodePortMatch::Addresses(addresses) => addresses,
+    }
+}
+
+fn statics(family: Family, options: &RuleOptions, store: &Store, addresses: &[IpAddr]) -> Statics {
+    let mut node_port_ips = addresses.to_vec();
+    node_port_ips.sort_unstable();
+    node_port_ips.dedup();
+    let mut service_cidrs = Vec::new();
+    if options.guard_cluster_ips {
+        let all: Vec<IpNet> = store
+            .service_cidrs()
+            .flat_map(|object| object.cidrs.iter().copied())
+            .filter(|net| Family::of_net(net) == family)
+            .collect();
+        service_cidrs = IpNet::aggregate(&all);
+        service_cidrs.sort();
+    }
+    Statics { node_port_ips, service_cidrs }
+}

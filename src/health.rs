@@ -1,1 +1,85 @@
-//! Stub.
+//! Health of the proxy, and who may ask.
+//!
+//! Place in the flow: the engine's loop reports requests and syncs, the source's loop reports the
+//! Node; kubelet, load balancers and cloud controllers ask over HTTP. [`ProxyHealth`] decides and is
+//! pure; [`Health`] is the same behind a lock and with a clock, shared between those who report and
+//! the servers in [`server`] and [`service`]. Nothing here knows rules or Services' endpoints.
+
+mod report;
+pub mod server;
+pub mod service;
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+pub use report::Report;
+pub use state::{FamilyHealth, HealthStatus, Moment, ProxyHealth};
+
+use crate::model::{Family, Node};
+
+/// A clock: the time now.
+pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
+
+/// A shared [`ProxyHealth`] that stamps what it is told with the time.
+#[derive(Clone)]
+pub struct Health {
+    state: Arc<Mutex<ProxyHealth>>,
+    clock: Clock,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Health {
+    /// Shares a state, with the system's clocks.
+    pub fn new(state: ProxyHealth) -> Self {
+        let started = Instant::now();
+        let now = move || Moment { elapsed: started.elapsed(), wall: Timestamp::now() };
+        Health::with_clock(state, Arc::new(now))
+    }
+
+    /// Shares a state, with a clock of the caller's.
+    pub fn with_clock(state: ProxyHealth, clock: Clock) -> Self {
+        Health { state: Arc::new(Mutex::new(state)), clock }
+    }
+
+    /// A family's sync loop starts; counts as an update (section 8.1).
+    pub fn loop_started(&self, family: Family) {
+        self.updated(family);
+    }
+
+    /// A sync of a family was requested.
+    pub fn queued(&self, family: Family) {
+        let now = (self.clock)();
+        self.lock().queued(family, now);
+    }
+
+    /// A sync of a family succeeded.
+    pub fn updated(&self, family: Family) {
+        let now = (self.clock)();
+        self.lock().updated(family, now);
+    }
+
+    /// The Node object was seen, new or changed. Its deletion is not reported (section 8.1).
+    pub fn observe_node(&self, node: &Node) {
+        self.lock().observe_node(node);
+    }
+
+    /// The health now.
+    pub fn status(&self) -> HealthStatus {
+        let now = (self.clock)();
+        self.lock().status(now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProxyHealth> {
+        // Nothing can panic half-way through a change of the state, so it is whole even if poisoned.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

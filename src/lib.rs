@@ -17,11 +17,13 @@
 //! | --- | --- | --- |
 //! | model | [`model`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
-//! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`] | how traffic is decided |
+//! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
+//! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
 //!
 //! `tests/layering.rs` holds this table.
 
+pub mod agent;
 pub mod api;
 pub mod cleanup;
 pub mod cli;
@@ -29,6 +31,7 @@ pub mod config;
 pub mod conntrack;
 pub mod engine;
 pub mod health;
+pub mod http_server;
 pub mod logging;
 pub mod manifest;
 pub mod metrics;
@@ -38,6 +41,7 @@ pub mod node;
 pub mod program;
 pub mod ruleset;
 pub mod source;
+pub mod sync;
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

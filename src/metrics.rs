@@ -1,1 +1,124 @@
-//! Stub.
+//! Metrics: what is counted and measured, by upstream's names and by our own.
+//!
+//! Place in the flow: everybody with effects records here through typed methods, so that no name or
+//! label is spelled anywhere else; [`server`] exports. A registry of our own, no globals. Nothing
+//! here knows when something ought to be recorded.
+//!
+//! Labelled metrics appear in a scrape with their first observation, as upstream's do (section 9.2).
+
+mod agent;
+mod client;
+mod connections;
+mod definition;
+mod process;
+mod proxy;
+pub mod server;
+mod slis;
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TextEncoder};
+
+pub use agent::AgentMetrics;
+pub use client::{ClientMetrics, Request};
+pub use connections::{ConnectionSource, ServiceConnections};
+pub use definition::{MetricDoc, MetricKind, Mode, Stability};
+pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
+pub use proxy::{IptablesTable, NoLocalEndpoints, ProxyMetrics};
+pub use slis::Slis;
+
+use connections::ConnectionCollector;
+use definition::Registrar;
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Upstream's `kubeproxy_*`.
+    pub proxy: ProxyMetrics,
+    /// Kubeweir's `kubeweir_*`.
+    pub agent: AgentMetrics,
+    /// The API client's `rest_client_*`.
+    pub client: ClientMetrics,
+    /// Feature gates.
+    pub process: ProcessMetrics,
+    /// What `/metrics/slis` serves.
+    pub slis: Slis,
+    registry: Registry,
+    docs: Vec<MetricDoc>,
+}
+
+/// How a scrape is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus' text format 0.0.4.
+    Text,
+    /// Length-delimited `io.prometheus.client.MetricFamily`.
+    Protobuf,
+}
+
+impl Exposition {
+    /// The `Content-Type`.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Exposition::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Exposition::Protobuf => PROTOBUF_FORMAT,
+        }
+    }
+
+    fn encode(self, families: &[MetricFamily]) -> Result<Vec<u8>, prometheus::Error> {
+        let mut body = Vec::new();
+        match self {
+            Exposition::Text => TextEncoder::new().encode(families, &mut body)?,
+            Exposition::Protobuf => ProtobufEncoder::new().encode(families, &mut body)?,
+        }
+        Ok(body)
+    }
+}
+
+impl Metrics {
+    /// The metrics that exist in a mode, all at zero. `started` is when the process started.
+    pub fn new(mode: Mode, build: &BuildInfo, started: Timestamp) -> Self {
+        let registry = Registry::new();
+        let mut r = Registrar::new(&registry, mode);
+        let proxy = ProxyMetrics::register(&mut r, mode);
+        let agent = AgentMetrics::register(&mut r);
+        let client = ClientMetrics::register(&mut r);
+        r.announce(connections::spec(), MetricKind::Counter);
+        r.announce(connections::omitted_spec(), MetricKind::Gauge);
+        let process = ProcessMetrics::register(&mut r, build);
+        let docs = r.into_docs();
+        let slis = Slis::new(mode, started.as_duration().as_secs_f64());
+        Metrics { proxy, agent, client, process, slis, registry, docs }
+    }
+
+    /// From now on exports connections per service port, at most `limit` series. Called at most once.
+    pub fn export_connections(&self, source: ConnectionSource, limit: usize) {
+        let collector = ConnectionCollector::new(source, limit);
+        self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
+    }
+
+    /// A scrape of everything. May block in the source of [`Metrics::export_connections`].
+    pub fn scrape(&self, exposition: Exposition) -> Result<Vec<u8>, prometheus::Error> {
+        exposition.encode(&self.registry.gather())
+    }
+}
+
+/// Every metric of every mode, sorted by name: for documentation and to check dashboards with.
+///
+/// Shape: what `/metrics` and `/metrics/slis` can export, each name once; `modes` says in which modes.
+pub fn reference() -> Vec<MetricDoc> {
+    let mut by_name: BTreeMap<String, MetricDoc> = BTreeMap::new();
+    for mode in Mode::ALL {
+        let metrics = Metrics::new(mode, &BuildInfo::default(), Timestamp::UNIX_EPOCH);
+        for doc in metrics.docs.into_iter().chain(metrics.slis.docs) {
+            let known =
+                by_name.entry(doc.name.clone()).or_insert(MetricDoc { modes: vec![], ..doc });
+            if !known.modes.contains(&mode) {
+                known.modes.push(mode);
+            }
+        }
+    }
+    by_name.into_values().collect()
+}

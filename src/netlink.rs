@@ -1,1 +1,209 @@
-//! Stub.
+//! nf_tables over netlink: transactions in, tables out.
+//!
+//! Place in the flow: the [`Kernel`] of the running program. Tables, chains, rules and set
+//! declarations are encoded by libnftnl (`nftnl`, `nftnl-sys`), elements by code of our own straight
+//! into the batch, and a batch leaves with one `sendmsg`. It knows nothing of services and decides
+//! nothing: what is refused or unknown is told upwards.
+//!
+//! This is the only module of the crate with `unsafe` code: calls into libnftnl in `expr`, `set`
+//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`].
+//! Everything that reads netlink's bytes is safe code.
+
+#![allow(unsafe_code)]
+
+mod attribute;
+mod batch;
+mod decode;
+mod dump;
+mod element;
+mod expr;
+mod monitor;
+mod reply;
+mod set;
+mod socket;
+mod uapi;
+mod userdata;
+pub mod xtables;
+
+pub use attribute::{Message, Messages, Truncated};
+pub use decode::{Object, decode};
+pub use monitor::{Monitor, MonitorError, Notice};
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use batch::Batch;
+use reply::Replies;
+use socket::{RECEIVE_BUFFER, Socket};
+
+use crate::model::Family;
+use crate::ruleset::{Element, Name, Ruleset, Table};
+use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
+
+/// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
+/// `sendmsg` returns; without one after this time there will be none.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Least size of the send buffer.
+const SEND_ROOM: usize = 1 << 20;
+
+/// Receive buffer per message of a batch, should each bring an error (an skb and its data).
+const REPLY_ROOM: usize = 2 << 10;
+
+/// Opening a socket to nf_tables failed.
+#[derive(Debug, thiserror::Error)]
+#[error("opening a netlink socket to nf_tables")]
+pub struct OpenError(#[source] io::Error);
+
+/// Finding out what the kernel can do failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No socket.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The attempt failed for another reason than a kernel that lacks the feature.
+    #[error("trying whether the kernel gives tables an owner")]
+    Commit(#[source] CommitError),
+}
+
+/// nf_tables of the network namespace it was opened in.
+///
+/// All transactions go through one socket for as long as it lives: tables it creates as owned are
+/// the socket's, and become orphans when it is closed.
+pub struct NetlinkKernel {
+    socket: Socket,
+    batch: Batch,
+    buffer: Vec<u8>,
+    next_seq: u32,
+}
+
+impl NetlinkKernel {
+    /// Opens the socket. Needs no privilege; what is done with it later needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// If the kernel has no netfilter netlink or descriptors are used up.
+    pub fn open() -> Result<NetlinkKernel, OpenError> {
+        NetlinkKernel::open_for(Table::NAME)
+    }
+
+    fn open_for(table: &str) -> Result<NetlinkKernel, OpenError> {
+        Ok(NetlinkKernel {
+            socket: Socket::open().map_err(OpenError)?,
+            batch: Batch::new(table),
+            buffer: vec![0; RECEIVE_BUFFER],
+            next_seq: 1,
+        })
+    }
+
+    /// The port of the socket: what [`Monitor`] ignores, and what owns our tables.
+    pub fn portid(&self) -> u32 {
+        self.socket.portid()
+    }
+
+    /// The table of a family without its content, for a cheap look whether it is there and whose.
+    ///
+    /// # Errors
+    /// As [`Kernel::dump`].
+    pub fn table(&mut self, family: Family) -> Result<Option<Table>, DumpError> {
+        dump::table(family)
+    }
+
+    fn exchange(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
+        self.discard_stale();
+        self.socket.send(self.batch.bytes()).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINTR) => CommitError::Unknown(source),
+            _ => CommitError::Unsent { bytes: self.batch.bytes().len(), source },
+        })?;
+        let mut replies = Replies::default();
+        let heard = self.hear(&mut replies);
+        if let Some(refusal) = replies.refusal {
+            let errno = refusal.errno;
+            if errno == libc::EINTR {
+                return Err(CommitError::Unknown(io::Error::from_raw_os_error(errno)));
+            }
+            let (seq, offset) = (refusal.seq, refusal.offset);
+            let rejection = self.batch.rejection(&transaction.ops, seq, offset, errno);
+            return Err(CommitError::Rejected(rejection));
+        }
+        heard.map_err(CommitError::Unknown)
+    }
+
+    /// Answers to an earlier batch whose outcome was given up.
+    fn discard_stale(&mut self) {
+        loop {
+            match self.socket.try_receive(&mut self.buffer) {
+                Ok(Some(_)) => {}
+                // Reading an overrun clears it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Hears everything there is: a refusal may stand behind the ack.
+    fn hear(&mut self, replies: &mut Replies) -> io::Result<()> {
+        let batch = &self.batch;
+        loop {
+            let datagram = match self.socket.try_receive(&mut self.buffer)? {
+                Some(datagram) => datagram,
+                None if replies.settled() => return Ok(()),
+                None => self.socket.receive(&mut self.buffer, REPLY_TIMEOUT)?,
+            };
+            replies
+                .add(datagram, batch.acked_seq(), |seq| batch.has_seq(seq))
+                .map_err(|truncated| io::Error::new(io::ErrorKind::InvalidData, truncated))?;
+        }
+    }
+}
+
+impl Kernel for NetlinkKernel {
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
+        self.batch.encode(transaction, self.next_seq).map_err(|unencodable| {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, unencodable);
+            CommitError::Unsent { bytes: 0, source }
+        })?;
+        self.next_seq = self.batch.end_seq();
+        if self.batch.is_empty() {
+            return Ok(Committed::default());
+        }
+        let (bytes, messages) = (self.batch.bytes().len(), self.batch.messages());
+        self.socket
+            .grow(bytes.max(SEND_ROOM), (messages * REPLY_ROOM).max(SEND_ROOM))
+            .map_err(|source| CommitError::Unsent { bytes, source })?;
+        let start = Instant::now();
+        self.exchange(transaction)?;
+        Ok(Committed { messages, bytes, elapsed: start.elapsed() })
+    }
+
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        dump::ruleset(family)
+    }
+
+    /// In the kernel's order, which is none; no key comes twice.
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        dump::set(family, set)
+    }
+}
+
+/// Whether the kernel can give tables an owner and let them outlive it (6.9).
+///
+/// Tried, never guessed: one batch adds such a table under a name of its own and deletes it again, so
+/// nothing is ever seen of it.
+///
+/// # Errors
+/// If trying is impossible, CAP_NET_ADMIN lacking above all.
+pub fn probe_ownership() -> Result<bool, ProbeError> {
+    let mut kernel = NetlinkKernel::open_for("kubeweir-probe")?;
+    let table = Table { comment: None, owner: true, persist: true };
+    let ops = vec![Op::AddTable(table), Op::DeleteTable];
+    match kernel.commit(&Transaction { family: Family::V4, ops }) {
+        Ok(_) => Ok(true),
+        // Before 5.12 and 6.9 the unknown flags are refused with one of these.
+        Err(CommitError::Rejected(rejection))
+            if matches!(rejection.errno, libc::EINVAL | libc::EOPNOTSUPP) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(ProbeError::Commit(error)),
+    }
+}

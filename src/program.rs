@@ -15,7 +15,7 @@ pub mod set;
 pub mod slots;
 
 pub use chains::{ClassObjects, Program, class_objects, program};
-pub use objects::{ServiceObjects, service_objects};
+pub use objects::{Role, ServiceObjects, clients_map, service_objects};
 pub use options::{LocalPods, NodePortMatch, RuleOptions};
 pub use placement::{Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, elements};
 pub use set::{Class, Plane, Scope, SetId};

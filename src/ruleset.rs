@@ -12,7 +12,7 @@ mod object;
 mod render;
 mod walk;
 
-pub use apply::{ApplyError, apply};
+pub use apply::{apply, describe};
 pub use element::{Element, Field, Key, Lifetime, Value};
 pub use expr::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, MetaKey, PayloadBase, Register, RejectKind,
@@ -20,7 +20,9 @@ pub use expr::{
 };
 pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
 pub use render::{render, render_rule};
-pub use walk::{Packet, Step, WalkOutcome, walk};
+pub use walk::{
+    Branch, Effect, Environment, Flow, FlowState, LookedUp, Outcome, Packet, Step, walk_flow,
+};
 
 use std::collections::BTreeMap;
 

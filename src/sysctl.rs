@@ -1,1 +1,115 @@
-//! Stub.
+//! The kernel settings a kube-proxy makes at start (section 7.6).
+//!
+//! Place in the flow: configuration and CPU count become a list of [`Wanted`] values (pure); [`apply`]
+//! compares each with the file and writes what differs. Must not know the rest of the configuration,
+//! nor how important a failure is: start-up ends on an error of [`apply`] (B-215).
+
+mod file;
+
+pub use file::{SysctlError, apply, cpus, set_oom_score_adj};
+
+use std::time::Duration;
+
+/// Above this `maxPerCore` times CPUs is not followed, not even up to `min`.
+const CONNTRACK_MAX_LIMIT: u64 = 1 << 20;
+
+/// The `conntrack` section of the configuration; zero means "leave alone".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConntrackSettings {
+    /// `maxPerCore`.
+    pub max_per_core: u32,
+    /// `min`.
+    pub min: u32,
+    /// `tcpEstablishedTimeout`.
+    pub tcp_established: Duration,
+    /// `tcpCloseWaitTimeout`.
+    pub tcp_close_wait: Duration,
+    /// `tcpBeLiberal`.
+    pub tcp_be_liberal: bool,
+    /// `udpTimeout`.
+    pub udp: Duration,
+    /// `udpStreamTimeout`.
+    pub udp_stream: Duration,
+}
+
+/// When a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// If it holds another value.
+    Different,
+    /// If it holds a smaller value.
+    Below,
+}
+
+/// A value a file shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Path without the leading slash.
+    pub file: &'static str,
+    /// The number.
+    pub value: u64,
+    /// When it is written.
+    pub when: When,
+}
+
+impl Wanted {
+    /// Whether a file that holds `current` has to be written (B-211, B-214). What is no number is
+    /// written, so that the kernel decides.
+    pub fn differs_from(&self, current: &str) -> bool {
+        let Ok(current) = current.trim().parse::<u64>() else { return true };
+        match self.when {
+            When::Different => current != self.value,
+            When::Below => current < self.value,
+        }
+    }
+}
+
+/// The conntrack settings to make, in upstream's order. Files of settings that are left alone do not
+/// appear, so that they need not exist (B-263).
+pub fn conntrack(settings: &ConntrackSettings, cpus: u32) -> Vec<Wanted> {
+    let different = |file, value| Wanted { file, value, when: When::Different };
+    let mut wanted = Vec::new();
+    if let Some(max) = conntrack_max(settings, cpus) {
+        wanted.push(different("proc/sys/net/netfilter/nf_conntrack_max", max));
+        let file = "sys/module/nf_conntrack/parameters/hashsize";
+        wanted.push(Wanted { file, value: max / 4, when: When::Below });
+    }
+    let timeouts = [
+        ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", settings.tcp_established),
+        ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", settings.tcp_close_wait),
+    ];
+    let seconds = |(file, timeout): (&'static str, Duration)| {
+        (!timeout.is_zero()).then(|| different(file, timeout.as_secs()))
+    };
+    wanted.extend(timeouts.into_iter().filter_map(seconds));
+    if settings.tcp_be_liberal {
+        wanted.push(different("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", 1));
+    }
+    let timeouts = [
+        ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", settings.udp),
+        ("proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream", settings.udp_stream),
+    ];
+    wanted.extend(timeouts.into_iter().filter_map(seconds));
+    wanted
+}
+
+/// What iptables mode sets for IPv4 NodePorts on localhost. nft mode sets none of it (B-216).
+pub fn localhost_nodeports() -> Wanted {
+    let file = "proc/sys/net/ipv4/conf/all/route_localnet";
+    Wanted { file, value: 1, when: When::Different }
+}
+
+/// max(maxPerCore x CPUs, min), the product capped first (B-209, B-210).
+fn conntrack_max(settings: &ConntrackSettings, cpus: u32) -> Option<u64> {
+    if settings.max_per_core == 0 {
+        return None;
+    }
+    let scaled = u64::from(settings.max_per_core) * u64::from(cpus);
+    if scaled > CONNTRACK_MAX_LIMIT {
+        return Some(CONNTRACK_MAX_LIMIT);
+    }
+    Some(scaled.max(u64::from(settings.min))).filter(|max| *max > 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -132,12 +132,6 @@ pub fn usable(endpoints: &[Merged<'_>], vantage: &Vantage, needs: Needs) -> Usab
     usable
 }
 
-/// Endpoints whose UDP flows are kept by the conntrack clean-up: all that serve, whatever else
-/// (section 7.7).
-pub fn serving(endpoints: &[Merged<'_>]) -> Vec<Backend> {
-    endpoints.iter().filter(|m| m.endpoint.serving).map(|m| m.backend).collect()
-}
-
 /// Number of distinct addresses of ready local endpoints over all ports of a service, as the
 /// health-check node port reports it (B-243, B-244).
 pub fn local_ready_addresses<'a>(

@@ -7,7 +7,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::rule::{CtState, Part, rule};
+use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
 use super::{Class, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::model::Family;
@@ -85,34 +85,13 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
 }
 
 fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
-    let mut ids = vec![
-        SetId::FrontendIps,
-        SetId::ClusterIps,
-        SetId::NodePortIps(local_addresses(family, options)),
-        SetId::ServiceCidrs,
-        SetId::Hairpin,
-        SetId::Restricted,
-    ];
-    for plane in Plane::BOTH {
-        ids.extend([
-            SetId::LocalPolicy(plane),
-            SetId::Refused(plane),
-            SetId::Dropped(plane),
-            SetId::Masquerade(plane),
-            SetId::MasqueradeHost(plane),
-            SetId::Sticky(plane),
-            SetId::Remember(plane),
-            SetId::Endpoints(plane, Scope::Cluster, Class::ONE),
-            SetId::Endpoints(plane, Scope::Local, Class::ONE),
-        ]);
-        if options.service_counters {
-            ids.push(SetId::Connections(plane));
-        }
-    }
-    if !options.guard_cluster_ips {
-        ids.retain(|&id| id != SetId::ServiceCidrs);
-    }
-    ids.into_iter().map(|id| id.declaration(family)).collect()
+    let absent = |id: &SetId| match *id {
+        SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
+        SetId::ServiceCidrs => !options.guard_cluster_ips,
+        SetId::Connections(_) => !options.service_counters,
+        _ => false,
+    };
+    SetId::fixed().filter(|id| !absent(id)).map(|id| id.declaration(family)).collect()
 }
 
 /// What the program knows of the node's addresses.
@@ -291,10 +270,10 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let cluster_ip = rule(family).is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
     if options.masquerade_all {
         rules.push(cluster_ip.comment("masquerade all clusterIP traffic").masquerade());
-    } else if let Some(outside) = cluster_ip.pod(CmpOp::Neq, &options.local_pods[family]) {
-        rules.push(
-            outside.comment("masquerade clusterIP traffic from outside cluster").masquerade(),
-        );
+    } else {
+        let comment = "masquerade clusterIP traffic from outside cluster";
+        let outside = not_from_pods(cluster_ip, &options.local_pods[family]);
+        rules.extend(outside.into_iter().map(|rule| rule.comment(comment).masquerade()));
     }
     rules.push(
         rule(family).is_in(&[Part::OriginalDaddr], node_port_ips(family, options)).jump(node_ports),
@@ -305,6 +284,23 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         );
     }
     regular("masquerading", rules)
+}
+
+/// One rule or more, any of which matches in postrouting if the source is not a pod.
+///
+/// By interface that takes two: no input interface is known there for what the host sends, and for
+/// what br_netfilter translates within a bridge, which is between pods (seen with kernel 6.18:
+/// `br_nf_post_routing` passes none).
+fn not_from_pods(matched: RuleBuilder, pods: &LocalPods) -> Vec<RuleBuilder> {
+    match pods {
+        LocalPods::Unknown | LocalPods::Cidr(_) => {
+            matched.pod(CmpOp::Neq, pods).into_iter().collect()
+        }
+        LocalPods::Interface(_) | LocalPods::InterfacePrefix(_) => {
+            let other_input = matched.clone().has_input().pod(CmpOp::Neq, pods);
+            other_input.into_iter().chain([matched.from_host()]).collect()
+        }
+    }
 }
 
 fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
@@ -405,7 +401,7 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
 }
 
 /// New packets to an address where NodePorts answer. In the input hook every destination is local.
-fn node_port_guard(family: Family, options: &RuleOptions) -> super::rule::RuleBuilder {
+fn node_port_guard(family: Family, options: &RuleOptions) -> RuleBuilder {
     let new = rule(family).ct_state(CtState::New);
     match options.node_ports[family] {
         NodePortMatch::Addresses(_) => new.is_in(&[Part::Daddr], node_port_ips(family, options)),

@@ -53,6 +53,14 @@ pub struct ServiceObjects {
     pub chains: Vec<(Name, Vec<Rule>)>,
 }
 
+impl ServiceObjects {
+    /// Adds another port's objects.
+    pub fn extend(&mut self, other: ServiceObjects) {
+        self.sets.extend(other.sets);
+        self.chains.extend(other.chains);
+    }
+}
+
 /// `PREFIX-NAMESPACE.SERVICE.PROTOCOL.PORT`.
 ///
 /// None of the parts contains a dot, so names are unique. They contain no `/` and do not start with

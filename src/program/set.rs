@@ -72,6 +72,16 @@ impl Class {
             .expect("a list has fewer than 4^15 members")
     }
 
+    /// Every class with slots, in both planes and scopes.
+    pub fn all_with_slots() -> impl Iterator<Item = (Plane, Scope, Class)> {
+        let classes = (1..=15).map(Class);
+        classes.flat_map(|class| {
+            Plane::BOTH
+                .into_iter()
+                .flat_map(move |plane| Scope::BOTH.map(|scope| (plane, scope, class)))
+        })
+    }
+
     /// From the number of slots.
     pub fn with_slots(slots: u32) -> Option<Class> {
         (0..=15).map(Class).find(|class| class.slots() == slots)
@@ -127,9 +137,59 @@ pub enum LocalAddresses {
 }
 
 impl SetId {
+    /// Every set that is not of a class with slots.
+    pub fn fixed() -> impl Iterator<Item = SetId> {
+        let of_addresses = [
+            SetId::FrontendIps,
+            SetId::ClusterIps,
+            SetId::NodePortIps(LocalAddresses::Chosen),
+            SetId::NodePortIps(LocalAddresses::All),
+            SetId::ServiceCidrs,
+            SetId::Hairpin,
+            SetId::Restricted,
+        ];
+        let of_frontends = Plane::BOTH.into_iter().flat_map(|plane| {
+            [
+                SetId::LocalPolicy(plane),
+                SetId::Refused(plane),
+                SetId::Dropped(plane),
+                SetId::Masquerade(plane),
+                SetId::MasqueradeHost(plane),
+                SetId::Sticky(plane),
+                SetId::Remember(plane),
+                SetId::Connections(plane),
+                SetId::Endpoints(plane, Scope::Cluster, Class::ONE),
+                SetId::Endpoints(plane, Scope::Local, Class::ONE),
+            ]
+        });
+        of_addresses.into_iter().chain(of_frontends)
+    }
+
     /// Whether several services may put the same element there, so that it is counted.
     pub fn is_shared(self) -> bool {
         matches!(self, SetId::FrontendIps | SetId::ClusterIps | SetId::Hairpin)
+    }
+
+    /// The plane whose frontends are its keys; `None` for sets of addresses.
+    pub fn plane(self) -> Option<Plane> {
+        match self {
+            SetId::FrontendIps
+            | SetId::ClusterIps
+            | SetId::NodePortIps(_)
+            | SetId::ServiceCidrs
+            | SetId::Hairpin => None,
+            SetId::Restricted => Some(Plane::Services),
+            SetId::LocalPolicy(plane)
+            | SetId::Refused(plane)
+            | SetId::Dropped(plane)
+            | SetId::Masquerade(plane)
+            | SetId::MasqueradeHost(plane)
+            | SetId::Sticky(plane)
+            | SetId::Remember(plane)
+            | SetId::Members(plane, ..)
+            | SetId::Endpoints(plane, ..)
+            | SetId::Connections(plane) => Some(plane),
+        }
     }
 
     /// The set's name.
@@ -264,34 +324,10 @@ mod tests {
             "no-endpoint-services",
             "no-endpoint-nodeports",
         ];
-        let classes = [Class::ONE, Class::FOUR];
-        let mut all = vec![
-            SetId::FrontendIps,
-            SetId::ClusterIps,
-            SetId::NodePortIps(LocalAddresses::Chosen),
-            SetId::NodePortIps(LocalAddresses::All),
-            SetId::ServiceCidrs,
-            SetId::Hairpin,
-            SetId::Restricted,
-        ];
-        for plane in Plane::BOTH {
-            all.extend([
-                SetId::LocalPolicy(plane),
-                SetId::Refused(plane),
-                SetId::Dropped(plane),
-                SetId::Masquerade(plane),
-                SetId::MasqueradeHost(plane),
-                SetId::Sticky(plane),
-                SetId::Remember(plane),
-                SetId::Connections(plane),
-            ]);
-            for scope in Scope::BOTH {
-                for class in classes {
-                    all.push(SetId::Members(plane, scope, class));
-                    all.push(SetId::Endpoints(plane, scope, class));
-                }
-            }
-        }
+        let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
+            [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+        });
+        let all: Vec<SetId> = SetId::fixed().chain(classes).collect();
         let mut names: Vec<String> = all.iter().map(|id| id.to_string()).collect();
         for name in &names {
             assert!(!upstream.contains(&name.as_str()), "{name}");

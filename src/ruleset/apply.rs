@@ -1,11 +1,238 @@
-//! Stub: applies operations to a [`super::Ruleset`] with the kernel's checks.
-use super::Ruleset;
-use crate::transaction::{Rejection, Transaction};
+//! What the kernel does with a transaction: checks and changes of a table.
+//!
+//! Place in the flow: the fake kernel applies transactions with it, `kubeweir render` builds the
+//! table it prints. Every check is one that nf_tables makes, with the errno it answers; checks that
+//! no transaction of ours can fail are left out. Knows no I/O and nothing of services.
 
-/// Why a transaction cannot be applied: what the kernel would answer.
-pub type ApplyError = Rejection;
+mod check;
+mod journal;
+#[cfg(test)]
+mod tests;
 
-/// Applies a transaction to a table, whole or not at all.
-pub fn apply(_ruleset: &mut Ruleset, _transaction: &Transaction) -> Result<(), ApplyError> {
-    unimplemented!()
+use super::{Chain, Element, Name, Rule, Ruleset, Set, Table, Value};
+use crate::transaction::{Op, Rejection, Transaction};
+use journal::{Journal, Undo};
+
+/// Why an operation is refused: the kernel's errno, and the index of the element within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refusal {
+    errno: i32,
+    element: Option<usize>,
+}
+
+impl From<i32> for Refusal {
+    fn from(errno: i32) -> Self {
+        Refusal { errno, element: None }
+    }
+}
+
+/// Applies a transaction to a table, whole or not at all; the work is that of the transaction, not
+/// of the table (but jumps, as in the kernel, have the whole table checked).
+///
+/// # Errors
+/// The first operation the kernel would refuse. The table is then as it was.
+pub fn apply(ruleset: &mut Ruleset, transaction: &Transaction) -> Result<(), Rejection> {
+    let mut journal = Journal::default();
+    let mut jumps = false;
+    for (index, op) in transaction.ops.iter().enumerate() {
+        jumps |= check::adds_jump(op);
+        if let Err(refusal) = apply_op(ruleset, &mut journal, op) {
+            journal.revert(ruleset);
+            return Err(Rejection {
+                op: Some(index),
+                element: refusal.element,
+                object: describe(op),
+                errno: refusal.errno,
+            });
+        }
+    }
+    // The kernel follows jumps once, at the end of the batch.
+    if jumps && let Some(chain) = check::jump_loop(ruleset).cloned() {
+        journal.revert(ruleset);
+        let object = format!("chain {chain}");
+        return Err(Rejection { op: None, element: None, object, errno: libc::ELOOP });
+    }
+    Ok(())
+}
+
+/// What an operation is about, for people: `add element endpoints-4`.
+pub fn describe(op: &Op) -> String {
+    match op {
+        Op::AddTable(_) => format!("add table {}", Table::NAME),
+        Op::DeleteTable => format!("delete table {}", Table::NAME),
+        Op::AddChain(chain) => format!("add chain {}", chain.name),
+        Op::FlushChain(name) => format!("flush chain {name}"),
+        Op::DeleteChain(name) => format!("delete chain {name}"),
+        Op::AddRule(chain, _) => format!("add rule {chain}"),
+        Op::AddSet(set) => format!("add set {}", set.name),
+        Op::FlushSet(name) => format!("flush set {name}"),
+        Op::DeleteSet(name) => format!("delete set {name}"),
+        Op::AddElements(set, _) => format!("add element {set}"),
+        Op::DeleteElements(set, _) => format!("delete element {set}"),
+    }
+}
+
+fn apply_op(ruleset: &mut Ruleset, journal: &mut Journal, op: &Op) -> Result<(), Refusal> {
+    if ruleset.table.is_none() && !matches!(op, Op::AddTable(_)) {
+        return Err(libc::ENOENT.into());
+    }
+    match op {
+        Op::AddTable(table) => add_table(ruleset, journal, table)?,
+        Op::DeleteTable => {
+            let before = std::mem::replace(ruleset, Ruleset::empty(ruleset.family));
+            journal.push(Undo::Table(Box::new(before)));
+        }
+        Op::AddChain(chain) => add_chain(ruleset, journal, chain)?,
+        Op::FlushChain(name) => {
+            let (_, rules) = ruleset.chains.get_mut(name).ok_or(libc::ENOENT)?;
+            journal.push(Undo::Rules(name.clone(), std::mem::take(rules)));
+        }
+        Op::DeleteChain(name) => delete_chain(ruleset, journal, name)?,
+        Op::AddRule(chain, rule) => add_rule(ruleset, journal, chain, rule)?,
+        Op::AddSet(set) => add_set(ruleset, journal, set)?,
+        Op::FlushSet(name) => {
+            let (_, elements) = ruleset.sets.get_mut(name).ok_or(libc::ENOENT)?;
+            journal.push(Undo::Elements(name.clone(), std::mem::take(elements)));
+        }
+        Op::DeleteSet(name) => delete_set(ruleset, journal, name)?,
+        Op::AddElements(set, elements) => {
+            each_element(elements, |element| add_element(ruleset, journal, set, element))?;
+        }
+        Op::DeleteElements(set, elements) => {
+            each_element(elements, |element| delete_element(ruleset, journal, set, element))?;
+        }
+    }
+    Ok(())
+}
+
+fn each_element(
+    elements: &[Element],
+    mut apply: impl FnMut(&Element) -> Result<(), i32>,
+) -> Result<(), Refusal> {
+    for (index, element) in elements.iter().enumerate() {
+        apply(element).map_err(|errno| Refusal { errno, element: Some(index) })?;
+    }
+    Ok(())
+}
+
+/// A table has its flags for life, but for the orphan of an owner that is gone: that one can be
+/// owned again. The comment of an existing table stays.
+fn add_table(ruleset: &mut Ruleset, journal: &mut Journal, table: &Table) -> Result<(), i32> {
+    let Some(existing) = &mut ruleset.table else {
+        journal.push(Undo::NewTable);
+        ruleset.table = Some(table.clone());
+        return Ok(());
+    };
+    if (existing.owner, existing.persist) == (table.owner, table.persist) {
+        return Ok(());
+    }
+    let orphan = existing.persist && !existing.owner;
+    if !(orphan && table.owner && table.persist) {
+        return Err(libc::EOPNOTSUPP);
+    }
+    journal.push(Undo::Orphan);
+    existing.owner = true;
+    Ok(())
+}
+
+fn add_chain(ruleset: &mut Ruleset, journal: &mut Journal, chain: &Chain) -> Result<(), i32> {
+    if let Some((existing, _)) = ruleset.chains.get(&chain.name) {
+        return if existing.hooked == chain.hooked { Ok(()) } else { Err(libc::EEXIST) };
+    }
+    journal.push(Undo::NewChain(chain.name.clone()));
+    ruleset.chains.insert(chain.name.clone(), (chain.clone(), Vec::new()));
+    Ok(())
+}
+
+fn delete_chain(ruleset: &mut Ruleset, journal: &mut Journal, name: &Name) -> Result<(), i32> {
+    let chain = ruleset.chains.remove(name).ok_or(libc::ENOENT)?;
+    let busy = check::chain_is_used(ruleset, name);
+    journal.push(Undo::Chain(name.clone(), Box::new(chain)));
+    if busy { Err(libc::EBUSY) } else { Ok(()) }
+}
+
+fn add_rule(
+    ruleset: &mut Ruleset,
+    journal: &mut Journal,
+    chain: &Name,
+    rule: &Rule,
+) -> Result<(), i32> {
+    if !ruleset.chains.contains_key(chain) {
+        return Err(libc::ENOENT);
+    }
+    check::rule(ruleset, rule)?;
+    if let Some((_, rules)) = ruleset.chains.get_mut(chain) {
+        journal.push(Undo::NewRule(chain.clone()));
+        rules.push(rule.clone());
+    }
+    Ok(())
+}
+
+fn add_set(ruleset: &mut Ruleset, journal: &mut Journal, set: &Set) -> Result<(), i32> {
+    if let Some((existing, _)) = ruleset.sets.get(&set.name) {
+        // User data is not compared.
+        let same = Set { comment: existing.comment.clone(), ..set.clone() } == *existing;
+        return if same { Ok(()) } else { Err(libc::EEXIST) };
+    }
+    journal.push(Undo::NewSet(set.name.clone()));
+    ruleset.sets.insert(set.name.clone(), (set.clone(), Default::default()));
+    Ok(())
+}
+
+fn delete_set(ruleset: &mut Ruleset, journal: &mut Journal, name: &Name) -> Result<(), i32> {
+    if check::set_is_used(ruleset, name) {
+        return Err(libc::EBUSY);
+    }
+    let set = ruleset.sets.remove(name).ok_or(libc::ENOENT)?;
+    journal.push(Undo::Set(name.clone(), Box::new(set)));
+    Ok(())
+}
+
+fn add_element(
+    ruleset: &mut Ruleset,
+    journal: &mut Journal,
+    name: &Name,
+    element: &Element,
+) -> Result<(), i32> {
+    let (set, elements) = ruleset.sets.get(name).ok_or(libc::ENOENT)?;
+    check::element(set, element)?;
+    if let Value::Verdict(verdict) = &element.value {
+        check::verdict(ruleset, verdict)?;
+    }
+    if let Some(existing) = elements.get(&element.key) {
+        let same = existing.value == element.value && end(existing) == end(element);
+        return if same { Ok(()) } else { Err(libc::EEXIST) };
+    }
+    if set.interval && check::overlaps(elements, element) {
+        return Err(libc::EEXIST);
+    }
+    if set.size.is_some_and(|size| elements.len() >= size as usize) {
+        return Err(libc::ENFILE);
+    }
+    if let Some((_, elements)) = ruleset.sets.get_mut(name) {
+        journal.push(Undo::NewElement(name.clone(), element.key));
+        elements.insert(element.key, element.clone());
+    }
+    Ok(())
+}
+
+fn delete_element(
+    ruleset: &mut Ruleset,
+    journal: &mut Journal,
+    name: &Name,
+    element: &Element,
+) -> Result<(), i32> {
+    let (_, elements) = ruleset.sets.get_mut(name).ok_or(libc::ENOENT)?;
+    let existing = elements.get(&element.key).ok_or(libc::ENOENT)?;
+    if end(existing) != end(element) {
+        return Err(libc::ENOENT);
+    }
+    let existing = elements.remove(&element.key).ok_or(libc::ENOENT)?;
+    journal.push(Undo::Element(name.clone(), Box::new(existing)));
+    Ok(())
+}
+
+/// The last key an element covers.
+fn end(element: &Element) -> super::Key {
+    element.last.unwrap_or(element.key)
 }

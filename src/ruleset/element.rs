@@ -212,7 +212,7 @@ impl fmt::Debug for Key {
 }
 
 /// What an element leads to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Member of a plain set.
     None,

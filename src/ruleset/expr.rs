@@ -95,7 +95,7 @@ pub enum SetUpdate {
 }
 
 /// Where evaluation goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
     /// Let it pass this base chain.
     Accept,

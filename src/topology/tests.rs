@@ -221,13 +221,6 @@ fn local_ready_addresses_are_counted_once() {
 }
 
 #[test]
-fn serving_includes_terminating_and_unready_ones() {
-    let slice = slice("s", &[("http", Protocol::Tcp, 80)], &["1 r", "2 s", "3 st", "4 t", "5"]);
-    let merged = merge([&slice].into_iter(), Family::V4, "http", Protocol::Tcp);
-    assert_eq!(suffixes(&serving(&merged)), "1 2 3");
-}
-
-#[test]
 fn hairpin_candidates_are_reachable_and_on_this_node() {
     let slice = slice(
         "s",

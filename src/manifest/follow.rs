@@ -3,7 +3,8 @@
 //! Looking at all of it makes every way of writing equal: in place, by a rename over the file (most
 //! editors), by swapping the symbolic link `..data` (ConfigMap volumes). Files that did not change
 //! are not read again. There is no delay: a file is read when its writer closes it, and events that
-//! arrived meanwhile are taken together.
+//! arrived meanwhile are taken together. Renaming over a file is the surer way all the same: between
+//! its truncation and the event that tells of it, another file's event can have it read.
 //!
 //! A directory that disappears is reported and looked for once a second; its objects stay in force.
 //! A file behind a symbolic link that leads out of the directory is read again only with the next
@@ -35,7 +36,7 @@ const LOST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub enum FollowError {
     /// inotify refused, or there is no such directory.
     #[error("watching directory {}", directory.display())]
     Watch {
@@ -58,12 +59,12 @@ pub enum WatchError {
 
 /// A directory being followed. Dropping this leaves it followed for the life of the process.
 #[derive(Debug)]
-pub struct Watching {
+pub struct Following {
     signals: Sender<Signal>,
     thread: JoinHandle<()>,
 }
 
-impl Watching {
+impl Following {
     /// Ends following; when this returns, nothing more is delivered.
     pub fn stop(self) {
         // Either send reaches the thread or the thread is gone, and a panic of it was printed.
@@ -77,16 +78,16 @@ impl Watching {
 ///
 /// Errors: the directory cannot be watched, for example because there is none. What is wrong with
 /// its files is logged and never ends it.
-pub fn start(
+pub fn follow(
     directory: PathBuf,
     allow_external_ips: bool,
     sink: Arc<dyn Sink>,
-) -> Result<Watching, WatchError> {
+) -> Result<Following, FollowError> {
     let (signals, received) = mpsc::channel();
     let events = signals.clone();
     // Paths of events are absolute, and are compared with those of the listing.
     let directory = std::path::absolute(&directory).unwrap_or(directory);
-    let watch_error = |source| WatchError::Watch { directory: directory.clone(), source };
+    let watch_error = |source| FollowError::Watch { directory: directory.clone(), source };
     let mut watcher = notify::recommended_watcher(move |event| {
         // The receiver is gone only after a stop.
         let _ = events.send(Signal::Event(event));
@@ -107,8 +108,8 @@ pub fn start(
     let thread = thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(&received, watcher))
-        .map_err(|source| WatchError::Thread { directory, source })?;
-    Ok(Watching { signals, thread })
+        .map_err(|source| FollowError::Thread { directory, source })?;
+    Ok(Following { signals, thread })
 }
 
 enum Signal {

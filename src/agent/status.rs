@@ -1,0 +1,111 @@
+//! The agent's state as `kubeweir status` shows it.
+//!
+//! Served as JSON under [`PATH`] on the metrics port.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::FamilySummary;
+
+/// Where the metrics server serves it.
+pub const PATH: &str = "/kubeweir/status";
+
+/// State of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// This node.
+    pub node: String,
+    /// Configured mode.
+    pub mode: String,
+    /// Changes that wait while a commit runs.
+    pub backlog: usize,
+    /// By family: `IPv4`, `IPv6`.
+    pub families: BTreeMap<String, FamilyStatus>,
+}
+
+/// State of one family.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FamilyStatus {
+    /// Figures of what is applied and pending.
+    #[serde(flatten)]
+    pub summary: FamilySummary,
+    /// Mark of the program.
+    pub program: String,
+    /// The kernel keeps others off the table.
+    pub owned: bool,
+    /// Syncs so far, and how many of them failed.
+    pub syncs: u64,
+    /// Failed syncs.
+    pub failed_syncs: u64,
+    /// Repairs of foreign changes.
+    pub repairs: u64,
+    /// The last sync.
+    pub last_sync: Option<LastSync>,
+    /// Contested frontends.
+    pub contested: Vec<Contested>,
+    /// Services that the kernel refused.
+    pub quarantine: Vec<QuarantinedService>,
+}
+
+/// The last sync of a family.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastSync {
+    /// When it ended, RFC 3339.
+    pub at: String,
+    /// Microseconds from start to end.
+    pub took_us: u64,
+    /// Microseconds of that in the kernel.
+    pub kernel_us: u64,
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Elements added.
+    pub added: usize,
+    /// Elements deleted.
+    pub deleted: usize,
+    /// Every service was looked at.
+    pub full: bool,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// A frontend that several service ports claim.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contested {
+    /// `10.0.0.1:80/tcp`, or `nodePort 30080/tcp`.
+    pub frontend: String,
+    /// Who has it.
+    pub owner: String,
+    /// Who else wants it.
+    pub others: Vec<String>,
+}
+
+/// A service that the kernel refused.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QuarantinedService {
+    /// `namespace/name`.
+    pub service: String,
+    /// What was refused, and why.
+    pub reason: String,
+    /// How often.
+    pub refusals: u32,
+}
+
+/// A status that one thread writes and others read.
+#[derive(Debug, Clone, Default)]
+pub struct SharedStatus(Arc<Mutex<Status>>);
+
+impl SharedStatus {
+    /// Changes it.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// A copy.
+    pub fn get(&self) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

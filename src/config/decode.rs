@@ -1,0 +1,216 @@
+//! Text of a configuration file to the v1alpha1 object, with a record of what was ignored.
+//!
+//! Place in the flow: the caller read the file; the result goes to [`super::complete()`]. Strict
+//! problems (unknown fields, duplicate keys) are recorded, everything else is an error (reference
+//! 2.1). Knows no defaults and no rules of validity.
+
+use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
+
+use super::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration};
+
+/// A decoded file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// The object as written: no defaults.
+    pub object: KubeProxyConfiguration,
+    /// What strict decoding would have refused, in the words of a user:
+    /// `unknown field "iptables.foo"`. Empty if nothing.
+    pub ignored: Vec<String>,
+}
+
+/// Why a file is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Neither YAML nor JSON.
+    #[error("cannot parse YAML or JSON")]
+    Syntax(#[source] Box<serde_saphyr::Error>),
+    /// `apiVersion` or `kind` is missing; an empty file lacks both.
+    #[error("{0:?} is missing")]
+    Missing(&'static str),
+    /// Another version or kind.
+    #[error("no kind {kind:?} is registered for version {api_version:?}")]
+    Unknown {
+        /// `apiVersion` of the file.
+        api_version: String,
+        /// `kind` of the file.
+        kind: String,
+    },
+    /// A field has a value of the wrong type (B-034).
+    #[error("field {path:?} has a wrong value")]
+    Type {
+        /// Path of the field.
+        path: String,
+        /// What was found and what was expected.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Decodes YAML or JSON.
+///
+/// Errors: see [`DecodeError`]; strictness problems are none (B-033).
+pub fn decode(text: &str) -> Result<Decoded, DecodeError> {
+    let mut ignored = Vec::new();
+    let mut value = parse(text, &mut ignored)?;
+    check_type(&value)?;
+    drop_nulls(&mut value);
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let object = serde_ignored::deserialize(deserializer, |path| {
+        ignored.push(format!("unknown field {:?}", path.to_string()));
+    });
+    match object {
+        Ok(object) => Ok(Decoded { object, ignored }),
+        Err(source) => Err(DecodeError::Type { path: track.path().to_string(), source }),
+    }
+}
+
+/// Text to a tree; a duplicate key is recorded and the last one wins.
+fn parse(text: &str, ignored: &mut Vec<String>) -> Result<Value, DecodeError> {
+    let read = |policy| {
+        let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
+        serde_saphyr::from_str_with_options::<Option<Value>>(text, options)
+            .map(Option::unwrap_or_default)
+    };
+    match read(DuplicateKeyPolicy::Error) {
+        Ok(value) => Ok(value),
+        Err(strict @ serde_saphyr::Error::DuplicateMappingKey { .. }) => {
+            ignored.push(strict.to_string());
+            read(DuplicateKeyPolicy::LastWins)
+        }
+        // YAML forbids tabs as indentation, JSON does not.
+        Err(strict) => return serde_json::from_str(text).map_err(|_| syntax(strict)),
+    }
+    .map_err(syntax)
+}
+
+fn syntax(error: serde_saphyr::Error) -> DecodeError {
+    DecodeError::Syntax(Box::new(error))
+}
+
+/// Both type fields, before anything else is looked at (B-032).
+fn check_type(value: &Value) -> Result<(), DecodeError> {
+    let field = |name: &'static str| {
+        let text = value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        text.ok_or(DecodeError::Missing(name))
+    };
+    let (kind, api_version) = (field("kind")?, field("apiVersion")?);
+    if api_version == API_VERSION && kind == KIND {
+        return Ok(());
+    }
+    Err(DecodeError::Unknown { api_version: api_version.to_owned(), kind: kind.to_owned() })
+}
+
+/// `null` says nothing: Go leaves such a field at its zero value (B-051).
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, field| !field.is_null());
+        map.values_mut().for_each(drop_nulls);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str =
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
+
+    fn with_head(body: &str) -> Result<Decoded, DecodeError> {
+        decode(&format!("{HEAD}{body}"))
+    }
+
+    // B-032: version and kind are mandatory and known.
+    #[test]
+    fn version_and_kind_are_required() {
+        let cases = [
+            ("empty", ""),
+            ("comment only", "# nothing\n"),
+            ("no kind", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n"),
+            ("no version", "kind: KubeProxyConfiguration\n"),
+            (
+                "other version",
+                "apiVersion: kubeproxy.config.k8s.io/v9\nkind: KubeProxyConfiguration\n",
+            ),
+            (
+                "other kind",
+                "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeletConfiguration\n",
+            ),
+            ("no mapping", "- a\n"),
+        ];
+        for (name, text) in cases {
+            let error = decode(text).expect_err(name);
+            assert!(
+                matches!(error, DecodeError::Missing(_) | DecodeError::Unknown { .. }),
+                "{name}: {error:?}"
+            );
+        }
+    }
+
+    // B-033: unknown fields and duplicate keys are recorded, the last duplicate wins.
+    #[test]
+    fn strict_problems_are_recorded() {
+        let decoded = with_head("Mode: x\niptables:\n  foo: 1\nmode: ipvs\nmode: nftables\n")
+            .expect("lenient decoding accepts it");
+        assert_eq!(decoded.object.mode, "nftables");
+        assert_eq!(decoded.ignored.len(), 3, "{:?}", decoded.ignored);
+        assert!(decoded.ignored[0].contains("mode"), "{:?}", decoded.ignored);
+        assert!(decoded.ignored.contains(&"unknown field \"Mode\"".to_owned()));
+        assert!(decoded.ignored.contains(&"unknown field \"iptables.foo\"".to_owned()));
+        assert_eq!(with_head("mode: ipvs\n").expect("valid").ignored, Vec::<String>::new());
+    }
+
+    // B-034: a value of the wrong type is fatal and its path is named.
+    #[test]
+    fn wrong_types_are_fatal() {
+        let cases = [
+            ("configSyncPeriod: 30\n", "configSyncPeriod"),
+            ("nftables: {syncPeriod: 5}\n", "nftables.syncPeriod"),
+            ("nftables: {syncPeriod: fast}\n", "nftables.syncPeriod"),
+            ("conntrack: {min: many}\n", "conntrack.min"),
+            ("mode: 4\n", "mode"),
+            ("enableProfiling: \"yes\"\n", "enableProfiling"),
+            ("logging: {verbosity: -1}\n", "logging.verbosity"),
+            ("nodePortAddresses: 10.0.0.0/8\n", "nodePortAddresses"),
+            ("clientConnection: x\n", "clientConnection"),
+        ];
+        for (body, expected) in cases {
+            match with_head(body) {
+                Err(DecodeError::Type { path, .. }) => assert_eq!(path, expected, "{body}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+        assert!(matches!(with_head("mode: [\n"), Err(DecodeError::Syntax(_))));
+    }
+
+    // B-035: JSON is accepted, with tabs too.
+    #[test]
+    fn json_is_accepted() {
+        let text = "{\n\t\"apiVersion\": \"kubeproxy.config.k8s.io/v1alpha1\",\n\t\"kind\": \
+                    \"KubeProxyConfiguration\",\n\t\"mode\": \"nftables\"\n}";
+        let decoded = decode(text).expect("JSON");
+        assert_eq!(decoded.object.mode, "nftables");
+        assert!(decoded.ignored.is_empty());
+    }
+
+    #[test]
+    fn yaml_1_1_booleans_and_integer_flush_frequency() {
+        let decoded = with_head("enableProfiling: yes\nlogging: {flushFrequency: 1000000000}\n")
+            .expect("valid");
+        assert!(decoded.object.enable_profiling);
+        assert_eq!(decoded.object.logging.flush_frequency.to_string(), "1s");
+    }
+
+    // B-051: the zero values that kubeadm writes are as good as absent.
+    #[test]
+    fn nulls_are_as_good_as_absent() {
+        let decoded = with_head(
+            "nodePortAddresses: null\nconntrack: {maxPerCore: null, min: null}\nmode: \"\"\n\
+             featureGates: null\noomScoreAdj: null\niptables: {masqueradeBit: null, syncPeriod: 0s}\n",
+        )
+        .expect("valid");
+        let expected = with_head("").expect("valid");
+        assert_eq!(decoded, expected);
+    }
+}

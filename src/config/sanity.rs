@@ -1,0 +1,152 @@
+//! Settings that do not fit the node (section 3.7): warnings, and the two that are fatal.
+//!
+//! Place in the flow: `main` asks once, as soon as the node's addresses are known. Pure.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::address::{parse_cidr, parse_ip, parse_ip_port};
+use super::note::Note;
+use super::{Config, DetectLocal, ProxyMode};
+use crate::model::Family;
+use crate::node::nodeport::NodePortAddresses;
+
+/// What of the node matters here.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFacts<'a> {
+    /// Family of the node's primary IP.
+    pub primary: Family,
+    /// Whether both families run.
+    pub dual_stack: bool,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: &'a [IpNet],
+}
+
+/// A setting with which this node cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot run in {primary}-only mode: {setting} has only {} values", primary.other())]
+pub struct WrongFamily {
+    /// The setting as a user knows it.
+    pub setting: &'static str,
+    /// Family of the node's primary IP.
+    pub primary: Family,
+}
+
+/// Checks the configuration against the node.
+///
+/// Returns notes of level error, after which the process goes on.
+/// Errors: podCIDRs all of the wrong family in NodeCIDR mode (B-066); clusterCIDRs all of the wrong
+/// family in ClusterCIDR mode if only one family runs (B-067).
+pub fn check(config: &Config, node: NodeFacts<'_>) -> Result<Vec<Note>, WrongFamily> {
+    let primary = node.primary;
+    let mut findings = Vec::new();
+    nodeport_addresses(config, node, &mut findings);
+    let cluster_cidrs: Vec<Family> =
+        Family::BOTH.into_iter().filter(|&family| config.cluster_cidrs[family].is_some()).collect();
+    if all_other(primary, &cluster_cidrs) {
+        if !node.dual_stack && config.detect_local == DetectLocal::ClusterCidr {
+            return Err(WrongFamily { setting: "clusterCIDR", primary });
+        }
+        findings.push(wrong_family("clusterCIDR", primary));
+    }
+    let pod_cidrs: Vec<Family> = node.pod_cidrs.iter().map(Family::of_net).collect();
+    if all_other(primary, &pod_cidrs) {
+        if config.detect_local == DetectLocal::NodeCidr {
+            return Err(WrongFamily { setting: "podCIDRs of the node", primary });
+        }
+        findings.push(wrong_family("podCIDRs of the node", primary));
+    }
+    if let Some(ip) = parse_ip(&config.object.winkernel.source_vip)
+        && Family::of(&ip) != primary
+    {
+        findings.push(wrong_family("winkernel.sourceVip", primary));
+    }
+    if !node.dual_stack {
+        single_stack(config, primary, &mut findings);
+    }
+    Ok(findings.into_iter().map(Note::error).collect())
+}
+
+/// Whether there are values, and every one is of the other family.
+fn all_other(primary: Family, families: &[Family]) -> bool {
+    !families.is_empty() && families.iter().all(|&family| family != primary)
+}
+
+fn wrong_family(setting: &str, primary: Family) -> String {
+    format!(
+        "Kube-proxy configuration may be incomplete or incorrect: cluster is {primary} but {setting} \
+         contains only {} values",
+        primary.other()
+    )
+}
+
+fn nodeport_addresses(config: &Config, node: NodeFacts<'_>, findings: &mut Vec<String>) {
+    let primary = node.primary;
+    match &config.nodeport_addresses {
+        // B-068
+        NodePortAddresses::All => findings.push(
+            "Kube-proxy configuration may be incomplete or incorrect: nodePortAddresses is unset; \
+             NodePort connections will be accepted on all local IPs. Consider using \
+             `--nodeport-addresses primary`"
+                .to_owned(),
+        ),
+        NodePortAddresses::Primary => {}
+        NodePortAddresses::Cidrs(cidrs) => {
+            let families: Vec<Family> = cidrs.iter().map(Family::of_net).collect();
+            if all_other(primary, &families) {
+                findings.push(wrong_family("nodePortAddresses", primary));
+            } else if !families.is_empty()
+                && !families.contains(&primary.other())
+                && node.dual_stack
+                && is_explicitly_dual(config, node)
+            {
+                findings.push(format!(
+                    "Kube-proxy configuration may be incomplete or incorrect: cluster appears to be \
+                     dual-stack but nodePortAddresses contains only {primary} addresses; NodePort \
+                     connections will be accepted on all local {} IPs",
+                    primary.other()
+                ));
+            }
+        }
+    }
+}
+
+/// Whether something written says that both families are wanted.
+fn is_explicitly_dual(config: &Config, node: NodeFacts<'_>) -> bool {
+    let other = node.primary.other();
+    config.cluster_cidrs[other].is_some() && config.cluster_cidrs[node.primary].is_some()
+        || Family::BOTH
+            .iter()
+            .all(|family| node.pod_cidrs.iter().any(|cidr| Family::of_net(cidr) == *family))
+}
+
+/// Settings that only matter if the other family does not run.
+fn single_stack(config: &Config, primary: Family, findings: &mut Vec<String>) {
+    if config.mode == ProxyMode::Ipvs {
+        let families: Vec<Family> = config
+            .object
+            .ipvs
+            .exclude_cidrs
+            .iter()
+            .filter_map(|cidr| parse_cidr(cidr))
+            .map(|cidr| Family::of_net(&cidr))
+            .collect();
+        if all_other(primary, &families) {
+            findings.push(wrong_family("ipvs.excludeCIDRs", primary));
+        }
+    }
+    let servers = [
+        ("healthzBindAddress", &config.object.healthz_bind_address),
+        ("metricsBindAddress", &config.object.metrics_bind_address),
+    ];
+    for (setting, text) in servers {
+        let ip: Option<IpAddr> = parse_ip_port(text).map(|address| address.ip());
+        if ip.is_some_and(|ip| !ip.is_unspecified() && Family::of(&ip) != primary) {
+            findings.push(wrong_family(setting, primary));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

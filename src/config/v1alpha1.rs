@@ -1,0 +1,344 @@
+//! The object `KubeProxyConfiguration` of `kubeproxy.config.k8s.io/v1alpha1`, field by field.
+//!
+//! Place in the flow: [`super::decode`] reads it, flags are folded into it, [`super::validate`]
+//! judges it, [`super::resolve()`] turns it into [`super::Config`]; `/configz` and
+//! `--write-config-to` show it. Knows no rule: every field is what the user wrote, enumerations
+//! included, so that all mistakes can be reported at once.
+//!
+//! Source: behaviour reference section 2.2. Pointer fields of upstream are `Option`: there, zero
+//! written out means something else than nothing written.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::duration::GoDuration;
+
+/// The API group and version this program reads and writes.
+pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+/// The kind of the object.
+pub const KIND: &str = "KubeProxyConfiguration";
+
+/// The whole configuration object.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubeProxyConfiguration {
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// [`KIND`].
+    pub kind: String,
+    /// Gate name to wanted state.
+    pub feature_gates: BTreeMap<String, bool>,
+    /// How to reach the API server.
+    pub client_connection: ClientConnection,
+    /// Format and verbosity of the log.
+    pub logging: Logging,
+    /// Name of this node instead of the kernel's host name.
+    pub hostname_override: String,
+    /// What to take for the node's primary IP; nothing is bound to it.
+    pub bind_address: String,
+    /// `IP:port` of the proxy health server.
+    pub healthz_bind_address: String,
+    /// `IP:port` of the metrics server.
+    pub metrics_bind_address: String,
+    /// Whether a failure to listen ends the process.
+    pub bind_address_hard_fail: bool,
+    /// Whether the metrics server offers profiles and the verbosity knob.
+    pub enable_profiling: bool,
+    /// Previous minor release whose hidden metrics are wanted.
+    pub show_hidden_metrics_for_version: String,
+    /// `iptables`, `ipvs` or `nftables`.
+    pub mode: String,
+    /// Section of mode `iptables`.
+    pub iptables: Iptables,
+    /// Section of mode `ipvs`.
+    pub ipvs: Ipvs,
+    /// Section of mode `nftables`.
+    pub nftables: Nftables,
+    /// Windows only; carried along.
+    pub winkernel: Winkernel,
+    /// How traffic from this node's pods is recognised.
+    pub detect_local_mode: String,
+    /// Names for the interface modes of `detect_local_mode`.
+    pub detect_local: DetectLocalSection,
+    /// Pod CIDRs, comma separated.
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: String,
+    /// CIDRs of the addresses that serve NodePorts, or `primary`.
+    pub node_port_addresses: Vec<String>,
+    /// oom_score_adj of the process.
+    pub oom_score_adj: Option<i32>,
+    /// Connection tracking sysctls.
+    pub conntrack: Conntrack,
+    /// How often configuration from the API server is refreshed.
+    pub config_sync_period: GoDuration,
+    /// Ignored, as upstream does.
+    pub port_range: String,
+    /// Windows only; carried along.
+    pub windows_run_as_service: bool,
+    /// What upstream has not; left out when nothing is set, so that upstream reads the file too.
+    #[serde(skip_serializing_if = "Kubeweir::is_default")]
+    pub kubeweir: Kubeweir,
+}
+
+/// Settings of this program alone.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubeweir {
+    /// Count new connections by service.
+    pub service_counters: bool,
+    /// Whether the tables are owned (kernel 6.9); true unless written otherwise.
+    pub table_ownership: Option<bool>,
+}
+
+impl Kubeweir {
+    fn is_default(&self) -> bool {
+        *self == Kubeweir::default()
+    }
+}
+
+/// `clientConnection`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientConnection {
+    /// Path of a kubeconfig; empty means in-cluster.
+    pub kubeconfig: String,
+    /// Accept header instead of the content type.
+    pub accept_content_types: String,
+    /// Media type of requests.
+    pub content_type: String,
+    /// Requests a second.
+    #[serde(serialize_with = "whole_or_float")]
+    pub qps: f32,
+    /// Requests that may exceed `qps` for a moment.
+    pub burst: i32,
+}
+
+/// `logging`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Logging {
+    /// `text` or `json`.
+    pub format: String,
+    /// How often buffered lines are written out.
+    #[serde(deserialize_with = "flush_frequency")]
+    pub flush_frequency: GoDuration,
+    /// Threshold of info messages.
+    pub verbosity: u32,
+    /// Thresholds by source file; text only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vmodule: Vec<VmoduleItem>,
+    /// Alpha options of the two formats.
+    pub options: LoggingOptions,
+}
+
+/// One entry of `logging.vmodule`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VmoduleItem {
+    /// File name without its extension, with `*` and `?`.
+    pub file_pattern: String,
+    /// Threshold in files that match.
+    pub verbosity: u32,
+}
+
+/// `logging.options`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoggingOptions {
+    /// Of format `text`.
+    pub text: OutputRouting,
+    /// Of format `json`.
+    pub json: OutputRouting,
+}
+
+/// Where lines of one format go.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OutputRouting {
+    /// Errors to stderr, the rest to stdout.
+    pub split_stream: bool,
+    /// Buffer of the info stream, a Kubernetes quantity in bytes.
+    #[serde(deserialize_with = "quantity")]
+    pub info_buffer_size: Quantity,
+}
+
+/// `iptables`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Iptables {
+    /// Accepted and validated; masquerading needs no mark here.
+    pub masquerade_bit: Option<i32>,
+    /// Masquerade every service flow.
+    pub masquerade_all: bool,
+    /// Serve NodePorts on 127.0.0.1.
+    pub localhost_node_ports: Option<bool>,
+    /// Longest time between full syncs.
+    pub sync_period: GoDuration,
+    /// Shortest time between syncs.
+    pub min_sync_period: GoDuration,
+}
+
+/// `ipvs`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ipvs {
+    /// Longest time between full syncs.
+    pub sync_period: GoDuration,
+    /// Shortest time between syncs.
+    pub min_sync_period: GoDuration,
+    /// IPVS scheduler.
+    pub scheduler: String,
+    /// CIDRs that clean-up leaves alone.
+    #[serde(rename = "excludeCIDRs")]
+    pub exclude_cidrs: Vec<String>,
+    /// Whether arp_ignore and arp_announce are set.
+    #[serde(rename = "strictARP")]
+    pub strict_arp: bool,
+    /// Time-out of idle TCP sessions.
+    pub tcp_timeout: GoDuration,
+    /// Time-out of TCP sessions after FIN.
+    pub tcp_fin_timeout: GoDuration,
+    /// Time-out of UDP sessions.
+    pub udp_timeout: GoDuration,
+}
+
+/// `nftables`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Nftables {
+    /// Accepted and validated; masquerading needs no mark here.
+    pub masquerade_bit: Option<i32>,
+    /// Masquerade every service flow.
+    pub masquerade_all: bool,
+    /// Longest time between full syncs.
+    pub sync_period: GoDuration,
+    /// Shortest time between syncs.
+    pub min_sync_period: GoDuration,
+}
+
+/// `winkernel`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Winkernel {
+    /// HNS network.
+    pub network_name: String,
+    /// Source IP; one of the wrong family is warned about on Linux too.
+    pub source_vip: String,
+    /// Direct server return.
+    #[serde(rename = "enableDSR")]
+    pub enable_dsr: bool,
+    /// HNS endpoint of the root.
+    pub root_hns_endpoint_name: String,
+    /// Whether health checks go to the VIP.
+    pub forward_health_check_vip: bool,
+}
+
+/// `detectLocal`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DetectLocalSection {
+    /// For mode `BridgeInterface`.
+    pub bridge_interface: String,
+    /// For mode `InterfaceNamePrefix`.
+    pub interface_name_prefix: String,
+}
+
+/// `conntrack`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Conntrack {
+    /// Entries per core; 0 leaves the limit alone.
+    pub max_per_core: Option<i32>,
+    /// Least number of entries, whatever the cores.
+    pub min: Option<i32>,
+    /// Idle time of established TCP; 0 leaves it alone.
+    pub tcp_established_timeout: Option<GoDuration>,
+    /// Time in CLOSE_WAIT; 0 leaves it alone.
+    pub tcp_close_wait_timeout: Option<GoDuration>,
+    /// Whether out-of-window packets are tolerated.
+    pub tcp_be_liberal: bool,
+    /// Time of unanswered UDP; 0 leaves it alone.
+    pub udp_timeout: GoDuration,
+    /// Time of answered UDP; 0 leaves it alone.
+    pub udp_stream_timeout: GoDuration,
+}
+
+/// A Kubernetes quantity of bytes, kept as written: `0`, `64Ki`, `1M`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(String);
+
+impl Default for Quantity {
+    fn default() -> Self {
+        Quantity("0".to_owned())
+    }
+}
+
+/// A text that is no quantity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("quantities must be a number with an optional suffix such as Ki, M or Gi, not {0:?}")]
+pub struct InvalidQuantity(String);
+
+impl std::str::FromStr for Quantity {
+    type Err = InvalidQuantity;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const SUFFIXES: [&str; 16] =
+            ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+        let end = text.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
+        let (number, suffix) = text.split_at(end);
+        let number_ok = number.parse::<f64>().is_ok_and(f64::is_finite);
+        if number_ok && SUFFIXES.contains(&suffix) {
+            Ok(Quantity(text.to_owned()))
+        } else {
+            Err(InvalidQuantity(text.to_owned()))
+        }
+    }
+}
+
+impl std::fmt::Display for Quantity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Quantity {
+    /// Whether it is the default, no buffer.
+    pub fn is_zero(&self) -> bool {
+        *self == Quantity::default()
+    }
+}
+
+/// Text or number, where upstream's JSON takes both.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrInteger {
+    Integer(i64),
+    Text(String),
+}
+
+/// `logging.flushFrequency`: a duration string, or an integer of nanoseconds (section 2.1).
+fn flush_frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GoDuration, D::Error> {
+    match TextOrInteger::deserialize(deserializer)? {
+        TextOrInteger::Integer(nanoseconds) => Ok(GoDuration::from_nanos(nanoseconds)),
+        TextOrInteger::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
+}
+
+/// Whole numbers without a decimal point, as Go writes them.
+fn whole_or_float<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+    if value.fract() == 0.0 && value.abs() < 1e9 {
+        serializer.serialize_i64(*value as i64)
+    } else {
+        serializer.serialize_f32(*value)
+    }
+}
+
+fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantity, D::Error> {
+    match TextOrInteger::deserialize(deserializer)? {
+        TextOrInteger::Integer(number) => number.to_string().parse(),
+        TextOrInteger::Text(text) => text.parse(),
+    }
+    .map_err(serde::de::Error::custom)
+}

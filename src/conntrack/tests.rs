@@ -1,0 +1,220 @@
+//! Which flows are stale, case by case.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{Endpoint, ObjectName, ServicePort, ServiceType, TrafficPolicy};
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("a literal address")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+/// A flow that a client sent to `to` and that `from` answers.
+fn flow(to: &str, from: &str) -> Flow {
+    let client = if at(to).is_ipv4() { "10.9.0.1:4000" } else { "[fd09::1]:4000" };
+    Flow {
+        original: Tuple { source: at(client), destination: at(to) },
+        reply: Tuple { source: at(from), destination: at(client) },
+        zone: None,
+        id: None,
+    }
+}
+
+/// DNS at 10.96.0.10:53 and, as VIP and external IP, at 198.51.100.1 and 203.0.113.1; NodePort 30053.
+fn dns(endpoints: &[&str]) -> UdpPort {
+    UdpPort {
+        family: Family::V4,
+        addresses: ["10.96.0.10", "198.51.100.1", "203.0.113.1"].map(ip).to_vec(),
+        port: 53,
+        node_port: Some(30053),
+        endpoints: endpoints.iter().copied().map(at).collect(),
+    }
+}
+
+fn node() -> HashSet<IpAddr> {
+    ["192.0.2.1", "127.0.0.1"].map(ip).into_iter().collect()
+}
+
+fn stale(current: &[UdpPort], previous: &[UdpPort], to: &str, from: &str) -> bool {
+    Reconciliation::new(current, previous, &node()).is_stale(&flow(to, from))
+}
+
+// B-218, B-219, B-220, B-221, B-225: the endpoint decides, on every kind of frontend.
+#[test]
+fn flows_to_frontends_with_endpoints() {
+    let ports = [dns(&["10.1.0.2:5353", "10.1.1.2:5353"])];
+    for to in ["10.96.0.10:53", "198.51.100.1:53", "203.0.113.1:53", "192.0.2.1:30053"] {
+        for (name, from, expected) in [
+            ("a serving endpoint", "10.1.0.2:5353", false),
+            ("an endpoint that went", "10.1.0.9:5353", true),
+            ("an endpoint's former port", "10.1.0.2:53", true),
+            ("not translated", to, true),
+        ] {
+            assert_eq!(stale(&ports, &[], to, from), expected, "{to}: {name}");
+        }
+    }
+}
+
+// B-222: without serving endpoints nothing is deleted, whatever was known before.
+#[test]
+fn frontends_without_endpoints() {
+    let previous = [dns(&["10.1.0.2:5353"])];
+    for to in ["10.96.0.10:53", "198.51.100.1:53", "203.0.113.1:53", "192.0.2.1:30053"] {
+        for from in ["10.1.0.2:5353", "10.1.0.9:5353", to] {
+            assert!(!stale(&[dns(&[])], &[], to, from), "{to} {from}");
+            assert!(!stale(&[dns(&[])], &previous, to, from), "{to} {from}, formerly served");
+        }
+    }
+}
+
+// B-224, Q-16: what is no service port, or a NodePort's number elsewhere, is kept.
+#[test]
+fn destinations_of_others() {
+    let ports = [dns(&["10.1.0.2:5353"])];
+    for (name, to) in [
+        ("another port of the ClusterIP", "10.96.0.10:54"),
+        ("another address", "10.96.0.11:53"),
+        ("the NodePort's number on a remote host", "192.0.2.99:30053"),
+        ("the NodePort's number on loopback", "127.0.0.1:30053"),
+        ("the service port on the node", "192.0.2.1:53"),
+        ("the NodePort's number in the other family", "[fd00::1]:30053"),
+    ] {
+        assert!(!stale(&ports, &ports, to, to), "{name}, not translated");
+        let elsewhere = if at(to).is_ipv4() { "10.5.0.1:99" } else { "[fd05::1]:99" };
+        assert!(!stale(&ports, &ports, to, elsewhere), "{name}, translated by somebody else");
+    }
+}
+
+// A frontend that is gone: flows that its endpoints answer go with it, others are not ours (B-224).
+#[test]
+fn frontends_gone() {
+    let previous = [dns(&["10.1.0.2:5353"])];
+    for to in ["10.96.0.10:53", "203.0.113.1:53", "192.0.2.1:30053"] {
+        assert!(stale(&[], &previous, to, "10.1.0.2:5353"), "{to}");
+        assert!(!stale(&[], &previous, to, "10.1.0.9:5353"), "{to}: no endpoint of ours");
+        assert!(!stale(&[], &previous, to, to), "{to}: not translated");
+    }
+    let mut without_external = dns(&["10.1.0.2:5353"]);
+    without_external.addresses.truncate(2);
+    let current = [without_external];
+    assert!(stale(&current, &previous, "203.0.113.1:53", "10.1.0.2:5353"), "external IP removed");
+    assert!(!stale(&current, &previous, "10.96.0.10:53", "10.1.0.2:5353"), "ClusterIP kept");
+    assert!(!stale(&[], &previous, "192.0.2.99:30053", "10.1.0.2:5353"), "not on this node");
+}
+
+#[test]
+fn contested_frontends_keep_the_flows_of_both() {
+    let ports = [dns(&["10.1.0.2:5353"]), dns(&["10.1.0.3:5353"]), dns(&[])];
+    assert!(!stale(&ports, &[], "10.96.0.10:53", "10.1.0.2:5353"));
+    assert!(!stale(&ports, &[], "10.96.0.10:53", "10.1.0.3:5353"));
+    assert!(stale(&ports, &[], "10.96.0.10:53", "10.1.0.4:5353"));
+}
+
+// B-218: IPv6 alike.
+#[test]
+fn ipv6() {
+    let port = UdpPort {
+        family: Family::V6,
+        addresses: vec![ip("fd96::a")],
+        port: 53,
+        node_port: None,
+        endpoints: [at("[fd01::2]:5353")].into_iter().collect(),
+    };
+    assert!(!stale(std::slice::from_ref(&port), &[], "[fd96::a]:53", "[fd01::2]:5353"));
+    assert!(stale(&[port], &[], "[fd96::a]:53", "[fd01::9]:5353"));
+}
+
+fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> Endpoint {
+    Endpoint {
+        address: ip(address),
+        ready,
+        serving,
+        terminating,
+        node: None,
+        zone_hints: vec![],
+        node_hints: vec![],
+    }
+}
+
+fn slice(ports: Vec<(&str, Protocol, u16)>, endpoints: Vec<Endpoint>) -> EndpointSlice {
+    let port = |(name, protocol, port): (&str, Protocol, u16)| SlicePort {
+        name: Arc::from(name),
+        protocol,
+        port,
+    };
+    EndpointSlice {
+        name: ObjectName::new("kube-system", "dns-1"),
+        service: ObjectName::new("kube-system", "dns"),
+        family: Family::V4,
+        ports: ports.into_iter().map(port).collect(),
+        endpoints,
+        trigger_time: None,
+    }
+}
+
+fn service() -> Service {
+    let port = |name: &str, protocol, node_port| ServicePort {
+        name: Arc::from(name),
+        protocol,
+        port: 53,
+        node_port,
+    };
+    Service {
+        name: ObjectName::new("kube-system", "dns"),
+        created: 0,
+        kind: ServiceType::LoadBalancer,
+        cluster_ips: vec![ip("10.96.0.10"), ip("fd96::a")],
+        ports: vec![port("dns", Protocol::Udp, Some(30053)), port("dns-tcp", Protocol::Tcp, None)],
+        external_ips: vec![ip("203.0.113.1"), ip("fd11::1")],
+        load_balancer_ips: vec![ip("198.51.100.1")],
+        source_ranges: vec![],
+        session_affinity: None,
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
+    }
+}
+
+// B-220, B-223: serving is what counts, and only UDP ports are looked at.
+#[test]
+fn udp_ports_of_a_service() {
+    let endpoints = vec![
+        endpoint("10.1.0.2", true, true, false),
+        endpoint("10.1.0.3", false, true, true),
+        endpoint("10.1.0.4", false, true, false),
+        endpoint("10.1.0.5", false, false, true),
+    ];
+    let ports = vec![("dns", Protocol::Udp, 5353), ("dns-tcp", Protocol::Tcp, 5354)];
+    let slice = slice(ports, endpoints);
+    let mut expected = dns(&["10.1.0.2:5353", "10.1.0.3:5353", "10.1.0.4:5353"]);
+    assert_eq!(UdpPort::of_service(&service(), &[&slice], Family::V4), vec![expected.clone()]);
+    expected.endpoints.clear();
+    assert_eq!(UdpPort::of_service(&service(), &[], Family::V4), vec![expected]);
+    let v6 = UdpPort::of_service(&service(), &[&slice], Family::V6);
+    assert_eq!(v6.len(), 1);
+    assert_eq!(v6[0].addresses, vec![ip("fd96::a"), ip("fd11::1")]);
+    assert!(v6[0].endpoints.is_empty());
+}
+
+// B-226, B-227: a slice with a UDP port, now or before, is due once; nothing else is.
+#[test]
+fn trigger() {
+    let udp = slice(vec![("dns", Protocol::Udp, 53)], vec![]);
+    let tcp = slice(vec![("web", Protocol::Tcp, 80)], vec![]);
+    for (name, old, new, due) in [
+        ("first seen", None, Some(&udp), true),
+        ("deleted", Some(&udp), None, true),
+        ("no longer UDP", Some(&udp), Some(&tcp), true),
+        ("TCP only", Some(&tcp), Some(&tcp), false),
+    ] {
+        let mut trigger = Trigger::default();
+        assert!(!trigger.take(), "{name}: without a slice change nothing is due");
+        trigger.slice_changed(old, new);
+        assert_eq!(trigger.take(), due, "{name}");
+        assert!(!trigger.take(), "{name}: once");
+    }
+}

@@ -1,0 +1,156 @@
+//! What the kernel has, as far as we know: the mirror.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use super::changes::Found;
+use super::{Statics, Totals};
+use crate::model::{Family, ObjectName};
+use crate::program::{Class, Placement, Plane, Role, Scope, SetId, Slots};
+use crate::ruleset::{Element, Key, Name, Rule, Set, Value};
+use crate::topology::Backend;
+
+/// How far a table's program is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// There is no table.
+    #[default]
+    Absent,
+    /// There is one that is not ours, or not as we left it: to be replaced in one transaction.
+    Foreign,
+    /// Our table is there, but traffic does not reach it yet.
+    Detached,
+    /// Everything is in place.
+    Attached,
+}
+
+/// One family's mirror.
+///
+/// Shape: either a service's elements follow from its placements, or they are among what was found
+/// and has no owner yet; never both.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub(super) stage: Stage,
+    /// The table was found without owner and has to be adopted.
+    pub(super) orphan: bool,
+    pub(super) services: HashMap<ObjectName, Vec<Placement>>,
+    pub(super) shared: HashMap<(SetId, Key), u32>,
+    pub(super) classes: BTreeSet<(Plane, Scope, Class)>,
+    pub(super) statics: Statics,
+    pub(super) totals: Totals,
+    /// Elements found in the kernel that nobody owns yet.
+    pub(super) found: Found,
+    /// Chains and sets of single services found in the kernel that nobody owns yet.
+    pub(super) found_chains: BTreeMap<Name, Vec<Rule>>,
+    pub(super) found_sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,
+    /// Clients remembered by a table that is to be replaced.
+    pub(super) carried: BTreeMap<Name, Vec<Element>>,
+    /// Chains and sets that nothing uses any more.
+    pub(super) garbage_chains: BTreeSet<Name>,
+    pub(super) garbage_sets: BTreeSet<Name>,
+}
+
+impl Applied {
+    /// Names of services that have something in the kernel.
+    pub fn service_names(&self) -> impl Iterator<Item = &ObjectName> {
+        self.services.keys()
+    }
+
+    /// The placements of a service.
+    pub fn placements(&self, service: &ObjectName) -> &[Placement] {
+        self.services.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many services put an element there.
+    pub fn shared_count(&self, set: SetId, key: &Key) -> u32 {
+        self.shared.get(&(set, *key)).copied().unwrap_or(0)
+    }
+
+    /// An element found in the kernel that nobody owns yet.
+    pub fn found(&self, set: SetId, key: &Key) -> Option<&Element> {
+        self.found.get(&set)?.get(key)
+    }
+
+    /// Whether nothing is left to do besides dirty services.
+    pub fn is_settled(&self) -> bool {
+        self.stage == Stage::Attached
+            && !self.orphan
+            && self.found.values().all(HashMap::is_empty)
+            && self.found_chains.is_empty()
+            && self.found_sets.is_empty()
+    }
+
+    /// The lists a port has: those that were applied, or those found in the kernel.
+    pub fn lists(&self, placement: &Placement, family: Family) -> (Slots, Slots) {
+        let known = self.placements(&placement.name.service);
+        if let Some(known) = known.iter().find(|known| known.name == placement.name) {
+            return (known.cluster.clone(), known.local.clone());
+        }
+        if self.found.is_empty() {
+            return (Slots::default(), Slots::default());
+        }
+        let find = |role: Role, scope: Scope| {
+            let frontend = placement.frontends.iter().find(|f| placement.role(f) == role)?;
+            self.found_list(frontend.key.plane(), scope, frontend.key.element_key(), family)
+        };
+        let cluster =
+            find(Role::Cluster, Scope::Cluster).or_else(|| find(Role::LocalPolicy, Scope::Cluster));
+        let local =
+            find(Role::Local, Scope::Cluster).or_else(|| find(Role::LocalPolicy, Scope::Local));
+        (cluster.unwrap_or_default(), local.unwrap_or_default())
+    }
+
+    /// Everything found in the kernel under a frontend's key and not owned yet, except shared
+    /// elements: whoever takes the frontend over replaces all of it at once.
+    pub fn found_of(&self, plane: Plane, key: Key) -> Vec<(SetId, Element)> {
+        let mut all = Vec::new();
+        for (&set, elements) in self.found.iter().filter(|(set, _)| !set.is_shared()) {
+            let take = |key: &Key| elements.get(key).cloned().map(|element| (set, element));
+            match set {
+                SetId::Endpoints(p, _, class) if p == plane && class != Class::ONE => {
+                    all.extend((0..class.slots()).map_while(|slot| take(&key.slot(slot))));
+                }
+                _ if set.plane() == Some(plane) => all.extend(take(&key)),
+                _ => {}
+            }
+        }
+        all
+    }
+
+    fn found_list(&self, plane: Plane, scope: Scope, key: Key, family: Family) -> Option<Slots> {
+        let one = SetId::Endpoints(plane, scope, Class::ONE);
+        if let Some(backend) = self.found(one, &key).and_then(|e| backend(e, family)) {
+            return Some(Slots::found(Class::ONE, vec![backend]));
+        }
+        let class = self.classes.iter().map(|(_, _, class)| *class).find(|class| {
+            *class != Class::ONE && self.found(SetId::Members(plane, scope, *class), &key).is_some()
+        })?;
+        let endpoints = SetId::Endpoints(plane, scope, class);
+        let members = (0..class.slots())
+            .map_while(|slot| self.found(endpoints, &key.slot(slot)))
+            .map_while(|element| backend(element, family))
+            .collect();
+        Some(Slots::found(class, members))
+    }
+}
+
+/// The endpoint an element leads to.
+fn backend(element: &Element, family: Family) -> Option<Backend> {
+    let Value::Data(data) = &element.value else { return None };
+    let address: IpAddr = data.address_at(0, family)?;
+    Some(Backend { address, port: data.port_at(family.address_len())? })
+}
+
+/// Of the clients a map remembers, those whose endpoint is still among the members; `None` if that
+/// is all of them, so that nothing has to be done.
+pub fn surviving_clients(
+    clients: &[Element],
+    members: &[Backend],
+    family: Family,
+) -> Option<Vec<Element>> {
+    let stays = |element: &&Element| {
+        backend(element, family).is_some_and(|backend| members.contains(&backend))
+    };
+    let survivors: Vec<Element> = clients.iter().filter(stays).cloned().collect();
+    (survivors.len() < clients.len()).then_some(survivors)
+}

@@ -1,0 +1,586 @@
+//! Plans: what to commit for some dirty services, and what it will mean.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::applied::{Applied, Stage, surviving_clients};
+use super::changes::{Changes, Settled};
+use super::desired::{Context, placements};
+use super::{Engine, FamilyState, Statics, Totals};
+use crate::model::{Family, ObjectName};
+use crate::program::chains::local_addresses;
+use crate::program::{
+    Class, Placement, Plane, Role, Scope, ServiceObjects, SetId, class_objects, clients_map,
+    elements as program_elements, service_objects,
+};
+use crate::ruleset::{Chain, Element, Key, Name, Rule};
+use crate::topology::Backend;
+use crate::transaction::{Op, Rejection, Transaction};
+
+/// Which dirty services a plan takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Selection<'a> {
+    /// As many as fit into about this number of elements, so that a commit does not hold the kernel's
+    /// lock for long. A foreign table is replaced whole, whatever the number.
+    Elements(usize),
+    /// Exactly these.
+    Only(&'a BTreeSet<ObjectName>),
+}
+
+/// A transaction, and what the applied state becomes when it is committed.
+#[derive(Debug)]
+pub struct Plan {
+    /// What to commit; may be empty when services turned out to be as they should be.
+    pub transaction: Transaction,
+    /// The services it covers.
+    pub services: BTreeSet<ObjectName>,
+    /// Affinity maps that lost a member, and the members they may refer to: a packet of the old
+    /// generation may write one more entry, so they are read again after the commit.
+    pub recheck: Vec<(Name, Vec<Backend>)>,
+    placements: Vec<(ObjectName, Vec<Placement>)>,
+    settled: Settled,
+    classes: BTreeSet<(Plane, Scope, Class)>,
+    objects: ObjectChanges,
+    statics: Option<Statics>,
+    finishes: bool,
+    stage: Stage,
+}
+
+/// Chains and sets of single services that come and go.
+#[derive(Debug, Default)]
+struct ObjectChanges {
+    ops: Vec<Op>,
+    used_chains: BTreeSet<Name>,
+    used_sets: BTreeSet<Name>,
+    stale_chains: BTreeSet<Name>,
+    stale_sets: BTreeSet<Name>,
+}
+
+impl Engine {
+    /// Affinity maps whose content a plan for the family's dirty services needs: those that lose a
+    /// member.
+    pub fn clients_needed(&self, family: Family) -> Vec<Name> {
+        let state = &self.state[family];
+        let sticky = |service: &&ObjectName| {
+            state.applied.placements(service).iter().any(|p| p.affinity.is_some())
+        };
+        let mut names = Vec::new();
+        for service in state.dirty.iter().filter(sticky) {
+            let after = self.placements(family, service);
+            for (map, _) in shrunken_maps(state.applied.placements(service), &after) {
+                names.push(map);
+            }
+        }
+        names
+    }
+
+    /// Plans dirty services of a family. `clients` holds the content of the maps that
+    /// [`Engine::clients_needed`] named.
+    pub fn plan(
+        &self,
+        family: Family,
+        selection: Selection<'_>,
+        clients: &BTreeMap<Name, Vec<Element>>,
+    ) -> Plan {
+        let state = &self.state[family];
+        let mut plan = Plan::start(family, state);
+        let mut changes = Changes::default();
+        for service in &state.dirty {
+            match selection {
+                Selection::Only(only) if !only.contains(service) => continue,
+                Selection::Elements(limit)
+                    if changes.len() >= limit && state.applied.stage != Stage::Foreign =>
+                {
+                    break;
+                }
+                _ => {}
+            }
+            self.plan_service(family, service, clients, &mut changes, &mut plan);
+        }
+        plan.statics(family, state, self, &mut changes);
+        plan.finishes = state.dirty.len() == plan.services.len();
+        if plan.finishes {
+            leftovers(&state.applied, &mut changes);
+        }
+        plan.settled = changes.settle(&state.applied);
+        plan.assemble(family, state, clients, self.owned);
+        plan
+    }
+
+    /// The placements a service should have.
+    fn placements(&self, family: Family, service: &ObjectName) -> Vec<Placement> {
+        let state = &self.state[family];
+        let Some(object) = self.store.service(service) else { return Vec::new() };
+        let context = Context {
+            family,
+            options: &self.options,
+            vantage: &self.vantage,
+            claims: &state.claims,
+        };
+        placements(context, object, self.store.slices(service), |placement| {
+            state.applied.lists(placement, family)
+        })
+    }
+
+    fn plan_service(
+        &self,
+        family: Family,
+        service: &ObjectName,
+        clients: &BTreeMap<Name, Vec<Element>>,
+        changes: &mut Changes,
+        plan: &mut Plan,
+    ) {
+        let state = &self.state[family];
+        let before = state.applied.placements(service);
+        let after = self.placements(family, service);
+        for placement in before {
+            for (set, element) in program_elements(placement, family, &self.options) {
+                changes.had(set, element);
+            }
+        }
+        if before.is_empty() && !state.applied.found.is_empty() {
+            for frontend in after.iter().flat_map(|placement| &placement.frontends) {
+                let key = frontend.key.element_key();
+                for (set, element) in state.applied.found_of(frontend.key.plane(), key) {
+                    changes.had(set, element);
+                }
+            }
+        }
+        for placement in &after {
+            for (set, element) in program_elements(placement, family, &self.options) {
+                if let SetId::Endpoints(plane, scope, class) = set {
+                    plan.classes.insert((plane, scope, class));
+                }
+                changes.wants(set, element);
+            }
+        }
+        self.plan_objects(family, service, before, &after, plan);
+        let shrunken = if state.applied.services.contains_key(service) {
+            shrunken_maps(before, &after)
+        } else {
+            all_maps(&after)
+        };
+        let known = |map: &Name| clients.contains_key(map) || state.applied.remembers(map);
+        let used = |map: &Name| plan.objects.used_sets.contains(map);
+        let recheck: Vec<_> =
+            shrunken.into_iter().filter(|(map, _)| known(map) && used(map)).collect();
+        plan.recheck.extend(recheck);
+        plan.services.insert(service.clone());
+        plan.placements.push((service.clone(), after));
+    }
+
+    fn plan_objects(
+        &self,
+        family: Family,
+        service: &ObjectName,
+        before: &[Placement],
+        after: &[Placement],
+        plan: &mut Plan,
+    ) {
+        let applied = &self.state[family].applied;
+        let mut old = ServiceObjects::default();
+        for placement in before {
+            old.extend(service_objects(placement, family, &self.options));
+        }
+        let mut new = ServiceObjects::default();
+        for placement in after {
+            new.extend(service_objects(placement, family, &self.options));
+        }
+        if !applied.services.contains_key(service) {
+            old = applied.found_objects(&new);
+        }
+        plan.objects.compare(old, new, applied);
+    }
+
+    /// The transaction of a plan was committed.
+    pub fn applied(&mut self, family: Family, plan: Plan) {
+        let state = &mut self.state[family];
+        for service in &plan.services {
+            state.dirty.remove(service);
+        }
+        state.applied.install(plan);
+    }
+
+    /// The service whose part of a plan the kernel refused, as far as the refusal tells.
+    pub fn culprit(
+        &self,
+        family: Family,
+        plan: &Plan,
+        rejection: &Rejection,
+    ) -> Option<ObjectName> {
+        let op = plan.transaction.ops.get(rejection.op?)?;
+        let (Op::AddElements(set, elements) | Op::DeleteElements(set, elements)) = op else {
+            return plan.placements.iter().find(|(_, p)| self.owns(family, p, op)).map(first);
+        };
+        let key = elements.get(rejection.element?)?.key;
+        let has = |placement: &Placement| {
+            let of_port = program_elements(placement, family, &self.options);
+            of_port.iter().any(|(id, element)| element.key == key && id.name() == *set)
+        };
+        plan.placements
+            .iter()
+            .find(|(service, after)| {
+                let before = self.state[family].applied.placements(service);
+                after.iter().chain(before).any(has) || self.owns(family, after, op)
+            })
+            .map(first)
+    }
+
+    /// Whether an operation is about an object of one of these ports.
+    fn owns(&self, family: Family, placements: &[Placement], op: &Op) -> bool {
+        let name = match op {
+            Op::AddChain(chain) => &chain.name,
+            Op::AddSet(set) => &set.name,
+            Op::FlushChain(name)
+            | Op::AddRule(name, _)
+            | Op::FlushSet(name)
+            | Op::AddElements(name, _)
+            | Op::DeleteElements(name, _) => name,
+            Op::AddTable(_) | Op::DeleteTable | Op::DeleteChain(_) | Op::DeleteSet(_) => {
+                return false;
+            }
+        };
+        placements.iter().any(|placement| {
+            let objects = service_objects(placement, family, &self.options);
+            objects.sets.iter().any(|(set, _)| set.name == *name)
+                || objects.chains.iter().any(|(chain, _)| chain == name)
+        })
+    }
+
+    /// Chains and sets that nothing uses any more. Deleting them is a transaction of its own: kernels
+    /// before 6.2 let go of a map's references only some time after the element was deleted, and
+    /// refuse with EBUSY until then.
+    pub fn garbage(&self, family: Family) -> Transaction {
+        let applied = &self.state[family].applied;
+        // All rules first: chains of one service refer to each other.
+        let rules = applied.garbage_chains.iter().cloned().map(Op::FlushChain);
+        let chains = applied.garbage_chains.iter().cloned().map(Op::DeleteChain);
+        let sets = applied.garbage_sets.iter().cloned().map(Op::DeleteSet);
+        Transaction { family, ops: rules.chain(chains).chain(sets).collect() }
+    }
+
+    /// The garbage was collected.
+    pub fn garbage_collected(&mut self, family: Family) {
+        let applied = &mut self.state[family].applied;
+        applied.garbage_chains.clear();
+        applied.garbage_sets.clear();
+    }
+}
+
+fn first<A: Clone, B>(pair: &(A, B)) -> A {
+    pair.0.clone()
+}
+
+/// Affinity maps of which a member left, with the members that remain.
+fn shrunken_maps(before: &[Placement], after: &[Placement]) -> Vec<(Name, Vec<Backend>)> {
+    let mut maps = Vec::new();
+    for old in before.iter().filter(|old| old.affinity.is_some()) {
+        let Some(new) = after.iter().find(|new| new.name == old.name && new.affinity.is_some())
+        else {
+            continue;
+        };
+        for local in [false, true] {
+            let members = |p: &Placement| if local { p.local.clone() } else { p.cluster.clone() };
+            let uses = |p: &Placement| {
+                p.frontends.iter().any(|f| match p.role(f) {
+                    Role::Cluster => !local,
+                    Role::Local => local,
+                    Role::LocalPolicy => true,
+                })
+            };
+            let remaining = members(new).members().to_vec();
+            let lost = members(old).members().iter().any(|member| !remaining.contains(member));
+            if lost && uses(old) && uses(new) {
+                maps.push((clients_map(&old.name, local), remaining));
+            }
+        }
+    }
+    maps
+}
+
+/// The affinity maps of some placements, with the members they may refer to.
+fn all_maps(placements: &[Placement]) -> Vec<(Name, Vec<Backend>)> {
+    let sticky = placements.iter().filter(|placement| placement.affinity.is_some());
+    sticky
+        .flat_map(|placement| {
+            [(false, &placement.cluster), (true, &placement.local)].map(|(local, slots)| {
+                (clients_map(&placement.name, local), slots.members().to_vec())
+            })
+        })
+        .collect()
+}
+
+/// With the last dirty service, what was found in the kernel and has no owner goes.
+fn leftovers(applied: &Applied, changes: &mut Changes) {
+    for (&set, elements) in &applied.found {
+        for element in elements.values() {
+            changes.orphaned(set, element);
+        }
+    }
+}
+
+impl Plan {
+    fn start(family: Family, state: &FamilyState) -> Plan {
+        Plan {
+            transaction: Transaction::new(family),
+            services: BTreeSet::new(),
+            recheck: Vec::new(),
+            placements: Vec::new(),
+            settled: Settled::default(),
+            classes: BTreeSet::new(),
+            objects: ObjectChanges::default(),
+            statics: None,
+            finishes: false,
+            stage: state.applied.stage,
+        }
+    }
+
+    fn statics(
+        &mut self,
+        family: Family,
+        state: &FamilyState,
+        engine: &Engine,
+        changes: &mut Changes,
+    ) {
+        let found = !state.applied.found.is_empty();
+        if state.statics == state.applied.statics && !found {
+            return;
+        }
+        let ips = SetId::NodePortIps(local_addresses(family, &engine.options));
+        let elements = |statics: &Statics| -> Vec<(SetId, Element)> {
+            let addresses = statics.node_port_ips.iter().map(|ip| Key::new().address(*ip));
+            let members = addresses.map(|key| (ips, Element::member(key)));
+            let cidrs = statics.service_cidrs.iter().map(|net| Element {
+                last: Some(Key::new().address(net.broadcast())),
+                ..Element::member(Key::new().address(net.network()))
+            });
+            members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).collect()
+        };
+        for (set, element) in elements(&state.applied.statics) {
+            changes.had(set, element);
+        }
+        for (set, element) in elements(&state.statics) {
+            changes.wants(set, element);
+        }
+        self.statics = Some(state.statics.clone());
+    }
+
+    /// Puts the operations in an order in which each finds what it refers to.
+    fn assemble(
+        &mut self,
+        family: Family,
+        state: &FamilyState,
+        clients: &BTreeMap<Name, Vec<Element>>,
+        owned: bool,
+    ) {
+        let ops = &mut self.transaction.ops;
+        if matches!(self.stage, Stage::Absent | Stage::Foreign) {
+            create_program(state, self.stage, owned, ops);
+            self.stage = Stage::Detached;
+        } else if state.applied.orphan {
+            ops.push(Op::AddTable(state.program.table(owned)));
+        }
+        let missing = self
+            .classes
+            .iter()
+            .filter(|class| class.2 != Class::ONE && !state.applied.classes.contains(class));
+        for &(plane, scope, class) in missing {
+            create_class(family, plane, scope, class, ops);
+        }
+        ops.append(&mut self.objects.ops);
+        ops.append(&mut self.settled.deletions);
+        ops.append(&mut self.settled.additions);
+        for (map, members) in &self.recheck {
+            if let Some(carried) = state.applied.carried.get(map) {
+                let left = surviving_clients(carried, members, family);
+                let left = left.unwrap_or_else(|| carried.clone());
+                if !left.is_empty() {
+                    ops.push(Op::AddElements(map.clone(), left));
+                }
+                continue;
+            }
+            let known = clients.get(map).cloned().or_else(|| state.applied.clients(map));
+            let survivors = surviving_clients(&known.unwrap_or_default(), members, family);
+            ops.extend(survivors.into_iter().flat_map(|left| replace_clients(map, left)));
+        }
+        if self.finishes && self.stage == Stage::Detached {
+            for (chain, rules) in &state.program.base_chains {
+                create_chain(chain, rules, ops);
+            }
+            self.stage = Stage::Attached;
+        }
+    }
+}
+
+/// Operations that leave only the given clients in an affinity map.
+pub fn replace_clients(map: &Name, survivors: Vec<Element>) -> Vec<Op> {
+    let mut ops = vec![Op::FlushSet(map.clone())];
+    if !survivors.is_empty() {
+        ops.push(Op::AddElements(map.clone(), survivors));
+    }
+    ops
+}
+
+fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<Op>) {
+    if stage == Stage::Foreign {
+        ops.push(Op::DeleteTable);
+    }
+    ops.push(Op::AddTable(state.program.table(owned)));
+    ops.extend(state.program.sets.iter().cloned().map(Op::AddSet));
+    ops.extend(state.program.chains.iter().map(|(chain, _)| Op::AddChain(chain.clone())));
+    for (chain, rules) in &state.program.chains {
+        ops.extend(rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone())));
+    }
+}
+
+fn create_class(family: Family, plane: Plane, scope: Scope, class: Class, ops: &mut Vec<Op>) {
+    let objects = class_objects(family, plane, scope, class);
+    ops.extend(objects.sets.into_iter().map(Op::AddSet));
+    if let Some((chain, rules)) = objects.chain {
+        create_chain(&chain, &rules, ops);
+    }
+    if let Some((chain, rule)) = objects.dispatch {
+        ops.push(Op::AddRule(chain, rule));
+    }
+}
+
+fn create_chain(chain: &Chain, rules: &[Rule], ops: &mut Vec<Op>) {
+    ops.push(Op::AddChain(chain.clone()));
+    ops.extend(rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone())));
+}
+
+impl ObjectChanges {
+    fn compare(&mut self, old: ServiceObjects, new: ServiceObjects, applied: &Applied) {
+        for (set, elements) in &new.sets {
+            self.used_sets.insert(set.name.clone());
+            match old.sets.iter().find(|(known, _)| known.name == set.name) {
+                None => {
+                    self.ops.push(Op::AddSet(set.clone()));
+                    if applied.garbage_sets.contains(&set.name) {
+                        self.ops.push(Op::FlushSet(set.name.clone()));
+                    }
+                    self.add(&set.name, elements.clone());
+                }
+                Some((_, had)) => {
+                    let gone = had.iter().filter(|e| !elements.contains(e)).cloned().collect();
+                    let come = elements.iter().filter(|e| !had.contains(e)).cloned().collect();
+                    self.delete(&set.name, gone);
+                    self.add(&set.name, come);
+                }
+            }
+        }
+        // All chains before any rule: some refer to each other.
+        for (name, _) in &new.chains {
+            self.used_chains.insert(name.clone());
+            if !old.chains.iter().any(|(known, _)| known == name) {
+                let chain = Chain { name: name.clone(), hooked: None, comment: None };
+                self.ops.push(Op::AddChain(chain));
+            }
+        }
+        for (name, rules) in &new.chains {
+            let had = old.chains.iter().find(|(known, _)| known == name).map(|(_, rules)| rules);
+            if had == Some(rules) {
+                continue;
+            }
+            // Also when it is new: it may be garbage that was not collected yet.
+            self.ops.push(Op::FlushChain(name.clone()));
+            self.ops.extend(rules.iter().map(|rule| Op::AddRule(name.clone(), rule.clone())));
+        }
+        let stale = |names: &BTreeSet<Name>, name: &Name| !names.contains(name);
+        self.stale_chains
+            .extend(old.chains.into_iter().map(|(n, _)| n).filter(|n| stale(&self.used_chains, n)));
+        self.stale_sets.extend(
+            old.sets.into_iter().map(|(set, _)| set.name).filter(|n| stale(&self.used_sets, n)),
+        );
+    }
+
+    fn add(&mut self, set: &Name, elements: Vec<Element>) {
+        if !elements.is_empty() {
+            self.ops.push(Op::AddElements(set.clone(), elements));
+        }
+    }
+
+    fn delete(&mut self, set: &Name, elements: Vec<Element>) {
+        if !elements.is_empty() {
+            self.ops.push(Op::DeleteElements(set.clone(), elements));
+        }
+    }
+}
+
+impl Applied {
+    /// Whether the content of an affinity map is known from a dump.
+    fn remembers(&self, map: &Name) -> bool {
+        self.carried.contains_key(map) || self.found_sets.contains_key(map)
+    }
+
+    /// The content of an affinity map of a table that was adopted.
+    fn clients(&self, map: &Name) -> Option<Vec<Element>> {
+        let (_, clients) = self.found_sets.get(map)?;
+        Some(clients.values().cloned().collect())
+    }
+
+    /// Objects found in the kernel under the names of wanted ones.
+    fn found_objects(&self, wanted: &ServiceObjects) -> ServiceObjects {
+        let mut objects = ServiceObjects::default();
+        for (set, _) in &wanted.sets {
+            if let Some((found, elements)) = self.found_sets.get(&set.name) {
+                let elements =
+                    if set.dynamic { Vec::new() } else { elements.values().cloned().collect() };
+                objects.sets.push((found.clone(), elements));
+            }
+        }
+        for (name, _) in &wanted.chains {
+            if let Some(rules) = self.found_chains.get(name) {
+                objects.chains.push((name.clone(), rules.clone()));
+            }
+        }
+        objects
+    }
+
+    /// Makes a committed plan the applied state.
+    fn install(&mut self, plan: Plan) {
+        for (service, placements) in plan.placements {
+            let (before, after) = (self.placements(&service), &placements);
+            self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
+            if placements.is_empty() {
+                self.services.remove(&service);
+            } else {
+                self.services.insert(service, placements);
+            }
+        }
+        for (key, delta) in plan.settled.shared {
+            let count = i64::from(self.shared.get(&key).copied().unwrap_or(0)) + delta;
+            match u32::try_from(count) {
+                Ok(count) if count > 0 => self.shared.insert(key, count),
+                _ => self.shared.remove(&key),
+            };
+        }
+        for (set, key) in plan.settled.claimed {
+            if let Some(elements) = self.found.get_mut(&set) {
+                elements.remove(&key);
+            }
+        }
+        self.classes.extend(plan.classes);
+        if let Some(statics) = plan.statics {
+            self.statics = statics;
+        }
+        let objects = plan.objects;
+        for name in &objects.used_chains {
+            self.garbage_chains.remove(name);
+            self.found_chains.remove(name);
+        }
+        for name in &objects.used_sets {
+            self.garbage_sets.remove(name);
+            self.found_sets.remove(name);
+        }
+        self.garbage_chains.extend(objects.stale_chains);
+        self.garbage_sets.extend(objects.stale_sets);
+        self.stage = plan.stage;
+        self.orphan = false;
+        if plan.finishes {
+            self.carried.clear();
+            self.found.clear();
+            self.garbage_chains.extend(std::mem::take(&mut self.found_chains).into_keys());
+            self.garbage_sets.extend(std::mem::take(&mut self.found_sets).into_keys());
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What others want to know of the engine: conntrack, health, metrics, status.
+
+use super::applied::Stage;
+use super::{Claim, Engine};
+use crate::model::{Family, ObjectName, TrafficPolicy};
+use crate::program::{FrontendKey, Placement, elements};
+use crate::topology::local_ready_addresses;
+
+/// A frontend that several service ports claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The frontend.
+    pub frontend: FrontendKey,
+    /// Who has it.
+    pub owner: Claim,
+    /// Who would like to, in order.
+    pub others: Vec<Claim>,
+}
+
+/// Figures of one family, kept up with every commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct FamilySummary {
+    /// What is applied.
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Services waiting to be planned.
+    pub dirty: usize,
+    /// Services set aside.
+    pub set_aside: usize,
+    /// Contested frontends.
+    pub conflicts: usize,
+    /// Whether the rules are in force.
+    pub attached: bool,
+}
+
+/// Sums over everything that is applied in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Totals {
+    /// Services with something in the kernel.
+    pub services: usize,
+    /// Service ports.
+    pub ports: usize,
+    /// Frontends.
+    pub frontends: usize,
+    /// Endpoints: per port the longer of its two lists.
+    pub endpoints: usize,
+    /// Service ports with internal policy Local, endpoints somewhere and none here (B-256).
+    pub internal_without_local: usize,
+    /// The same for the external policy.
+    pub external_without_local: usize,
+}
+
+impl Totals {
+    /// What a service with these placements counts for.
+    pub(super) fn of(placements: &[Placement]) -> Totals {
+        let mut totals =
+            Totals { services: usize::from(!placements.is_empty()), ..Totals::default() };
+        for placement in placements {
+            let endpoints = placement.cluster.members().len().max(placement.local.members().len());
+            let without_local = placement.any && placement.local.is_empty();
+            let internal = placement.internal == TrafficPolicy::Local && without_local;
+            let external = placement.external == TrafficPolicy::Local && without_local;
+            totals.ports += 1;
+            totals.frontends += placement.frontends.len();
+            totals.endpoints += endpoints;
+            totals.internal_without_local += usize::from(internal);
+            totals.external_without_local += usize::from(external);
+        }
+        totals
+    }
+
+    /// With a service's part replaced.
+    pub(super) fn replace(self, before: Totals, after: Totals) -> Totals {
+        let swap = |total: usize, before: usize, after: usize| total + after - before;
+        Totals {
+            services: swap(self.services, before.services, after.services),
+            ports: swap(self.ports, before.ports, after.ports),
+            frontends: swap(self.frontends, before.frontends, after.frontends),
+            endpoints: swap(self.endpoints, before.endpoints, after.endpoints),
+            internal_without_local: swap(
+                self.internal_without_local,
+                before.internal_without_local,
+                after.internal_without_local,
+            ),
+            external_without_local: swap(
+                self.external_without_local,
+                before.external_without_local,
+                after.external_without_local,
+            ),
+        }
+    }
+}
+
+impl Engine {
+    /// Figures of a family, from what is applied.
+    pub fn summary(&self, family: Family) -> FamilySummary {
+        let state = &self.state[family];
+        FamilySummary {
+            totals: state.applied.totals,
+            dirty: state.dirty.len(),
+            set_aside: state.set_aside.len(),
+            conflicts: state.claims.conflict_count(),
+            attached: state.applied.stage == Stage::Attached,
+        }
+    }
+
+    /// Elements that were found in the kernel and elements of applied services. Proportional to the
+    /// cluster: for full syncs only.
+    pub fn element_count(&self, family: Family) -> usize {
+        let applied = &self.state[family].applied;
+        let placements = applied.services.values().flatten();
+        let own = placements.flat_map(|p| elements(p, family, &self.options));
+        let own = own.filter(|(set, _)| !set.is_shared()).count();
+        let statics = applied.statics.node_port_ips.len() + applied.statics.service_cidrs.len();
+        own + applied.shared.len() + statics
+    }
+
+    /// What is applied for a service, in the order of its ports.
+    pub fn applied_placements(&self, family: Family, service: &ObjectName) -> &[Placement] {
+        self.state[family].applied.placements(service)
+    }
+
+    /// Everything that is applied in a family, in no order.
+    pub fn all_applied(&self, family: Family) -> impl Iterator<Item = &Placement> {
+        self.state[family].applied.services.values().flatten()
+    }
+
+    /// The contested frontends of a family.
+    pub fn conflicts(&self, family: Family) -> Vec<Conflict> {
+        let conflict = |(frontend, claims): (&FrontendKey, &[Claim])| Conflict {
+            frontend: *frontend,
+            owner: claims[0].clone(),
+            others: claims[1..].to_vec(),
+        };
+        self.state[family].claims.conflicts().map(conflict).collect()
+    }
+
+    /// Number of distinct ready local addresses of a service in a family (B-243, B-244).
+    pub fn local_ready(&self, family: Family, service: &ObjectName) -> usize {
+        let slices = self.store.slices(service).iter().map(|slice| &**slice);
+        local_ready_addresses(slices.filter(|slice| slice.family == family), &self.vantage)
+    }
+}

@@ -1,0 +1,175 @@
+//! Plain HTTP/1.1 servers with bounds: what health, health-check node ports and metrics listen with.
+//!
+//! Place in the flow: [`crate::health`] and [`crate::metrics`] bring a router; this module binds,
+//! accepts, limits and hands over. It must not know what is served.
+//!
+//! The bounds: a number of connections at a time (more wait in the kernel's backlog), a size of the
+//! request's head, and one time for the whole exchange. Every connection carries one request, so
+//! that nobody holds a place by keeping a connection open.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, error, warn};
+
+/// Pause before a busy port is tried again (B-240).
+pub const BIND_RETRY: Duration = Duration::from_secs(5);
+
+/// Pause after a failed `accept` (out of descriptors, mostly), so that it does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// Connections the kernel may hold for us.
+const BACKLOG: i32 = 128;
+
+/// What one listener puts up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at a time.
+    pub connections: usize,
+    /// Bytes of the request line and headers; at least 8192, which is hyper's own minimum.
+    pub head_bytes: usize,
+    /// Time from accept to the last byte of the answer.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 64, head_bytes: 16 * 1024, time: Duration::from_secs(10) }
+    }
+}
+
+/// Which sockets an address means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wildcard {
+    /// `0.0.0.0` and `[::]` both mean every address of both families (B-239).
+    DualStack,
+    /// `0.0.0.0` means IPv4 only and `[::]` IPv6 only (B-241).
+    OneFamily,
+}
+
+/// A listener could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("listening on {address} for {server}")]
+pub struct BindError {
+    /// What was to be served: `healthz`, `metrics`.
+    pub server: &'static str,
+    /// The address that was asked for.
+    pub address: SocketAddr,
+    /// The system's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Opens a listening socket once. Must be called inside a tokio runtime.
+pub fn listen(address: SocketAddr, wildcard: Wildcard) -> io::Result<TcpListener> {
+    if wildcard == Wildcard::DualStack && address.ip().is_unspecified() {
+        let both = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port());
+        return match open(both, false) {
+            // A kernel without IPv6 (EAFNOSUPPORT) or with it disabled (EADDRNOTAVAIL).
+            Err(e) if is_without_ipv6(&e) && address.is_ipv4() => open(address, false),
+            outcome => outcome,
+        };
+    }
+    open(address, true)
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+fn open(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    // Connections in TIME_WAIT of the process before must not keep the port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Opens a listening socket on both families' wildcard or one address.
+///
+/// A failure is logged and tried again every [`BIND_RETRY`], for ever; with `hard_fail` the first
+/// one is returned, for the caller to post its Event and end the process (B-240).
+pub async fn bind(
+    server: &'static str,
+    address: SocketAddr,
+    hard_fail: bool,
+) -> Result<TcpListener, BindError> {
+    loop {
+        match listen(address, Wildcard::DualStack) {
+            Ok(listener) => return Ok(listener),
+            Err(source) if hard_fail => return Err(BindError { server, address, source }),
+            Err(reason) => error!(server, %address, %reason, "Cannot listen, trying again"),
+        }
+        tokio::time::sleep(BIND_RETRY).await;
+    }
+}
+
+/// Serves a router for ever; dropping the future closes the listener, exchanges under way end within
+/// their time.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits) -> Infallible {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    let exchange =
+                        tokio::time::timeout(limits.time, exchange(stream, router, limits));
+                    match exchange.await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(reason)) => debug!(%peer, %reason, "HTTP exchange failed"),
+                        Err(_) => debug!(%peer, "HTTP exchange took too long"),
+                    }
+                    drop(place);
+                });
+            }
+            Err(reason) => {
+                warn!(%reason, "Cannot accept connections");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn exchange(stream: TcpStream, router: Router, limits: Limits) -> hyper::Result<()> {
+    http1::Builder::new()
+        .keep_alive(false)
+        .title_case_headers(true)
+        .max_buf_size(limits.head_bytes)
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.time)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await
+}
+
+/// A plain-text answer in the form of Go's `http.Error`.
+pub fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (status, headers, body.into()).into_response()
+}
+
+/// The answer to unknown paths, as Go's mux gives it.
+pub async fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}

@@ -1,0 +1,146 @@
+//! nf_tables messages as plain values.
+//!
+//! Place in the flow: [`super::dump`] and [`super::monitor`] read with it. Pure and safe: whatever
+//! the bytes, the answer is a value or `None`, never a panic. Unknown attributes are passed over, an
+//! unknown expression keeps its name, and what has no counterpart in [`crate::ruleset`] is left out.
+
+mod expr;
+
+use super::attribute::{Attributes, Message};
+use super::element::{Part, decode_part};
+use super::set::fields_of;
+use super::uapi::*;
+use super::userdata;
+use crate::model::Family;
+use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+
+/// One object of a dump or a notification.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// A table and its name.
+    Table(Name, Table),
+    /// A chain.
+    Chain(Chain),
+    /// A rule and the chain it is in.
+    Rule(Name, Rule),
+    /// A set or map without elements.
+    Set(Set),
+    /// A generation of the rule set, and the program that made it.
+    Generation(u32, Option<String>),
+}
+
+/// Decodes one message, whatever table it is about; `None` if it is not about an object of ours.
+///
+/// Elements are not among them: they mean something only together with their set.
+pub fn decode(message: &Message<'_>) -> Option<Object> {
+    let attributes = message.attributes();
+    match message.nft()? {
+        NFT_MSG_NEWTABLE => table(attributes).map(|(name, table)| Object::Table(name, table)),
+        NFT_MSG_NEWCHAIN => chain(attributes).map(Object::Chain),
+        NFT_MSG_NEWRULE => rule(attributes).map(|(chain, rule)| Object::Rule(chain, rule)),
+        NFT_MSG_NEWSET => set(attributes).map(Object::Set),
+        NFT_MSG_NEWGEN => {
+            let name = attributes.str(NFTA_GEN_PROC_NAME).map(str::to_owned);
+            Some(Object::Generation(attributes.u32(NFTA_GEN_ID)?, name))
+        }
+        _ => None,
+    }
+}
+
+/// The name of the table a message is about. In every message that has one it is attribute 1.
+pub(super) fn table_name<'a>(message: &Message<'a>) -> Option<&'a str> {
+    message.attributes().str(NFTA_TABLE_NAME)
+}
+
+/// The family a message is about, if it is one of ours.
+pub(super) fn family(message: &Message<'_>) -> Option<Family> {
+    let number = message.family()?;
+    Family::BOTH.into_iter().find(|&family| super::batch::protocol(family) == number)
+}
+
+/// The elements in a message, each still as the kernel keeps it.
+pub(super) fn parts(message: &Message<'_>, default_timeout: Option<u64>) -> Vec<Part> {
+    message
+        .attributes()
+        .nest(NFTA_SET_ELEM_LIST_ELEMENTS)
+        .filter(|element| element.kind == NFTA_LIST_ELEM)
+        .filter_map(|element| decode_part(Attributes::new(element.payload), default_timeout))
+        .collect()
+}
+
+/// A name, unless it is one that [`Name`] would refuse.
+pub(super) fn name(text: &str) -> Option<Name> {
+    (text.len() <= Name::MAX_LEN && !text.contains('\0')).then(|| Name::from(text))
+}
+
+fn comment(attributes: Attributes<'_>, userdata: u16, kind: u8) -> Option<String> {
+    Some(userdata::comment(attributes.get(userdata)?, kind)?.to_owned())
+}
+
+fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
+    let flags = attributes.u32(NFTA_TABLE_FLAGS).unwrap_or(0);
+    let table = Table {
+        comment: comment(attributes, NFTA_TABLE_USERDATA, userdata::COMMENT),
+        owner: flags & NFT_TABLE_F_OWNER != 0,
+        persist: flags & NFT_TABLE_F_PERSIST != 0,
+    };
+    Some((name(attributes.str(NFTA_TABLE_NAME)?)?, table))
+}
+
+fn chain(attributes: Attributes<'_>) -> Option<Chain> {
+    Some(Chain {
+        name: name(attributes.str(NFTA_CHAIN_NAME)?)?,
+        hooked: hooked(attributes),
+        comment: comment(attributes, NFTA_CHAIN_USERDATA, userdata::COMMENT),
+    })
+}
+
+/// `None` too for base chains of kinds we never make; others can, in a table that is not owned.
+fn hooked(attributes: Attributes<'_>) -> Option<Hooked> {
+    let hook = attributes.nest(NFTA_CHAIN_HOOK);
+    Some(Hooked {
+        kind: match attributes.str(NFTA_CHAIN_TYPE)? {
+            "filter" => ChainType::Filter,
+            "nat" => ChainType::Nat,
+            _ => return None,
+        },
+        hook: Hook::from_number(hook.u32(NFTA_HOOK_HOOKNUM)?)?,
+        // A signed number in network order.
+        priority: hook.u32(NFTA_HOOK_PRIORITY)? as i32,
+    })
+}
+
+fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
+    let exprs = attributes
+        .nest(NFTA_RULE_EXPRESSIONS)
+        .filter(|expr| expr.kind == NFTA_LIST_ELEM)
+        .map(|expr| expr::expr(Attributes::new(expr.payload)))
+        .collect();
+    let comment = comment(attributes, NFTA_RULE_USERDATA, userdata::COMMENT);
+    Some((name(attributes.str(NFTA_RULE_CHAIN)?)?, Rule { exprs, comment }))
+}
+
+/// `None` for sets whose types we never use.
+fn set(attributes: Attributes<'_>) -> Option<Set> {
+    let flags = attributes.u32(NFTA_SET_FLAGS).unwrap_or(0);
+    let kind = match attributes.u32(NFTA_SET_DATA_TYPE) {
+        _ if flags & NFT_SET_MAP == 0 => SetKind::Set,
+        Some(NFT_DATA_VERDICT) => SetKind::VerdictMap,
+        data => SetKind::Map(fields_of(data?)?),
+    };
+    let timeout = attributes.u64(NFTA_SET_TIMEOUT).unwrap_or(0);
+    Some(Set {
+        name: name(attributes.str(NFTA_SET_NAME)?)?,
+        key: fields_of(attributes.u32(NFTA_SET_KEY_TYPE)?)?,
+        kind,
+        interval: flags & NFT_SET_INTERVAL != 0,
+        dynamic: flags & NFT_SET_EVAL != 0,
+        counter: attributes.nest(NFTA_SET_EXPR).str(NFTA_EXPR_NAME) == Some("counter"),
+        timeout: (flags & NFT_SET_TIMEOUT != 0).then_some(timeout),
+        size: attributes.nest(NFTA_SET_DESC).u32(NFTA_SET_DESC_SIZE),
+        comment: comment(attributes, NFTA_SET_USERDATA, userdata::SET_COMMENT),
+    })
+}
+
+#[cfg(test)]
+mod tests;

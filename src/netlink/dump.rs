@@ -1,0 +1,297 @@
+//! Reading tables back.
+//!
+//! Place in the flow: behind [`super::NetlinkKernel`]. Each reading uses a socket of its own, so that
+//! one broken off leaves nothing behind. The kernel answers object kind by object kind; a reading is
+//! consistent if the generation of the rule set was the same before and after and no answer was
+//! marked as interrupted. Rules and sets of other tables are never asked for; chains cannot be asked
+//! for by table (`nf_tables_dump_chains`), so those of others are dropped by their table's name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use super::attribute::{
+    Message, Messages, Truncated, begin_message, end_message, nft_type, put_str, u32_at,
+};
+use super::batch::protocol;
+use super::decode::{Object, decode, parts, table_name};
+use super::element::{Part, assemble, repeats};
+use super::reply::error;
+use super::socket::{RECEIVE_BUFFER, Socket};
+use super::uapi::*;
+use crate::model::Family;
+use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set, Table};
+use crate::transaction::DumpError;
+
+/// How often a reading that was interrupted is started again.
+const ATTEMPTS: usize = 5;
+
+/// How long the kernel may take to begin an answer; it works on it inside the request, so this is
+/// only ever reached when something is badly wrong.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Room for the answers to one request: the kernel sends the next part as the last is read.
+const RECEIVE_ROOM: usize = 1 << 20;
+
+/// Why one request failed.
+#[derive(Debug)]
+enum Failure {
+    Interrupted,
+    Absent,
+    Io(io::Error),
+    Malformed,
+}
+
+impl From<Truncated> for Failure {
+    fn from(Truncated: Truncated) -> Self {
+        Failure::Malformed
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EINTR | libc::ENOBUFS) => Failure::Interrupted,
+            _ => Failure::Io(error),
+        }
+    }
+}
+
+/// A failure and the kind of objects that were being read.
+type Failed = (&'static str, Failure);
+
+/// Reads the whole table of a family.
+pub(super) fn ruleset(family: Family) -> Result<Ruleset, DumpError> {
+    consistently(family, |reader| {
+        let Some(table) = reader.table().map_err(|f| ("the table", f))? else {
+            return Ok(Ruleset::empty(family));
+        };
+        let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
+        reader.chains(&mut ruleset).map_err(|f| ("chains", f))?;
+        reader.rules(&mut ruleset).map_err(|f| ("rules", f))?;
+        for set in reader.sets().map_err(|f| ("sets", f))? {
+            let elements = reader.elements(&set).map_err(|f| ("elements", f))?;
+            let elements: BTreeMap<Key, Element> =
+                elements.into_iter().map(|element| (element.key, element)).collect();
+            ruleset.sets.insert(set.name.clone(), (set, elements));
+        }
+        Ok(ruleset)
+    })
+}
+
+/// Reads the elements of one set; empty if the set or the table is missing.
+pub(super) fn set(family: Family, name: &Name) -> Result<Vec<Element>, DumpError> {
+    consistently(family, |reader| match reader.set(name) {
+        Ok(Some(set)) => reader.elements(&set).map_err(|f| ("elements", f)),
+        Ok(None) | Err(Failure::Absent) => Ok(Vec::new()),
+        Err(failure) => Err(("a set", failure)),
+    })
+}
+
+/// Reads the table itself, without its content.
+pub(super) fn table(family: Family) -> Result<Option<Table>, DumpError> {
+    consistently(family, |reader| reader.table().map_err(|f| ("the table", f)))
+}
+
+fn consistently<T>(
+    family: Family,
+    mut read: impl FnMut(&mut Reader) -> Result<T, Failed>,
+) -> Result<T, DumpError> {
+    for _ in 0..ATTEMPTS {
+        match attempt(family, &mut read) {
+            Ok(value) => return Ok(value),
+            // An object that was listed and is gone now is as much an interruption.
+            Err((_, Failure::Interrupted | Failure::Absent)) => {}
+            Err((what, Failure::Io(source))) => {
+                return Err(DumpError::Io { what, family: family.nft(), source });
+            }
+            Err((what, Failure::Malformed)) => {
+                let reason = Truncated.to_string();
+                return Err(DumpError::Malformed { what, family: family.nft(), reason });
+            }
+        }
+    }
+    Err(DumpError::Interrupted(family.nft()))
+}
+
+fn attempt<T>(
+    family: Family,
+    read: &mut impl FnMut(&mut Reader) -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let mut reader = Reader::open(family).map_err(|f| ("the table", f))?;
+    let before = reader.generation().map_err(|f| ("the generation", f))?;
+    let value = read(&mut reader)?;
+    let after = reader.generation().map_err(|f| ("the generation", f))?;
+    if before == after { Ok(value) } else { Err(("the generation", Failure::Interrupted)) }
+}
+
+/// One attempt at a consistent reading.
+struct Reader {
+    family: Family,
+    socket: Socket,
+    buffer: Vec<u8>,
+    seq: u32,
+}
+
+impl Reader {
+    fn open(family: Family) -> Result<Reader, Failure> {
+        let mut socket = Socket::open()?;
+        socket.grow_receive(RECEIVE_ROOM)?;
+        Ok(Reader { family, socket, buffer: vec![0; RECEIVE_BUFFER], seq: 0 })
+    }
+
+    /// Changes with every transaction of anybody in the namespace.
+    fn generation(&mut self) -> Result<u32, Failure> {
+        let mut generation = None;
+        self.request(NFT_MSG_GETGEN, 0, &[], |message| {
+            if let Some(Object::Generation(id, _)) = decode(message) {
+                generation = Some(id);
+            }
+        })?;
+        generation.ok_or(Failure::Malformed)
+    }
+
+    fn table(&mut self) -> Result<Option<Table>, Failure> {
+        let mut found = None;
+        let name = [(NFTA_TABLE_NAME, Table::NAME)];
+        let result = self.request(NFT_MSG_GETTABLE, 0, &name, |message| {
+            if let Some(Object::Table(_, table)) = decode(message) {
+                found = Some(table);
+            }
+        });
+        match result {
+            Ok(()) => found.map(Some).ok_or(Failure::Malformed),
+            Err(Failure::Absent) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn chains(&mut self, ruleset: &mut Ruleset) -> Result<(), Failure> {
+        let name = [(NFTA_CHAIN_TABLE, Table::NAME)];
+        self.request(NFT_MSG_GETCHAIN, NLM_F_DUMP, &name, |message| {
+            if table_name(message) != Some(Table::NAME) {
+                return;
+            }
+            if let Some(Object::Chain(chain)) = decode(message) {
+                ruleset.chains.insert(chain.name.clone(), (chain, Vec::new()));
+            }
+        })
+    }
+
+    fn rules(&mut self, ruleset: &mut Ruleset) -> Result<(), Failure> {
+        let name = [(NFTA_RULE_TABLE, Table::NAME)];
+        self.request(NFT_MSG_GETRULE, NLM_F_DUMP, &name, |message| {
+            if table_name(message) != Some(Table::NAME) {
+                return;
+            }
+            let Some(Object::Rule(chain, rule)) = decode(message) else { return };
+            let rules: Option<&mut (_, Vec<Rule>)> = ruleset.chains.get_mut(&chain);
+            if let Some((_, rules)) = rules {
+                rules.push(rule);
+            }
+        })
+    }
+
+    fn sets(&mut self) -> Result<Vec<Set>, Failure> {
+        let mut sets = Vec::new();
+        let name = [(NFTA_SET_TABLE, Table::NAME)];
+        self.request(NFT_MSG_GETSET, NLM_F_DUMP, &name, |message| {
+            if let (Some(Table::NAME), Some(Object::Set(set))) =
+                (table_name(message), decode(message))
+            {
+                sets.push(set);
+            }
+        })?;
+        Ok(sets)
+    }
+
+    /// One set; `None` if it is of a type we never use.
+    fn set(&mut self, name: &Name) -> Result<Option<Set>, Failure> {
+        let mut found = None;
+        let names = [(NFTA_SET_TABLE, Table::NAME), (NFTA_SET_NAME, name.as_str())];
+        self.request(NFT_MSG_GETSET, 0, &names, |message| {
+            if let Some(Object::Set(set)) = decode(message) {
+                found = Some(set);
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// A set without a declared size grows in the background, and then the kernel goes on at the
+    /// wrong place of it and says nothing (seen on 6.18). Whatever is left out that way has pushed
+    /// something else into its place twice, so a repetition means: read again. No kernel is known
+    /// that makes this needless.
+    fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Failure> {
+        for _ in 0..ATTEMPTS {
+            let found = self.parts(set)?;
+            if !repeats(&found) {
+                return Ok(assemble(set, found));
+            }
+        }
+        Err(Failure::Interrupted)
+    }
+
+    fn parts(&mut self, set: &Set) -> Result<Vec<Part>, Failure> {
+        let mut found = Vec::new();
+        let names =
+            [(NFTA_SET_ELEM_LIST_TABLE, Table::NAME), (NFTA_SET_ELEM_LIST_SET, set.name.as_str())];
+        self.request(NFT_MSG_GETSETELEM, NLM_F_DUMP, &names, |message| {
+            found.append(&mut parts(message, set.timeout));
+        })?;
+        Ok(found)
+    }
+
+    /// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] up to the end mark,
+    /// else exactly one.
+    fn request(
+        &mut self,
+        message: u8,
+        flags: u16,
+        names: &[(u16, &str)],
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<(), Failure> {
+        self.seq += 1;
+        let mut bytes = Vec::new();
+        let (kind, family) = (nft_type(message), (protocol(self.family), 0));
+        let start = begin_message(&mut bytes, kind, NLM_F_REQUEST | flags, self.seq, family);
+        for &(attribute, name) in names {
+            put_str(&mut bytes, attribute, name);
+        }
+        end_message(&mut bytes, start);
+        self.socket.send(&bytes)?;
+        let mut interrupted = false;
+        loop {
+            let datagram = self.socket.receive(&mut self.buffer, TIMEOUT)?;
+            for message in Messages::new(datagram) {
+                let message = message?;
+                if message.seq != self.seq {
+                    continue;
+                }
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                match end(&message)? {
+                    None => each(&message),
+                    Some(Err(failure)) => return Err(failure),
+                    Some(Ok(())) if interrupted => return Err(Failure::Interrupted),
+                    Some(Ok(())) => return Ok(()),
+                }
+                if flags & NLM_F_DUMP == 0 {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Whether a message ends the answer, and how.
+fn end(message: &Message<'_>) -> Result<Option<Result<(), Failure>>, Failure> {
+    let errno = match message.kind {
+        NLMSG_ERROR => error(message).ok_or(Failure::Malformed)?.0,
+        NLMSG_DONE => (u32_at(message.payload, 0).unwrap_or(0) as i32).saturating_neg(),
+        _ => return Ok(None),
+    };
+    Ok(Some(match errno {
+        0 => Ok(()),
+        libc::ENOENT => Err(Failure::Absent),
+        errno => Err(io::Error::from_raw_os_error(errno).into()),
+    }))
+}

@@ -1,0 +1,217 @@
+//! Elements of sets and maps: from [`Element`] to attributes and back.
+//!
+//! Place in the flow: [`super::batch`] encodes with it, [`super::decode`] decodes. Most bytes of every
+//! batch come from here, so elements are written straight into the batch and not through libnftnl's
+//! objects. It knows nothing of messages.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::attribute::{Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64};
+use super::uapi::*;
+use super::userdata;
+use crate::ruleset::{Element, Key, Lifetime, Name, Set, Value, Verdict};
+
+/// Appends an element to the list. With `key_only`, as deletion wants it, nothing but what identifies
+/// it. A range of addresses becomes two: its first address, and the one after its last flagged as an
+/// end; a range up to the highest address has no end.
+pub(super) fn put_element(buf: &mut Vec<u8>, element: &Element, key_only: bool) {
+    let nest = begin_nest(buf, NFTA_LIST_ELEM);
+    put_data_value(buf, NFTA_SET_ELEM_KEY, &element.key);
+    if !key_only {
+        put_value(buf, &element.value);
+        if let Some(lifetime) = element.lifetime {
+            put_u64(buf, NFTA_SET_ELEM_TIMEOUT, lifetime.timeout);
+            put_u64(buf, NFTA_SET_ELEM_EXPIRATION, lifetime.expires);
+        }
+        if let Some(comment) = &element.comment {
+            let mut data = Vec::with_capacity(comment.len() + 3);
+            userdata::put_comment(&mut data, userdata::COMMENT, comment);
+            put(buf, NFTA_SET_ELEM_USERDATA, &data);
+        }
+    }
+    end_nest(buf, nest);
+    if let Some(end) = element.last.as_ref().and_then(successor) {
+        let nest = begin_nest(buf, NFTA_LIST_ELEM);
+        put_data_value(buf, NFTA_SET_ELEM_KEY, &end);
+        put_u32(buf, NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+        end_nest(buf, nest);
+    }
+}
+
+fn put_value(buf: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::None => {}
+        Value::Data(data) => put_data_value(buf, NFTA_SET_ELEM_DATA, data),
+        Value::Verdict(verdict) => {
+            let (code, chain) = verdict_code(verdict);
+            let data = begin_nest(buf, NFTA_SET_ELEM_DATA);
+            let nest = begin_nest(buf, NFTA_DATA_VERDICT);
+            put(buf, NFTA_VERDICT_CODE, &code.to_be_bytes());
+            if let Some(chain) = chain {
+                put_str(buf, NFTA_VERDICT_CHAIN, chain.as_str());
+            }
+            end_nest(buf, nest);
+            end_nest(buf, data);
+        }
+    }
+}
+
+fn put_data_value(buf: &mut Vec<u8>, kind: u16, value: &Key) {
+    let nest = begin_nest(buf, kind);
+    put(buf, NFTA_DATA_VALUE, value.as_bytes());
+    end_nest(buf, nest);
+}
+
+fn verdict_code(verdict: &Verdict) -> (i32, Option<&Name>) {
+    match verdict {
+        Verdict::Accept => (NF_ACCEPT, None),
+        Verdict::Drop => (NF_DROP, None),
+        Verdict::Return => (NFT_RETURN, None),
+        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
+        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
+    }
+}
+
+/// Position among the listed elements of the one whose attribute starts at `offset`; `attributes`
+/// yields the list. An interval end counts as the element it ends.
+pub(super) fn index_at(list: &[u8], offset: usize) -> Option<usize> {
+    let mut at = 0;
+    let mut starts = 0_usize;
+    for attribute in Attributes::new(list) {
+        starts += usize::from(!is_interval_end(Attributes::new(attribute.payload)));
+        if at == offset {
+            return starts.checked_sub(1);
+        }
+        at += (attribute.payload.len() + 4).next_multiple_of(4);
+    }
+    None
+}
+
+fn is_interval_end(element: Attributes<'_>) -> bool {
+    element.u32(NFTA_SET_ELEM_FLAGS).unwrap_or(0) & NFT_SET_ELEM_INTERVAL_END != 0
+}
+
+/// Elements as they come in a dump: ranges still in two parts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    element: Element,
+    interval_end: bool,
+}
+
+/// Reads one element of a set. `None` for what we have no value for: catch-all elements, keys longer
+/// than ours, elements of data types we never use.
+pub(super) fn decode_part(
+    attributes: Attributes<'_>,
+    default_timeout: Option<u64>,
+) -> Option<Part> {
+    let flags = attributes.u32(NFTA_SET_ELEM_FLAGS).unwrap_or(0);
+    if flags & NFT_SET_ELEM_CATCHALL != 0 {
+        return None;
+    }
+    let key = Key::from_bytes(attributes.nest(NFTA_SET_ELEM_KEY).get(NFTA_DATA_VALUE)?)?;
+    let value = match attributes.get(NFTA_SET_ELEM_DATA) {
+        None => Value::None,
+        Some(data) => decode_value(Attributes::new(data))?,
+    };
+    let comment = attributes
+        .get(NFTA_SET_ELEM_USERDATA)
+        .and_then(|data| userdata::comment(data, userdata::COMMENT))
+        .map(Arc::from);
+    let element = Element {
+        key,
+        last: None,
+        value,
+        comment,
+        lifetime: lifetime(attributes, default_timeout),
+        packets: packets(attributes.nest(NFTA_SET_ELEM_EXPR)),
+    };
+    Some(Part { element, interval_end: flags & NFT_SET_ELEM_INTERVAL_END != 0 })
+}
+
+/// Since kernel 6.12 the timeout is left out where it is the set's own.
+fn lifetime(attributes: Attributes<'_>, default_timeout: Option<u64>) -> Option<Lifetime> {
+    let expires = attributes.u64(NFTA_SET_ELEM_EXPIRATION)?;
+    let timeout = attributes.u64(NFTA_SET_ELEM_TIMEOUT).or(default_timeout)?;
+    Some(Lifetime { timeout, expires })
+}
+
+fn packets(expr: Attributes<'_>) -> Option<u64> {
+    use super::expr::counter::PACKETS;
+    (expr.str(NFTA_EXPR_NAME)? == "counter").then_some(())?;
+    expr.nest(NFTA_EXPR_DATA).u64(PACKETS)
+}
+
+fn decode_value(data: Attributes<'_>) -> Option<Value> {
+    if let Some(bytes) = data.get(NFTA_DATA_VALUE) {
+        return Some(Value::Data(Key::from_bytes(bytes)?));
+    }
+    Some(Value::Verdict(decode_verdict(data.nest(NFTA_DATA_VERDICT))?))
+}
+
+/// Reads a verdict; `None` for those we never use.
+pub(super) fn decode_verdict(attributes: Attributes<'_>) -> Option<Verdict> {
+    let chain = || attributes.str(NFTA_VERDICT_CHAIN).and_then(super::decode::name);
+    // The code is a signed number in network order.
+    match attributes.u32(NFTA_VERDICT_CODE)? as i32 {
+        NF_ACCEPT => Some(Verdict::Accept),
+        NF_DROP => Some(Verdict::Drop),
+        NFT_RETURN => Some(Verdict::Return),
+        NFT_JUMP => Some(Verdict::Jump(chain()?)),
+        NFT_GOTO => Some(Verdict::Goto(chain()?)),
+        _ => None,
+    }
+}
+
+/// Whether a key comes twice. Each part of a range counts as a key of its own.
+pub(super) fn repeats(parts: &[Part]) -> bool {
+    let mut seen = HashSet::with_capacity(parts.len());
+    !parts.iter().all(|part| seen.insert((part.element.key, part.interval_end)))
+}
+
+/// Puts ranges together. Without ranges the parts are the elements, in the kernel's order.
+///
+/// Where two ranges touch, the end of the first and the start of the second have the same key; a
+/// start without an end before the next start or the end of the set reaches up to there.
+pub(super) fn assemble(set: &Set, mut parts: Vec<Part>) -> Vec<Element> {
+    if !set.interval {
+        return parts.into_iter().map(|part| part.element).collect();
+    }
+    parts.sort_by_key(|part| (part.element.key, !part.interval_end));
+    let mut elements: Vec<Element> = Vec::with_capacity(parts.len() / 2);
+    let mut open = false;
+    for Part { element, interval_end } in parts {
+        if let (true, Some(range)) = (open, elements.last_mut()) {
+            range.last = predecessor(&element.key);
+        }
+        open = !interval_end;
+        if open {
+            elements.push(element);
+        }
+    }
+    if let (true, Some(range)) = (open, elements.last_mut()) {
+        range.last = Key::from_bytes(&vec![0xff; range.key.as_bytes().len()]);
+    }
+    elements
+}
+
+/// The next key in network order; `None` after the highest.
+fn successor(key: &Key) -> Option<Key> {
+    let mut bytes = key.as_bytes().to_vec();
+    let at = bytes.iter().rposition(|&b| b != u8::MAX)?;
+    bytes[at] += 1;
+    bytes[at + 1..].fill(0);
+    Key::from_bytes(&bytes)
+}
+
+/// The previous key in network order; `None` before the lowest.
+fn predecessor(key: &Key) -> Option<Key> {
+    let mut bytes = key.as_bytes().to_vec();
+    let at = bytes.iter().rposition(|&b| b != 0)?;
+    bytes[at] -= 1;
+    bytes[at + 1..].fill(u8::MAX);
+    Key::from_bytes(&bytes)
+}
+
+#[cfg(test)]
+mod tests;

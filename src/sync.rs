@@ -1,0 +1,337 @@
+//! Keeps the kernel at what the engine wants: plan, commit, learn from the outcome.
+//!
+//! Place in the flow: between the pure [`crate::engine`] and a [`Kernel`]. Time is passed in as the
+//! monotonic age of the process; nothing here sleeps, logs or spawns. One family's trouble never
+//! touches the other's (B-202).
+
+mod inbox;
+mod quarantine;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub use inbox::{Inbox, Mail};
+pub use quarantine::{Quarantine, Quarantined};
+pub use schedule::{Damper, Limits, Schedule};
+pub use worker::{Observer, Timing, Worker};
+
+use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
+use crate::model::{Family, ObjectName, PerFamily};
+use crate::ruleset::{Element, Name};
+use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
+
+/// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
+const BATCH: usize = 10_000;
+
+/// How often a table is read back within one sync before the sync counts as failed.
+const READS: usize = 3;
+
+/// How often an affinity map is read again after a member left: packets of the old generation are
+/// through after the first.
+const RECHECKS: usize = 3;
+
+/// Why a family could not be brought to the wanted state; it stays pending.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The table could not be read.
+    #[error(transparent)]
+    Dump(#[from] DumpError),
+    /// A transaction did not get through, and no single service is to blame.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// What one sync of a family did.
+#[derive(Debug)]
+pub struct Report {
+    /// The family.
+    pub family: Family,
+    /// Whether every service was looked at: after a start, a repair, or a failure (B-255).
+    pub full: bool,
+    /// What was found in the kernel, if it was read.
+    pub adoption: Option<Adoption>,
+    /// Services whose fragments are in force now.
+    pub services: BTreeSet<ObjectName>,
+    /// Commits, and what they asked of the kernel in sum.
+    pub commits: Vec<CommitReport>,
+    /// Services the kernel refused, newly or again.
+    pub refused: Vec<(ObjectName, Rejection)>,
+    /// Refusals and lost outcomes on the way, in order; the sync may have succeeded in spite of them.
+    pub troubles: Vec<CommitError>,
+    /// `Err` if the family is not at the wanted state.
+    pub result: Result<(), SyncError>,
+}
+
+/// One successful commit.
+#[derive(Debug, Clone, Copy)]
+pub struct CommitReport {
+    /// What the transaction asked for.
+    pub counts: Counts,
+    /// What it took.
+    pub committed: crate::transaction::Committed,
+}
+
+/// Engine and kernel together.
+pub struct Synchronizer<K> {
+    /// Decides.
+    pub engine: Engine,
+    /// Carries out.
+    pub kernel: K,
+    /// Families whose mirror is not to be believed before the table was read.
+    distrusted: PerFamily<bool>,
+    quarantine: PerFamily<Quarantine>,
+    batch: usize,
+}
+
+impl<K: Kernel> Synchronizer<K> {
+    /// Nothing is known of the kernel yet.
+    pub fn new(engine: Engine, kernel: K) -> Self {
+        Synchronizer {
+            engine,
+            kernel,
+            distrusted: PerFamily { v4: true, v6: true },
+            quarantine: PerFamily::default(),
+            batch: BATCH,
+        }
+    }
+
+    /// With another number of elements in one transaction of a cold start.
+    #[must_use]
+    pub fn in_batches_of(self, elements: usize) -> Self {
+        Synchronizer { batch: elements, ..self }
+    }
+
+    /// The family's table has to be read before the next commit: someone else changed it.
+    pub fn distrust(&mut self, family: Family) {
+        self.distrusted[family] = true;
+    }
+
+    /// Services set aside in a family.
+    pub fn quarantined(&self, family: Family) -> &BTreeMap<ObjectName, Quarantined> {
+        self.quarantine[family].services()
+    }
+
+    /// Whether a family has work.
+    pub fn is_pending(&self, family: Family) -> bool {
+        let distrusted = self.engine.is_ready()
+            && self.engine.families().contains(family)
+            && self.distrusted[family];
+        distrusted || self.engine.is_pending(family)
+    }
+
+    /// When the next quarantined service is due, as the age of the process.
+    pub fn next_retry(&self) -> Option<Duration> {
+        Family::BOTH.into_iter().filter_map(|family| self.quarantine[family].next_retry()).min()
+    }
+
+    /// Brings a family to the wanted state. `None` if it is there already.
+    pub fn sync(&mut self, family: Family, now: Duration) -> Option<Report> {
+        for service in self.quarantine[family].due(now) {
+            self.engine.take_back(family, &service);
+        }
+        if !self.is_pending(family) {
+            return None;
+        }
+        let mut report = Report {
+            family,
+            full: self.distrusted[family],
+            adoption: None,
+            services: BTreeSet::new(),
+            commits: Vec::new(),
+            refused: Vec::new(),
+            troubles: Vec::new(),
+            result: Ok(()),
+        };
+        report.result = self.converge(family, now, &mut report);
+        for service in &report.services {
+            self.quarantine[family].release(service);
+        }
+        Some(report)
+    }
+
+    fn converge(
+        &mut self,
+        family: Family,
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let mut reads = 0;
+        while self.is_pending(family) {
+            if self.distrusted[family] {
+                let observed = self.kernel.dump(family)?;
+                report.adoption = Some(self.engine.adopt(family, &observed));
+                self.distrusted[family] = false;
+                report.full = true;
+                reads += 1;
+                continue;
+            }
+            let plan = self.plan(family, Selection::Elements(self.batch))?;
+            match self.commit(family, plan, report) {
+                Ok(()) => {}
+                Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),
+                // The mirror may be wrong: read before judging.
+                Err((_, error)) if reads < READS && !is_fresh(reads, &error) => {
+                    report.troubles.push(error);
+                    self.distrusted[family] = true;
+                }
+                Err((plan, CommitError::Rejected(rejection))) => {
+                    self.isolate(family, plan, rejection, now, report)?;
+                }
+                Err((_, error)) => return Err(error.into()),
+            }
+        }
+        self.collect_garbage(family, report);
+        Ok(())
+    }
+
+    fn plan(&mut self, family: Family, selection: Selection<'_>) -> Result<Plan, SyncError> {
+        let mut clients: BTreeMap<Name, Vec<Element>> = BTreeMap::new();
+        for map in self.engine.clients_needed(family) {
+            let elements = self.kernel.dump_set(family, &map)?;
+            clients.insert(map, elements);
+        }
+        Ok(self.engine.plan(family, selection, &clients))
+    }
+
+    fn commit(
+        &mut self,
+        family: Family,
+        plan: Plan,
+        report: &mut Report,
+    ) -> Result<(), (Plan, CommitError)> {
+        if !plan.transaction.is_empty() {
+            match self.kernel.commit(&plan.transaction) {
+                Ok(committed) => {
+                    let counts = plan.transaction.counts();
+                    report.commits.push(CommitReport { counts, committed });
+                }
+                Err(error) => return Err((plan, error)),
+            }
+        }
+        report.services.extend(plan.services.iter().cloned());
+        let recheck = plan.recheck.clone();
+        self.engine.applied(family, plan);
+        for (map, members) in recheck {
+            self.forget_clients(family, &map, &members, report);
+        }
+        Ok(())
+    }
+
+    /// A packet that entered before the commit may have remembered a client at an endpoint that left.
+    fn forget_clients(
+        &mut self,
+        family: Family,
+        map: &Name,
+        members: &[crate::topology::Backend],
+        report: &mut Report,
+    ) {
+        for _ in 0..RECHECKS {
+            let Ok(clients) = self.kernel.dump_set(family, map) else { return };
+            let Some(left) = surviving_clients(&clients, members, family) else { return };
+            let ops = crate::engine::replace_clients(map, left);
+            let transaction = Transaction { family, ops };
+            match self.kernel.commit(&transaction) {
+                Ok(committed) => {
+                    report.commits.push(CommitReport { counts: transaction.counts(), committed })
+                }
+                Err(error) => {
+                    report.troubles.push(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A plan was refused although it was made from what the kernel has: some service is to blame.
+    /// It is set aside, so that it cannot stop the others.
+    fn isolate(
+        &mut self,
+        family: Family,
+        plan: Plan,
+        rejection: Rejection,
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        if let Some(culprit) = self.engine.culprit(family, &plan, &rejection) {
+            self.set_aside(family, culprit, rejection, now, report);
+            return Ok(());
+        }
+        // Without any service the same plan must pass, or else no service is to blame.
+        if plan.services.is_empty() || plan.replaces_table() {
+            return Err(CommitError::Rejected(rejection).into());
+        }
+        let none = BTreeSet::new();
+        let bare = self.plan(family, Selection::Only(&none))?;
+        self.commit(family, bare, report).map_err(|(_, error)| error)?;
+        let services: Vec<ObjectName> = plan.services.iter().cloned().collect();
+        self.bisect(family, &services, now, report)
+    }
+
+    fn bisect(
+        &mut self,
+        family: Family,
+        services: &[ObjectName],
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let only: BTreeSet<ObjectName> = services.iter().cloned().collect();
+        let plan = self.plan(family, Selection::Only(&only))?;
+        match (self.commit(family, plan, report), services) {
+            (Ok(()), _) => Ok(()),
+            (Err((_, CommitError::Rejected(rejection))), [culprit]) => {
+                self.set_aside(family, culprit.clone(), rejection, now, report);
+                Ok(())
+            }
+            (Err((_, CommitError::Rejected(_))), _) => {
+                let (left, right) = services.split_at(services.len() / 2);
+                self.bisect(family, left, now, report)?;
+                self.bisect(family, right, now, report)
+            }
+            (Err((_, error)), _) => Err(error.into()),
+        }
+    }
+
+    fn set_aside(
+        &mut self,
+        family: Family,
+        service: ObjectName,
+        rejection: Rejection,
+        now: Duration,
+        report: &mut Report,
+    ) {
+        self.engine.set_aside(family, service.clone());
+        self.quarantine[family].add(service.clone(), rejection.clone(), now);
+        report.refused.push((service, rejection));
+    }
+
+    fn collect_garbage(&mut self, family: Family, report: &mut Report) {
+        let garbage = self.engine.garbage(family);
+        if garbage.is_empty() {
+            return;
+        }
+        match self.kernel.commit(&garbage) {
+            Ok(committed) => {
+                self.engine.garbage_collected(family);
+                report.commits.push(CommitReport { counts: garbage.counts(), committed });
+            }
+            // It stays garbage and is tried again after the next sync.
+            Err(error) => report.troubles.push(error),
+        }
+    }
+}
+
+/// Whether reading the table again can teach nothing: it was just read, and the kernel refused.
+fn is_fresh(reads: usize, error: &CommitError) -> bool {
+    reads > 0 && matches!(error, CommitError::Rejected(_))
+}
+
+impl Plan {
+    /// Whether the plan deletes a table that may still carry traffic.
+    fn replaces_table(&self) -> bool {
+        self.transaction.ops.contains(&Op::DeleteTable)
+    }
+}

@@ -1,0 +1,4 @@
+//! Histories against the fake kernel.
+
+mod histories;
+mod refusals;

@@ -1,0 +1,295 @@
+//! Any order and batching of events ends where a fresh start ends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::engine::Engine;
+use crate::model::{
+    Change, Endpoint, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol, ServiceType,
+    TrafficPolicy,
+};
+use crate::program::{LocalPods, NodePortMatch, RuleOptions};
+use crate::sync::Synchronizer;
+use crate::testing::FakeKernel;
+use crate::testing::normal::{NormalForm, normal_form};
+use crate::testing::objects::{endpoint, name, port, service, service_cidr, slice};
+use crate::topology::Vantage;
+
+fn options(match_all: bool) -> RuleOptions {
+    let node_ports = |address: &str| {
+        if match_all {
+            NodePortMatch::AnyLocal
+        } else {
+            NodePortMatch::Addresses(vec![address.parse().unwrap()])
+        }
+    };
+    RuleOptions {
+        local_pods: PerFamily {
+            v4: LocalPods::Cidr("10.244.0.0/16".parse().unwrap()),
+            v6: LocalPods::Interface("cni0".to_owned()),
+        },
+        node_ports: PerFamily { v4: node_ports("192.168.0.1"), v6: node_ports("fd00::1") },
+        node_ips: PerFamily {
+            v4: Some("192.168.0.1".parse().unwrap()),
+            v6: Some("fd00::1".parse().unwrap()),
+        },
+        service_counters: match_all,
+        ..RuleOptions::nftables()
+    }
+}
+
+fn synchronizer(kernel: FakeKernel, match_all: bool) -> Synchronizer<FakeKernel> {
+    let vantage = Vantage { node: "a".into(), zone: Some("z1".into()) };
+    let engine = Engine::new(options(match_all), vantage, Families::DUAL, true);
+    Synchronizer::new(engine, kernel)
+}
+
+/// One event of a history.
+#[derive(Debug, Clone)]
+enum Event {
+    Change(Change),
+    Sync,
+    /// The process is replaced by a new one, which lists everything anew.
+    Restart,
+    Zone(Option<&'static str>),
+}
+
+fn policy() -> impl Strategy<Value = TrafficPolicy> {
+    prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)]
+}
+
+/// Services out of a small universe, so that they collide in addresses, ports and node ports.
+fn any_service() -> impl Strategy<Value = Object> {
+    let shape = (0..4u8, 0..3u8, 0..4u8, 0..3u8, policy(), policy());
+    let extras = (any::<bool>(), any::<bool>(), 0..3u8, 0..3i64);
+    (shape, extras).prop_map(|(shape, (external, balancer, affinity, created))| {
+        let (id, families, ports, kind, internal, external_policy) = shape;
+        let v4 = format!("10.96.0.{id}");
+        let v6 = format!("fd00:96::{id}");
+        let ips: &[&str] = match families {
+            0 => &[&v4],
+            1 => &[&v6],
+            _ => &[&v4, &v6],
+        };
+        let mut object = service(&format!("s{id}"), ips);
+        object.created = created;
+        object.kind = match kind {
+            0 => ServiceType::ClusterIp,
+            1 => ServiceType::NodePort,
+            _ => ServiceType::LoadBalancer,
+        };
+        let node_port = (kind > 0).then_some(30000 + u16::from(ports % 2));
+        object.ports.push(port("http", Protocol::Tcp, 80, node_port));
+        if ports > 1 {
+            object.ports.push(port("dns", Protocol::Udp, 53, None));
+        }
+        if external {
+            object.external_ips =
+                vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        }
+        if balancer {
+            object.load_balancer_ips = vec!["203.0.113.1".parse().unwrap()];
+            if kind == 2 {
+                object.source_ranges =
+                    vec!["192.168.0.0/24".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
+            }
+        }
+        object.internal_policy = internal;
+        object.external_policy = external_policy;
+        object.session_affinity = (affinity > 0).then_some(u32::from(affinity) * 10);
+        object.into()
+    })
+}
+
+fn any_endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
+    (0..24u8, 0..3u8, 0..6u8, 0..4u8).prop_map(move |(id, node, condition, hint)| {
+        let address = if v6 { format!("fd00:244::{id}") } else { format!("10.244.0.{id}") };
+        let mut endpoint = endpoint(&format!("{address}@{}", ["a", "b", "c"][usize::from(node)]));
+        (endpoint.ready, endpoint.serving, endpoint.terminating) = match condition {
+            0 => (false, true, true),
+            1 => (false, false, true),
+            _ => (true, true, false),
+        };
+        if hint > 1 {
+            endpoint.zone_hints = vec![["z1", "z2"][usize::from(hint) - 2].into()];
+        }
+        endpoint
+    })
+}
+
+fn any_slice() -> impl Strategy<Value = Object> {
+    any::<bool>().prop_flat_map(|v6| {
+        let endpoints = prop::collection::vec(any_endpoint(v6), 0..22);
+        (0..4u8, 0..2u8, endpoints, any::<bool>()).prop_map(move |(id, number, endpoints, dns)| {
+            let (port, number_of) = if dns {
+                (("dns", Protocol::Udp, 53), 2)
+            } else {
+                (("http", Protocol::Tcp, 8080), 0)
+            };
+            let slice_name = format!("s{id}-{}-{}", number + number_of, if v6 { 6 } else { 4 });
+            let mut object = slice(&slice_name, &format!("s{id}"), port, &[]);
+            object.family = if v6 { Family::V6 } else { Family::V4 };
+            object.endpoints = endpoints;
+            object.into()
+        })
+    })
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let slice_names = (0..4u8, 0..4u8, prop_oneof![Just(4), Just(6)])
+        .prop_map(|(id, number, family)| name(&format!("s{id}-{number}-{family}")));
+    prop_oneof![
+        6 => any_service().prop_map(|o| Event::Change(Change::Apply(o))),
+        12 => any_slice().prop_map(|o| Event::Change(Change::Apply(o))),
+        2 => (0..4u8).prop_map(|id| {
+            Event::Change(Change::Delete(Kind::Service, name(&format!("s{id}"))))
+        }),
+        3 => slice_names.prop_map(|n| Event::Change(Change::Delete(Kind::EndpointSlice, n))),
+        1 => (0..2u8, 0..3u8).prop_map(|(id, net)| {
+            let cidrs = [format!("10.{}.0.0/16", 96 + net), "fd00:96::/112".to_owned()];
+            let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
+            Event::Change(Change::Apply(service_cidr(&format!("c{id}"), &cidrs).into()))
+        }),
+        1 => Just(Event::Change(Change::Delete(
+            Kind::ServiceCidr,
+            ObjectName::cluster_scoped("c0"),
+        ))),
+        1 => prop_oneof![Just(None), Just(Some("z1")), Just(Some("z2"))].prop_map(Event::Zone),
+        8 => Just(Event::Sync),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// The objects as a source has them.
+#[derive(Debug, Default)]
+struct Source(BTreeMap<(Kind, ObjectName), Object>);
+
+impl Source {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Apply(object) => {
+                self.0.insert((object.kind(), object.name().clone()), object.clone());
+            }
+            Change::Delete(kind, name) => {
+                self.0.remove(&(*kind, name.clone()));
+            }
+            Change::Replace(..) => unreachable!("histories have single changes"),
+        }
+    }
+
+    fn lists(&self) -> Vec<Change> {
+        let of = |kind| self.0.values().filter(move |o| o.kind() == kind).cloned().collect();
+        Kind::ALL.into_iter().map(|kind| Change::Replace(kind, of(kind))).collect()
+    }
+}
+
+fn sync_all(synchronizer: &mut Synchronizer<FakeKernel>) {
+    for family in Family::BOTH {
+        if let Some(report) = synchronizer.sync(family, Duration::ZERO) {
+            assert!(report.result.is_ok(), "{family}: {:?}", report.result);
+            assert!(report.refused.is_empty(), "{family}: {:?}", report.refused);
+            assert!(report.troubles.is_empty(), "{family}: {:?}", report.troubles);
+        }
+        assert!(!synchronizer.is_pending(family), "{family} is still pending");
+    }
+}
+
+fn forms(synchronizer: &Synchronizer<FakeKernel>) -> [NormalForm; 2] {
+    Family::BOTH.map(|family| normal_form(synchronizer.kernel.ruleset(family)))
+}
+
+fn fresh_start(source: &Source, zone: Option<&str>, match_all: bool) -> [NormalForm; 2] {
+    let mut fresh = synchronizer(FakeKernel::new(), match_all);
+    fresh.engine.set_zone(zone.map(Into::into));
+    for list in source.lists() {
+        fresh.engine.apply(list);
+    }
+    sync_all(&mut fresh);
+    forms(&fresh)
+}
+
+fn run(events: Vec<Event>, match_all: bool) {
+    let mut source = Source::default();
+    let mut zone = Some("z1");
+    let mut current = synchronizer(FakeKernel::new(), match_all);
+    for list in source.lists() {
+        current.engine.apply(list);
+    }
+    for event in events {
+        match event {
+            Event::Change(change) => {
+                source.apply(&change);
+                current.engine.apply(change);
+            }
+            Event::Sync => sync_all(&mut current),
+            Event::Zone(new) => {
+                zone = new;
+                current.engine.set_zone(new.map(Into::into));
+            }
+            Event::Restart => {
+                let mut kernel = std::mem::take(&mut current.kernel);
+                kernel.close_socket();
+                current = synchronizer(kernel, match_all);
+                current.engine.set_zone(zone.map(Into::into));
+                for list in source.lists() {
+                    current.engine.apply(list);
+                }
+            }
+        }
+    }
+    sync_all(&mut current);
+    let expected = fresh_start(&source, zone, match_all);
+    assert_eq!(forms(&current), expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // B-104, B-105, B-168, B-174, B-191, B-192, B-198.
+    #[test]
+    fn any_history_ends_where_a_fresh_start_ends(
+        events in prop::collection::vec(any_event(), 1..40),
+        match_all in any::<bool>(),
+    ) {
+        run(events, match_all);
+    }
+}
+
+// B-198: nothing new, nothing to commit.
+#[test]
+fn an_unchanged_state_commits_nothing() {
+    let mut current = synchronizer(FakeKernel::new(), false);
+    let mut source = Source::default();
+    source.apply(&Change::Apply(service("a", &["10.96.0.1"]).into()));
+    for list in source.lists() {
+        current.engine.apply(list);
+    }
+    sync_all(&mut current);
+    let commits = current.kernel.commits();
+    for list in source.lists() {
+        assert!(current.engine.apply(list).is_empty());
+    }
+    sync_all(&mut current);
+    current.engine.mark_all_dirty();
+    sync_all(&mut current);
+    assert_eq!(current.kernel.commits(), commits);
+}
+
+// B-190: before services and slices are listed nothing is written.
+#[test]
+fn nothing_is_written_before_services_and_slices_are_listed() {
+    for missing in [Kind::Service, Kind::EndpointSlice] {
+        let mut current = synchronizer(FakeKernel::new(), false);
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != missing) {
+            current.engine.apply(Change::Replace(kind, Vec::new()));
+        }
+        current.engine.apply(Change::Apply(service("a", &["10.96.0.1"]).into()));
+        sync_all(&mut current);
+        assert_eq!(current.kernel.commits(), 0, "without the list of {missing}");
+        current.engine.apply(Change::Replace(missing, Vec::new()));
+        sync_all(&mut current);
+        assert!(current.kernel.commits() > 0);
+    }
+}

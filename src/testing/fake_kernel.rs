@@ -1,0 +1,187 @@
+//! A kernel in memory: the second implementation of [`Kernel`].
+//!
+//! It checks references and duplicates as nf_tables does, and can be told to fail.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use crate::model::{Family, PerFamily};
+use crate::ruleset::{Element, Name, Ruleset, apply, describe};
+use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Rejection, Transaction};
+
+/// How a commit is to go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Refused as a whole with an errno; nothing is applied.
+    Refused(i32),
+    /// Nothing is known of the outcome, and nothing was applied.
+    LostBefore,
+    /// Nothing is known of the outcome, and everything was applied.
+    LostAfter,
+    /// Not sent.
+    Unsent,
+}
+
+/// Refuses operations that a test dislikes.
+type Dislike = Box<dyn Fn(&Op) -> Option<i32> + Send>;
+
+/// The fake kernel.
+pub struct FakeKernel {
+    tables: PerFamily<Ruleset>,
+    committed: Vec<Transaction>,
+    faults: VecDeque<Fault>,
+    dump_failures: usize,
+    dislike: Option<Dislike>,
+    blames: bool,
+    commits_left: Option<usize>,
+}
+
+impl Default for FakeKernel {
+    fn default() -> Self {
+        FakeKernel::new()
+    }
+}
+
+impl FakeKernel {
+    /// A kernel without tables.
+    pub fn new() -> Self {
+        FakeKernel {
+            tables: PerFamily::from_fn(Ruleset::empty),
+            committed: Vec::new(),
+            faults: VecDeque::new(),
+            dump_failures: 0,
+            dislike: None,
+            blames: true,
+            commits_left: None,
+        }
+    }
+
+    /// A family's table.
+    pub fn ruleset(&self, family: Family) -> &Ruleset {
+        &self.tables[family]
+    }
+
+    /// A family's table, for interference from outside.
+    pub fn ruleset_mut(&mut self, family: Family) -> &mut Ruleset {
+        &mut self.tables[family]
+    }
+
+    /// How many transactions were applied.
+    pub fn commits(&self) -> usize {
+        self.committed.len()
+    }
+
+    /// The transactions that were applied, and forgets them.
+    pub fn take_committed(&mut self) -> Vec<Transaction> {
+        std::mem::take(&mut self.committed)
+    }
+
+    /// The next commits go wrong, one fault each.
+    pub fn fail(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.extend(faults);
+    }
+
+    /// The next dumps fail.
+    pub fn fail_dumps(&mut self, times: usize) {
+        self.dump_failures = times;
+    }
+
+    /// Refuses every transaction with an operation for which this gives an errno.
+    pub fn dislike(&mut self, dislike: impl Fn(&Op) -> Option<i32> + Send + 'static) {
+        self.dislike = Some(Box::new(dislike));
+    }
+
+    /// Dislikes nothing any more.
+    pub fn like_everything(&mut self) {
+        self.dislike = None;
+    }
+
+    /// Only so many commits get through, then none: the process is killed. `None`: no limit.
+    pub fn die_after(&mut self, commits: Option<usize>) {
+        self.commits_left = commits;
+    }
+
+    /// Whether a refusal names the operation, as the kernel usually does.
+    pub fn blame(&mut self, blames: bool) {
+        self.blames = blames;
+    }
+
+    /// The process that owned the tables ends: persistent ones become orphans.
+    pub fn close_socket(&mut self) {
+        for family in Family::BOTH {
+            let tables = &mut self.tables[family];
+            match &mut tables.table {
+                Some(table) if table.owner && !table.persist => {
+                    *tables = Ruleset::empty(family);
+                }
+                Some(table) => table.owner = false,
+                None => {}
+            }
+        }
+    }
+
+    fn refusal(&self, transaction: &Transaction) -> Option<Rejection> {
+        let dislike = self.dislike.as_ref()?;
+        transaction.ops.iter().enumerate().find_map(|(index, op)| {
+            let errno = dislike(op)?;
+            let op_index = self.blames.then_some(index);
+            Some(Rejection { op: op_index, element: None, object: describe(op), errno })
+        })
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
+        if transaction.is_empty() {
+            return Ok(Committed::default());
+        }
+        let lost = || io::Error::from_raw_os_error(libc::ENOBUFS);
+        let fault = match &mut self.commits_left {
+            Some(0) => Some(Fault::Unsent),
+            Some(left) => {
+                *left -= 1;
+                None
+            }
+            None => self.faults.pop_front(),
+        };
+        match fault {
+            Some(Fault::Refused(errno)) => {
+                let object = "batch".to_owned();
+                let rejection = Rejection { op: None, element: None, object, errno };
+                return Err(CommitError::Rejected(rejection));
+            }
+            Some(Fault::LostBefore) => return Err(CommitError::Unknown(lost())),
+            Some(Fault::Unsent) => {
+                let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
+                return Err(CommitError::Unsent { bytes: 0, source });
+            }
+            Some(Fault::LostAfter) | None => {}
+        }
+        if let Some(rejection) = self.refusal(transaction) {
+            return Err(CommitError::Rejected(rejection));
+        }
+        apply(&mut self.tables[transaction.family], transaction).map_err(CommitError::Rejected)?;
+        self.committed.push(transaction.clone());
+        match fault {
+            Some(_) => Err(CommitError::Unknown(lost())),
+            None => {
+                let messages = transaction.ops.len() + 2;
+                Ok(Committed { messages, bytes: 0, elapsed: Duration::ZERO })
+            }
+        }
+    }
+
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        if self.dump_failures > 0 {
+            self.dump_failures -= 1;
+            return Err(DumpError::Interrupted(family.nft()));
+        }
+        Ok(self.tables[family].clone())
+    }
+
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        let found = self.tables[family].sets.get(set);
+        Ok(found.map(|(_, elements)| elements.values().cloned().collect()).unwrap_or_default())
+    }
+}

@@ -1,0 +1,129 @@
+//! What a table means, apart from where in its slots an endpoint happens to be.
+//!
+//! Two tables with equal normal forms treat every packet alike. Slots and classes depend on history
+//! by design, so histories are compared in this form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::Family;
+use crate::program::{Class, Plane, Scope, SetId, class_objects};
+use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Value};
+
+/// The normal form of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormalForm {
+    /// The table's comment.
+    pub table: Option<String>,
+    /// Chains without those of classes, and without the rules that dispatch to them.
+    pub chains: BTreeMap<Name, Vec<Rule>>,
+    /// Elements of all sets except those of lists; clients of affinity maps are left out, packets
+    /// put them there.
+    pub sets: BTreeMap<Name, BTreeSet<(Key, Option<Key>, Value)>>,
+    /// Lists: endpoints by plane, scope and frontend.
+    pub lists: BTreeMap<(Plane, Scope, Key), BTreeSet<Key>>,
+}
+
+/// The normal form of a table.
+///
+/// # Panics
+/// If a list breaks the shape that [`crate::program::Slots`] promises: gaps, several classes at
+/// once, too many free slots, a duplicate endpoint.
+pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
+    let mut lists: BTreeMap<(Plane, Scope, Key), (Class, Vec<Key>)> = BTreeMap::new();
+    let mut class_chains = BTreeSet::new();
+    let mut dispatch = Vec::new();
+    let mut of_lists = BTreeSet::new();
+    let planes = Plane::BOTH.into_iter().flat_map(|p| Scope::BOTH.map(|s| (p, s, Class::ONE)));
+    for (plane, scope, class) in planes.chain(Class::all_with_slots()) {
+        let objects = class_objects(ruleset.family, plane, scope, class);
+        class_chains.extend(objects.chain.map(|(chain, _)| chain.name));
+        dispatch.extend(objects.dispatch.map(|(_, rule)| rule));
+        let endpoints = SetId::Endpoints(plane, scope, class).name();
+        let members = SetId::Members(plane, scope, class).name();
+        if let Some((_, elements)) = ruleset.sets.get(&endpoints) {
+            collect(&mut lists, (plane, scope, class), ruleset.family, elements);
+        }
+        if let Some((_, elements)) = ruleset.sets.get(&members) {
+            for frontend in elements.keys() {
+                let list = lists.get(&(plane, scope, *frontend));
+                let list = list.unwrap_or_else(|| panic!("{members}: {frontend:?} has no list"));
+                assert_eq!(list.0, class, "{members}: {frontend:?}");
+            }
+        }
+        of_lists.extend([endpoints, members]);
+    }
+    for ((plane, scope, frontend), (class, members)) in &lists {
+        check(ruleset, (*plane, *scope, *class), frontend, members);
+    }
+    NormalForm {
+        table: ruleset.table.as_ref().and_then(|table| table.comment.clone()),
+        chains: ruleset
+            .chains
+            .iter()
+            .filter(|(name, _)| !class_chains.contains(*name))
+            .map(|(name, (_, rules))| {
+                let own = rules.iter().filter(|rule| !dispatch.contains(rule)).cloned().collect();
+                (name.clone(), own)
+            })
+            .collect(),
+        sets: ruleset
+            .sets
+            .iter()
+            .filter(|(name, _)| !of_lists.contains(*name))
+            .map(|(name, (set, elements))| {
+                let elements = elements.values().filter(|_| !set.dynamic);
+                (name.clone(), elements.map(|e| (e.key, e.last, e.value.clone())).collect())
+            })
+            .collect(),
+        lists: lists
+            .into_iter()
+            .map(|(key, (_, members))| (key, members.into_iter().collect()))
+            .collect(),
+    }
+}
+
+fn collect(
+    lists: &mut BTreeMap<(Plane, Scope, Key), (Class, Vec<Key>)>,
+    (plane, scope, class): (Plane, Scope, Class),
+    family: Family,
+    elements: &BTreeMap<Key, Element>,
+) {
+    let frontend_len = match plane {
+        Plane::Services => family.address_len() + 8,
+        Plane::NodePorts => 8,
+    };
+    let mut by_frontend: BTreeMap<Key, BTreeMap<u32, Key>> = BTreeMap::new();
+    for (key, element) in elements {
+        let Value::Data(data) = &element.value else { panic!("{element:?} has no endpoint") };
+        let frontend = Key::from_bytes(&key.as_bytes()[..frontend_len]).expect("a prefix fits");
+        let slot = if class == Class::ONE { 0 } else { key.slot_at(frontend_len).expect("a slot") };
+        by_frontend.entry(frontend).or_default().insert(slot, *data);
+    }
+    for (frontend, slots) in by_frontend {
+        let numbers: Vec<u32> = slots.keys().copied().collect();
+        let expected: Vec<u32> = (0..slots.len() as u32).collect();
+        assert_eq!(numbers, expected, "gap in the slots of {frontend:?} in class {class:?}");
+        let members = slots.into_values().collect();
+        let other = lists.insert((plane, scope, frontend), (class, members));
+        assert!(other.is_none(), "{frontend:?} has lists in classes {class:?} and {other:?}");
+    }
+}
+
+fn check(
+    ruleset: &Ruleset,
+    (plane, scope, class): (Plane, Scope, Class),
+    frontend: &Key,
+    members: &[Key],
+) {
+    let distinct: BTreeSet<&Key> = members.iter().collect();
+    assert_eq!(distinct.len(), members.len(), "an endpoint twice in the list of {frontend:?}");
+    let slots = class.slots() as usize;
+    assert!(members.len() <= slots, "list of {frontend:?} overflows class {class:?}");
+    if class == Class::ONE {
+        return;
+    }
+    assert!(slots <= 4 || members.len() * 4 >= slots, "list of {frontend:?} too thin: {class:?}");
+    let set = SetId::Members(plane, scope, class).name();
+    let listed = ruleset.sets.get(&set).is_some_and(|(_, e)| e.contains_key(frontend));
+    assert!(listed, "{frontend:?} is not in {set}");
+}

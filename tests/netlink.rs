@@ -1,0 +1,15 @@
+//! The netlink adapter against the real kernel and stock nft, each test in a namespace of its own.
+//!
+//! Needs root and `nft`; without them the tests fail rather than pass unseen.
+
+#[path = "netlink/commit.rs"]
+mod commit;
+#[path = "netlink/life.rs"]
+mod life;
+mod netns;
+#[path = "netlink/outcomes.rs"]
+mod outcomes;
+#[path = "netlink/round_trip.rs"]
+mod round_trip;
+#[path = "netlink/shapes.rs"]
+mod shapes;

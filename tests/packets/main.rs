@@ -1,0 +1,16 @@
+//! Packets through a real kernel: objects in, sockets out.
+//!
+//! Each test builds a lab of network namespaces, lets the engine program its node over netlink, and
+//! dials from everywhere. Tables 5.4 to 5.7 and 5.11 of the behaviour reference are the source of
+//! what is expected.
+
+mod affinity;
+mod case;
+mod changes;
+mod matrix;
+mod node_ports;
+mod ranges;
+mod rig;
+mod selection;
+mod shares;
+mod unserved;

@@ -1,0 +1,153 @@
+//! Settings in files: a directory laid out like /proc and /sys, and the real ones of a namespace.
+
+mod netns;
+
+use std::path::Path;
+use std::time::Duration;
+
+use kubeweir::sysctl::{self, ConntrackSettings, SysctlError, When};
+use netns::in_netns;
+
+const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
+const HASHSIZE: &str = "sys/module/nf_conntrack/parameters/hashsize";
+const ESTABLISHED: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+
+fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    for (file, value) in files {
+        let path = root.path().join(file);
+        std::fs::create_dir_all(path.parent().expect("below the root")).expect("directories");
+        std::fs::write(path, value).expect("a file");
+    }
+    root
+}
+
+fn read(root: &Path, file: &str) -> String {
+    std::fs::read_to_string(root.join(file)).expect("a readable file").trim().to_owned()
+}
+
+fn sized(max_per_core: u32, min: u32) -> Vec<sysctl::Wanted> {
+    sysctl::conntrack(&ConntrackSettings { max_per_core, min, ..Default::default() }, 2)
+}
+
+// B-209, B-211: the limit is set, also downwards; hashsize is raised only.
+#[test]
+fn limits_are_written() {
+    for (max, hashsize, then) in [("65536", "16384", "32768"), ("262144", "65536", "65536")] {
+        let root = root(&[(MAX, max), (HASHSIZE, hashsize)]);
+        sysctl::apply(root.path(), &sized(32_768, 131_072)).expect("writable files");
+        assert_eq!(read(root.path(), MAX), "131072");
+        assert_eq!(read(root.path(), HASHSIZE), then);
+    }
+}
+
+// B-210, B-263: nothing configured, nothing touched: the files need not even exist.
+#[test]
+fn zeroed_settings_touch_nothing() {
+    let empty = root(&[]);
+    let written = sysctl::apply(empty.path(), &sysctl::conntrack(&Default::default(), 2));
+    assert_eq!(written.expect("nothing to do"), vec![]);
+}
+
+// B-214, B-262: right values are not written; what is opened for writing would be refused here.
+#[test]
+fn right_values_need_no_write_access() {
+    in_netns(|| {
+        let established = Duration::from_secs(432_100);
+        let settings = ConntrackSettings { tcp_established: established, ..Default::default() };
+        let wanted = sysctl::conntrack(&settings, 2);
+        let first = sysctl::apply(Path::new("/"), &wanted).expect("a writable /proc");
+        assert_eq!(first, wanted);
+        assert_eq!(read(Path::new("/"), ESTABLISHED), "432100");
+        // A read-only /proc/sys in a mount namespace of this thread.
+        let alone = nix::sched::CloneFlags::CLONE_NEWNS | nix::sched::CloneFlags::CLONE_FS;
+        nix::sched::unshare(alone).expect("a mount namespace");
+        netns::run(&["mount", "--make-rprivate", "/"], "");
+        netns::run(&["mount", "--bind", "/proc/sys", "/proc/sys"], "");
+        netns::run(&["mount", "-o", "remount,ro,bind", "/proc/sys"], "");
+        let again = sysctl::apply(Path::new("/"), &wanted).expect("nothing to write");
+        assert_eq!(again, vec![]);
+        let other = ConntrackSettings { tcp_established: established * 2, ..settings };
+        let error = sysctl::apply(Path::new("/"), &sysctl::conntrack(&other, 2));
+        let error = error.expect_err("a read-only /proc").to_string();
+        assert_eq!(error, format!("writing 864200 to /{ESTABLISHED}"));
+    });
+}
+
+// B-212, B-213: the kernel takes each of the settings.
+#[test]
+fn the_kernel_accepts_every_setting() {
+    in_netns(|| {
+        let settings = ConntrackSettings {
+            tcp_established: Duration::from_secs(86_401),
+            tcp_close_wait: Duration::from_secs(3_601),
+            tcp_be_liberal: true,
+            udp: Duration::from_secs(41),
+            udp_stream: Duration::from_secs(181),
+            ..ConntrackSettings::default()
+        };
+        let wanted = sysctl::conntrack(&settings, 2);
+        assert_eq!(wanted.len(), 5);
+        sysctl::apply(Path::new("/"), &wanted).expect("a writable /proc");
+        for setting in wanted {
+            assert_eq!(read(Path::new("/"), setting.file), setting.value.to_string());
+        }
+        sysctl::apply(Path::new("/"), &[sysctl::localhost_nodeports()]).expect("route_localnet");
+        assert_eq!(read(Path::new("/"), "proc/sys/net/ipv4/conf/all/route_localnet"), "1");
+    });
+}
+
+// B-215: an error names the file and ends the list.
+#[test]
+fn a_failure_is_reported_and_ends_the_list() {
+    let root = root(&[(ESTABLISHED, "5")]);
+    let settings = ConntrackSettings {
+        max_per_core: 1,
+        min: 1,
+        tcp_established: Duration::from_secs(1),
+        ..ConntrackSettings::default()
+    };
+    let error = sysctl::apply(root.path(), &sysctl::conntrack(&settings, 1));
+    let error = error.expect_err("nf_conntrack_max is missing");
+    assert!(matches!(&error, SysctlError::Read { file, .. } if file.ends_with(MAX)), "{error}");
+    assert_eq!(read(root.path(), ESTABLISHED), "5");
+}
+
+// B-211: hashsize has to be readable even when it is large enough.
+#[test]
+fn hashsize_must_be_readable() {
+    let root = root(&[(MAX, "131072")]);
+    let wanted = sized(32_768, 131_072);
+    assert_eq!(wanted[1].when, When::Below);
+    let error = sysctl::apply(root.path(), &wanted).expect_err("hashsize is missing");
+    assert!(
+        matches!(&error, SysctlError::Read { file, .. } if file.ends_with(HASHSIZE)),
+        "{error}"
+    );
+}
+
+// B-217: written if it can be, otherwise the caller does not even learn of it.
+#[test]
+fn oom_score_adj() {
+    let file = "proc/self/oom_score_adj";
+    let with = root(&[(file, "0\n")]);
+    sysctl::set_oom_score_adj(with.path(), -999);
+    assert_eq!(read(with.path(), file), "-999");
+    let without = root(&[]);
+    sysctl::set_oom_score_adj(without.path(), -999);
+    assert!(!without.path().join(file).exists());
+}
+
+// B-209: CPUs that have a topology count, cpufreq and offline ones do not.
+#[test]
+fn cpus_of_sysfs() {
+    let file = |name: &str| format!("sys/devices/system/cpu/{name}");
+    let files =
+        ["cpu0/topology/core_id", "cpu1/topology/core_id", "cpu2/online", "cpufreq/topology/x"];
+    let files: Vec<String> = files.into_iter().map(file).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|f| (f.as_str(), "0")).collect();
+    assert_eq!(sysctl::cpus(root(&files).path()), 2);
+    assert!(sysctl::cpus(root(&[]).path()) >= 1);
+    let here = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!(sysctl::cpus(Path::new("/")) as usize >= here);
+}
