@@ -1,6 +1,8 @@
 //! The renderer against stock nft, in network namespaces of their own: text of ours that nft loads,
 //! and tables that we program over netlink, must be listed as the text we render.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use kubeweir::model::{Family, PerFamily, Protocol};
@@ -68,12 +70,15 @@ fn chain_ops(chains: Vec<(Chain, Vec<Rule>)>) -> Vec<Op> {
     declared.into_iter().chain(rules).collect()
 }
 
-/// nft 1.0.6 prints these in a concatenation but does not read them there.
+/// nft 1.0.6 prints these, but does not read them: two in a concatenation, and the empty name of no
+/// interface.
 fn nft_reads(rule: &Rule) -> bool {
-    !rule
-        .exprs
-        .iter()
-        .any(|e| matches!(e, Expr::Ct { key: CtKey::ProtoDst, .. } | Expr::Random { .. }))
+    let unreadable = |e: &Expr| match e {
+        Expr::Ct { key: CtKey::ProtoDst, .. } | Expr::Random { .. } => true,
+        Expr::Cmp { data, .. } => data.as_bytes() == [0; 16],
+        _ => false,
+    };
+    !rule.exprs.iter().any(unreadable)
 }
 
 fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
