@@ -1,7 +1,7 @@
 //! Objects from manifests: files and directories, read once or followed.
 //!
 //! Place in the flow: stands where [`crate::api`] stands otherwise. [`load`] reads once, for
-//! `kubeweir render`; [`follow`] follows a directory and delivers changes to a
+//! `kubeweir render`; [`follow()`] follows a directory and delivers changes to a
 //! [`crate::source::Sink`]. Decoding is [`crate::wire`]'s. Knows nothing of what objects are for.
 //!
 //! What is read: `*.yaml`, `*.yml` and `*.json` directly in the directory, symbolic links followed,
