@@ -1,1 +1,20 @@
-//! Stub.
+//! The API server: what is read from it and what is written to it.
+//!
+//! Place in the flow: [`Watch`]es read Nodes, ServiceCIDRs, Services and EndpointSlices, decode them
+//! with [`crate::wire`] and hand [`crate::model::Change`]s to a [`crate::source::Sink`]. [`Recorder`]
+//! posts Events. [`observed_node`] lets the start wait for this node's own object.
+//! Nothing here knows rules or what is done with a change.
+
+mod client;
+mod connection;
+mod events;
+mod node;
+mod resource;
+mod throttle;
+mod watch;
+
+pub use client::{Client, Exchange, Observe, RequestError, user_agent};
+pub use connection::{ConnectionError, Options};
+pub use events::{Event, Reason, Recorder, Regarding};
+pub use node::{NodeSink, ObservedNode, observed_node};
+pub use watch::{Machine, Outcome, Refusal, Request, Step, Watch};

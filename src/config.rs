@@ -11,7 +11,7 @@
 //!
 //! Pure, but for [`mod@watch`]. Must not know rules of traffic, nftables or the API.
 
-pub mod address;
+pub use crate::model::address;
 mod complete;
 pub mod decode;
 pub mod duration;

@@ -4,6 +4,7 @@
 //! store sees only these types. Nothing in this module knows Kubernetes' own types, nftables,
 //! clocks or I/O.
 
+pub mod address;
 mod endpoint_slice;
 mod family;
 mod name;

@@ -5,9 +5,9 @@
 //! into the batch, and a batch leaves with one `sendmsg`. It knows nothing of services and decides
 //! nothing: what is refused or unknown is told upwards.
 //!
-//! This is the only module of the crate with `unsafe` code: calls into libnftnl in [`expr`], [`set`]
-//! and [`batch`], one socket option in [`socket`], the two of iptables-legacy in
-//! [`xtables`]. Everything that reads bytes is safe code.
+//! This is the only module of the crate with `unsafe` code: calls into libnftnl in `expr`, `set`
+//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`].
+//! Everything that reads netlink's bytes is safe code.
 
 #![allow(unsafe_code)]
 
@@ -179,7 +179,7 @@ impl Kernel for NetlinkKernel {
         dump::ruleset(family)
     }
 
-    /// In the kernel's order, which is none; keys may repeat if the set grew meanwhile.
+    /// In the kernel's order, which is none; no key comes twice.
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
         dump::set(family, set)
     }

@@ -2,9 +2,11 @@
 //!
 //! Compiled for this crate's tests and with feature `testing`; never part of the shipped binary.
 
+pub mod api_server;
 mod fake_kernel;
 pub mod lab;
 pub mod normal;
 pub mod objects;
 
+pub use api_server::ApiServer;
 pub use fake_kernel::{FakeKernel, Fault};

@@ -1,1 +1,183 @@
-//! Stub.
+//! Decodes what the API server sends, protobuf or JSON, into the model.
+//!
+//! Place in the flow: [`crate::api`] hands over bodies and stream chunks, [`crate::manifest`] parsed
+//! documents; what leaves here is [`crate::model`]. Both encodings and manifests meet in one
+//! conversion ([`convert`]), so that they cannot differ. Knows nothing of connections, files, clocks
+//! or how traffic is decided.
+//!
+//! Bad input is never an error of the whole: an unusable part of an object, or an object, becomes a
+//! [`Skip`] and the rest is used. A [`WireError`] means that a body or a frame as such is unreadable.
+
+mod convert;
+mod decode;
+mod frame;
+mod intern;
+pub mod message;
+
+use std::fmt;
+
+pub use decode::{Decoder, Unreadable};
+pub use frame::{Frames, MAX_FRAME};
+pub use intern::Interner;
+pub use message::Status;
+
+use crate::model::{Kind, Object, ObjectName, Skip};
+
+/// How a body is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// `application/json`.
+    Json,
+    /// `application/vnd.kubernetes.protobuf`: magic and envelope around the message.
+    Protobuf,
+}
+
+/// One object of a body or an event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decoded {
+    /// Its name as written, even if no object came of it. Not checked for its charset then.
+    pub name: ObjectName,
+    /// `metadata.resourceVersion`, opaque; empty if absent.
+    pub resource_version: String,
+    /// The object; `None` when it must not be used. An object of this name that is already in use
+    /// is to be deleted then.
+    pub object: Option<Object>,
+    /// Parts that were not used, or why the object as a whole was not.
+    pub skips: Vec<Skip>,
+}
+
+/// The body of a LIST request: one page.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct List {
+    /// `metadata.resourceVersion`, from which a watch continues.
+    pub resource_version: String,
+    /// `metadata.continue`; `None` on the last page.
+    pub continue_token: Option<String>,
+    /// `metadata.remainingItemCount`; `None` if the server did not count.
+    pub remaining_item_count: Option<i64>,
+    /// The usable objects, in the list's order.
+    pub objects: Vec<Object>,
+    /// What was not used of the list's objects.
+    pub skips: Vec<Skip>,
+}
+
+/// One event of a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// ADDED or MODIFIED.
+    Applied(Decoded),
+    /// DELETED: it is gone, or left the selector.
+    Deleted {
+        /// Its name.
+        name: ObjectName,
+        /// The version of the deletion; a watch may resume from it.
+        resource_version: String,
+    },
+    /// BOOKMARK: a version to resume from.
+    Bookmark {
+        /// The version.
+        resource_version: String,
+        /// Whether it ends the initial events of a streaming list.
+        initial_events_end: bool,
+    },
+    /// ERROR: the watch is over; code 410 means that its version is too old.
+    Error(Status),
+}
+
+/// What was being decoded when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The list of a kind.
+    List(Kind),
+    /// A watch event of a kind.
+    Event(Kind),
+    /// A Status.
+    Status,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::List(kind) => write!(f, "{kind}List"),
+            Part::Event(kind) => write!(f, "event of {kind}"),
+            Part::Status => f.write_str("Status"),
+        }
+    }
+}
+
+/// A body or a frame that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// It is no JSON of the right shape.
+    #[error("decoding the JSON of {part}")]
+    Json {
+        /// What it should have been.
+        part: Part,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It is no protobuf of the right shape.
+    #[error("decoding the protobuf of {part}")]
+    Protobuf {
+        /// What it should have been.
+        part: Part,
+        /// Where and why.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// A protobuf body or object without the magic `k8s\0`.
+    #[error("decoding {part}: no Kubernetes protobuf envelope")]
+    NoEnvelope {
+        /// What it should have been.
+        part: Part,
+    },
+    /// The object of an event has no readable metadata, or a Status no readable fields.
+    #[error("decoding the object of {part}")]
+    Object {
+        /// What it should have been.
+        part: Part,
+        /// Where and why.
+        #[source]
+        source: Unreadable,
+    },
+    /// The body is of another kind.
+    #[error("expected {expected}, got kind {found:?}")]
+    UnexpectedKind {
+        /// What it should have been.
+        expected: Part,
+        /// `kind` of the body.
+        found: String,
+    },
+    /// The server answered with a Status where something else was expected.
+    #[error("the API server sent no {expected}")]
+    Refused {
+        /// What it should have been.
+        expected: Part,
+        /// The server's answer.
+        #[source]
+        source: Status,
+    },
+    /// An event of unknown type.
+    #[error("unknown watch event type {0:?}")]
+    UnknownEvent(String),
+    /// A frame of a watch exceeds the limit.
+    #[error("a watch frame of {length} bytes or more exceeds the limit of {limit}")]
+    FrameTooLong {
+        /// Its length as far as known, bytes.
+        length: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        write!(f, "{} {reason}", self.code.unwrap_or_default())?;
+        match self.message.as_deref() {
+            Some(message) if !message.is_empty() => write!(f, ": {message}"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -2,10 +2,11 @@
 //!
 //! Needs root and `nft`; without them the tests fail rather than pass unseen.
 
+#[path = "netlink/commit.rs"]
+mod commit;
 #[path = "netlink/life.rs"]
 mod life;
-#[path = "netlink/namespace.rs"]
-mod namespace;
+mod netns;
 #[path = "netlink/outcomes.rs"]
 mod outcomes;
 #[path = "netlink/round_trip.rs"]

@@ -40,6 +40,11 @@ pub enum Occurrence {
 /// What the health-check node ports are to serve.
 pub type HealthChecks = (BTreeMap<ObjectName, ServiceHealth>, ListenAddresses);
 
+/// Before the first sync nothing listens.
+pub fn no_health_checks() -> HealthChecks {
+    (BTreeMap::new(), ListenAddresses::Only(Vec::new()))
+}
+
 /// The observer's surroundings.
 pub struct Surroundings {
     /// Configuration and node.

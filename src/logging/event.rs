@@ -1,5 +1,6 @@
 //! What a `tracing` event holds: message, keys and values, explicit verbosity.
 
+use std::error::Error;
 use std::fmt::Debug;
 
 use tracing::Event;
@@ -55,6 +56,13 @@ impl Content {
 impl Visit for Content {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.text(field, format!("{value:?}"));
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        // The text of an error leaves its causes to `source`.
+        let causes = std::iter::successors(value.source(), |&cause| cause.source());
+        let text = causes.fold(value.to_string(), |text, cause| format!("{text}: {cause}"));
+        self.text(field, text);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {

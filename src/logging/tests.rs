@@ -136,3 +136,16 @@ fn unknown_formats_are_refused() {
     let streams = Streams { error: Box::new(Captured::default()), info: None };
     assert!(matches!(KlogLayer::new(&logging("xml", 0), streams), Err(LoggingError::Format(_))));
 }
+
+#[test]
+fn an_error_is_printed_with_its_causes() {
+    let inner = io::Error::new(io::ErrorKind::NotFound, "no such file");
+    let outer = crate::api::ConnectionError::Kubeconfig {
+        path: "k".into(),
+        source: kube::config::KubeconfigError::ReadConfig(inner, "k".into()),
+    };
+    let (text, _) = capture(&logging("text", 0), false, |_| {
+        tracing::warn!(error = &outer as &dyn std::error::Error, "failed");
+    });
+    assert!(text.contains("cannot load kubeconfig k: failed to read"), "{text}");
+}

@@ -15,7 +15,7 @@ use super::set::Declaration;
 use super::uapi::*;
 use super::userdata;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, Element, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+use crate::ruleset::{Chain, ChainType, Element, Hook, Hooked, Name, Rule, Set, Table, describe};
 use crate::transaction::{Op, Rejection, Transaction};
 
 /// Room for the largest message of `nftnl` (64 KiB and a page of up to 64 KiB).
@@ -349,23 +349,6 @@ fn nftnl_hook(hook: Hook) -> nftnl::Hook {
         Hook::Forward => nftnl::Hook::Forward,
         Hook::Output => nftnl::Hook::Out,
         Hook::Postrouting => nftnl::Hook::PostRouting,
-    }
-}
-
-fn describe(op: &Op) -> String {
-    let kind = |set: &Set| if set.kind == SetKind::Set { "set" } else { "map" };
-    match op {
-        Op::AddTable(_) => "add table".into(),
-        Op::DeleteTable => "delete table".into(),
-        Op::AddChain(chain) => format!("add chain {}", chain.name),
-        Op::FlushChain(chain) => format!("flush chain {chain}"),
-        Op::DeleteChain(chain) => format!("delete chain {chain}"),
-        Op::AddRule(chain, _) => format!("add rule {chain}"),
-        Op::AddSet(set) => format!("add {} {}", kind(set), set.name),
-        Op::FlushSet(set) => format!("flush set {set}"),
-        Op::DeleteSet(set) => format!("delete set {set}"),
-        Op::AddElements(set, _) => format!("add element {set}"),
-        Op::DeleteElements(set, _) => format!("delete element {set}"),
     }
 }
 

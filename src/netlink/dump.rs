@@ -15,7 +15,7 @@ use super::attribute::{
 };
 use super::batch::protocol;
 use super::decode::{Object, decode, parts, table_name};
-use super::element::assemble;
+use super::element::{Part, assemble, repeats};
 use super::reply::error;
 use super::socket::{RECEIVE_BUFFER, Socket};
 use super::uapi::*;
@@ -217,14 +217,28 @@ impl Reader {
         Ok(found)
     }
 
+    /// A set without a declared size grows in the background, and then the kernel goes on at the
+    /// wrong place of it and says nothing (seen on 6.18). Whatever is left out that way has pushed
+    /// something else into its place twice, so a repetition means: read again. No kernel is known
+    /// that makes this needless.
     fn elements(&mut self, set: &Set) -> Result<Vec<Element>, Failure> {
+        for _ in 0..ATTEMPTS {
+            let found = self.parts(set)?;
+            if !repeats(&found) {
+                return Ok(assemble(set, found));
+            }
+        }
+        Err(Failure::Interrupted)
+    }
+
+    fn parts(&mut self, set: &Set) -> Result<Vec<Part>, Failure> {
         let mut found = Vec::new();
         let names =
             [(NFTA_SET_ELEM_LIST_TABLE, Table::NAME), (NFTA_SET_ELEM_LIST_SET, set.name.as_str())];
         self.request(NFT_MSG_GETSETELEM, NLM_F_DUMP, &names, |message| {
             found.append(&mut parts(message, set.timeout));
         })?;
-        Ok(assemble(set, found))
+        Ok(found)
     }
 
     /// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] up to the end mark,

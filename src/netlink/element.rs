@@ -4,6 +4,7 @@
 //! batch come from here, so elements are written straight into the batch and not through libnftnl's
 //! objects. It knows nothing of messages.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::attribute::{Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64};
@@ -162,6 +163,12 @@ pub(super) fn decode_verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     }
 }
 
+/// Whether a key comes twice. Each part of a range counts as a key of its own.
+pub(super) fn repeats(parts: &[Part]) -> bool {
+    let mut seen = HashSet::with_capacity(parts.len());
+    !parts.iter().all(|part| seen.insert((part.element.key, part.interval_end)))
+}
+
 /// Puts ranges together. Without ranges the parts are the elements, in the kernel's order.
 ///
 /// Where two ranges touch, the end of the first and the start of the second have the same key; a
@@ -170,7 +177,7 @@ pub(super) fn assemble(set: &Set, mut parts: Vec<Part>) -> Vec<Element> {
     if !set.interval {
         return parts.into_iter().map(|part| part.element).collect();
     }
-    parts.sort_by(|a, b| (a.element.key, !a.interval_end).cmp(&(b.element.key, !b.interval_end)));
+    parts.sort_by_key(|part| (part.element.key, !part.interval_end));
     let mut elements: Vec<Element> = Vec::with_capacity(parts.len() / 2);
     let mut open = false;
     for Part { element, interval_end } in parts {

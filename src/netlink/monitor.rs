@@ -77,7 +77,6 @@ impl Monitor {
             match self.socket.receive(&mut self.buffer, timeout) {
                 Ok(datagram) => self.collector.add(datagram),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => return Ok(None),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     self.collector.overflow();
                 }

@@ -101,7 +101,7 @@ impl Declaration {
         if let Some(comment) = &set.comment {
             userdata::put_comment(&mut data, userdata::SET_COMMENT, comment);
         }
-        // SAFETY: the pointer is a live set; `data` is valid for its length, at most 256, during the
+        // SAFETY: the pointer is a live set; `data` is valid for its length, at most 254, during the
         // call, and libnftnl copies it.
         unsafe {
             sys::nftnl_set_set_data(
@@ -115,7 +115,7 @@ impl Declaration {
 }
 
 // SAFETY: what is written is names of at most 255 bytes, a few numbers, one expression without
-// attributes and at most 256 bytes of user data: far less than the largest netlink message.
+// attributes and at most 254 bytes of user data: far less than the largest netlink message.
 unsafe impl NlMsg for Declaration {
     unsafe fn write(&self, buf: *mut c_void, seq: u32, msg_type: MsgType) {
         let (message, flags) = match msg_type {

@@ -113,11 +113,16 @@ impl Socket {
         }
     }
 
-    /// Waits for a datagram; false if none came in time.
+    /// Waits for a datagram; false if none came in time. A signal starts the time anew.
     pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        Ok(poll(&mut fds, timeout)? > 0)
+        loop {
+            match poll(&mut fds, timeout) {
+                Err(nix::Error::EINTR) => {}
+                ready => return Ok(ready? > 0),
+            }
+        }
     }
 
     /// Receives a datagram, waiting for it; a time-out is an error.

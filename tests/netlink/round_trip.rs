@@ -1,14 +1,18 @@
 //! What is committed is what is dumped, and nft prints it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::ruleset::{Element, Key, Name, Rule, Ruleset, Table};
-use kubeweir::transaction::{Kernel, Op};
+use kubeweir::ruleset::{
+    CtDirection, CtKey, Element, Expr, Field, Key, Name, Rule, Ruleset, Set, Table,
+};
+use kubeweir::transaction::{DumpError, Kernel, Op};
 
-use crate::namespace::{commit, in_namespace, nft};
-use crate::shapes::{chain, elements, everything, lines, rule, sets, table};
+use crate::commit::{commit, nft};
+use crate::netns::in_netns;
+use crate::shapes::{bytes, chain, elements, everything, lines, reg, rule, sets, table};
 
 /// The table that [`everything`] makes, from its parts.
 fn expected(family: Family) -> Ruleset {
@@ -48,7 +52,7 @@ fn assert_same(found: &Ruleset, expected: &Ruleset) {
 
 #[test]
 fn a_dump_equals_what_was_committed() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             assert_eq!(kernel.dump(family).unwrap(), Ruleset::empty(family));
@@ -60,7 +64,7 @@ fn a_dump_equals_what_was_committed() {
 
 #[test]
 fn committing_the_same_again_changes_nothing_but_appends_rules() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         let family = Family::V4;
         commit(&mut kernel, family, everything(family)).unwrap();
@@ -73,7 +77,7 @@ fn committing_the_same_again_changes_nothing_but_appends_rules() {
 
 #[test]
 fn deletions_and_flushes() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             commit(&mut kernel, family, everything(family)).unwrap();
@@ -103,7 +107,7 @@ fn deletions_and_flushes() {
 
 #[test]
 fn nft_prints_every_shape() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         for family in Family::BOTH {
             commit(&mut kernel, family, everything(family)).unwrap();
@@ -163,7 +167,7 @@ fn elements_as_printed(family: Family) -> [&'static str; 8] {
 
 #[test]
 fn foreign_tables_are_not_read() {
-    in_namespace(|| {
+    in_netns(|| {
         nft("add table ip other").unwrap();
         nft("add chain ip other nat").unwrap();
         nft("add rule ip other nat accept").unwrap();
@@ -183,7 +187,7 @@ fn foreign_tables_are_not_read() {
 
 #[test]
 fn foreign_rules_in_our_table_are_dumped_by_name() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         commit(&mut kernel, Family::V4, vec![table(), chain("c")]).unwrap();
         nft("add rule ip kube-proxy c limit rate 1/second masquerade").unwrap();
@@ -196,7 +200,7 @@ fn foreign_rules_in_our_table_are_dumped_by_name() {
 
 #[test]
 fn one_set_can_be_dumped_with_its_lifetimes() {
-    in_namespace(|| {
+    in_netns(|| {
         let mut kernel = NetlinkKernel::open().unwrap();
         let family = Family::V4;
         let name = Name::from("affinity-x");
@@ -216,5 +220,113 @@ fn one_set_can_be_dumped_with_its_lifetimes() {
         assert!((5_000..=10_000).contains(&lifetimes[0].expires), "{lifetimes:?}");
         assert_eq!(lifetimes[1].timeout, 60_000);
         assert!((20_000..=30_000).contains(&lifetimes[1].expires), "{lifetimes:?}");
+    });
+}
+
+/// Rules with the expressions that none of the printed lines has.
+fn other_expressions(family: Family) -> Vec<Vec<Expr>> {
+    let (source, destination) = match family {
+        Family::V4 => (CtKey::SrcIp, CtKey::DstIp),
+        Family::V6 => (CtKey::SrcIp6, CtKey::DstIp6),
+    };
+    let mut exprs: Vec<Expr> = [source, destination, CtKey::ProtoDst]
+        .into_iter()
+        .flat_map(|key| {
+            [CtDirection::Original, CtDirection::Reply].map(|direction| Expr::Ct {
+                key,
+                direction: Some(direction),
+                dst: reg(0),
+            })
+        })
+        .collect();
+    // The kernel takes a direction with the protocol but does not give it back.
+    exprs.push(Expr::Ct { key: CtKey::Protocol, direction: None, dst: reg(0) });
+    exprs.extend((0..16).map(|word| Expr::Random { modulus: 7, dst: reg(word) }));
+    let mut rules: Vec<Vec<Expr>> = exprs.into_iter().map(|expr| vec![expr]).collect();
+    rules.push(vec![
+        Expr::Immediate { data: bytes(&[1, 2, 3, 4, 5, 6, 7, 8]), dst: reg(6) },
+        Expr::Bitwise { src: reg(6), dst: reg(1), mask: bytes(&[0xff; 8]), xor: bytes(&[0x0f; 8]) },
+        Expr::Counter { packets: u64::MAX, bytes: 1 },
+    ]);
+    rules
+}
+
+#[test]
+fn the_other_expressions_and_every_register_come_back() {
+    in_netns(|| {
+        let mut kernel = NetlinkKernel::open().unwrap();
+        for family in Family::BOTH {
+            let committed = other_expressions(family);
+            let rules = committed.iter().map(|exprs| rule("c", exprs.clone()));
+            let ops = [table(), chain("c")].into_iter().chain(rules).collect();
+            commit(&mut kernel, family, ops).unwrap();
+            let dumped = kernel.dump(family).unwrap();
+            let (_, rules) = &dumped.chains["c"];
+            let dumped: Vec<Vec<Expr>> = rules.iter().map(|rule| rule.exprs.clone()).collect();
+            assert_eq!(dumped, committed);
+        }
+    });
+}
+
+#[test]
+fn names_and_comments_at_their_limits_come_back() {
+    in_netns(|| {
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let name = "n".repeat(Name::MAX_LEN);
+        let comment = "c".repeat(251);
+        let set =
+            Set { comment: Some("c".repeat(200)), ..Set::plain(name.as_str(), vec![Field::Mark]) };
+        let member = Element::member(Key::new().slot(1)).with_comment(comment.as_str().into());
+        let too_long = Element::member(Key::new().slot(2)).with_comment("c".repeat(300).into());
+        let rule = Rule { exprs: vec![], comment: Some(comment.clone()) };
+        let ops = vec![
+            Op::AddTable(Table { comment: Some(comment.clone()), owner: false, persist: false }),
+            chain(&name),
+            Op::AddSet(set.clone()),
+            Op::AddElements(name.as_str().into(), vec![member.clone(), too_long]),
+            Op::AddRule(name.as_str().into(), rule.clone()),
+        ];
+        commit(&mut kernel, Family::V4, ops).unwrap();
+        let dumped = kernel.dump(Family::V4).unwrap();
+        assert_eq!(dumped.table.unwrap().comment, Some(comment.clone()));
+        assert_eq!(dumped.chains[name.as_str()].1, [rule]);
+        let (dumped, elements) = &dumped.sets[name.as_str()];
+        assert_eq!(dumped, &set);
+        assert_eq!(elements[&Key::new().slot(1)], member);
+        let cut = elements[&Key::new().slot(2)].comment.as_deref();
+        assert_eq!(cut, Some(comment.as_str()), "cut, not refused");
+    });
+}
+
+#[test]
+fn a_dump_shows_one_generation_while_another_thread_commits() {
+    in_netns(|| {
+        let mut kernel = NetlinkKernel::open().unwrap();
+        let family = Family::V4;
+        let sets = ["a", "b"].map(|name| Op::AddSet(Set::plain(name, vec![Field::Mark])));
+        commit(&mut kernel, family, [table()].into_iter().chain(sets).collect()).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // A thread starts in the namespace of the one that started it.
+            scope.spawn(|| {
+                let mut writer = NetlinkKernel::open().unwrap();
+                let member = || vec![Element::member(Key::new().slot(1))];
+                while !done.load(Ordering::Relaxed) {
+                    let add = ["a", "b"].map(|set| Op::AddElements(set.into(), member()));
+                    commit(&mut writer, family, add.to_vec()).unwrap();
+                    let delete = ["a", "b"].map(|set| Op::DeleteElements(set.into(), member()));
+                    commit(&mut writer, family, delete.to_vec()).unwrap();
+                }
+            });
+            for _ in 0..200 {
+                match kernel.dump(family) {
+                    Ok(dump) => assert_eq!(dump.sets["a"].1.len(), dump.sets["b"].1.len()),
+                    Err(DumpError::Interrupted(table)) => assert_eq!(table, "ip"),
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(kernel.dump(family).unwrap().sets["a"].1.len(), 0);
     });
 }

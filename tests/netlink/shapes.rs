@@ -6,7 +6,7 @@ use kubeweir::model::{Family, Protocol};
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, FibResult, Field, Hook, Hooked,
     Key, MetaKey, Name, PayloadBase, Register, RejectKind, Rule, Set, SetKind, SetUpdate, Table,
-    Value, Verdict,
+    Verdict,
 };
 use kubeweir::transaction::Op;
 
@@ -379,8 +379,6 @@ pub fn elements(family: Family) -> Vec<(Name, Vec<Element>)> {
     let endpoint = |last| a(last).port(8080);
     let range = |first, last| Element { last: Some(a(last)), ..Element::member(a(first)) };
     let highest = Key::from_bytes(&vec![0xff; family.address_len()]).unwrap();
-    let drops =
-        Element { value: Value::Verdict(Verdict::Drop), ..Element::member(frontend(family, 3)) };
     vec![
         ("service-ips".into(), vec![Element::member(a(1)), Element::member(a(2))]),
         (
@@ -407,7 +405,10 @@ pub fn elements(family: Family) -> Vec<(Name, Vec<Element>)> {
         ),
         (
             "sticky-services".into(),
-            vec![Element::verdict(frontend(family, 1), Verdict::Goto("other".into())), drops],
+            vec![
+                Element::verdict(frontend(family, 1), Verdict::Goto("other".into())),
+                Element::verdict(frontend(family, 3), Verdict::Drop),
+            ],
         ),
         ("counted".into(), vec![Element::member(frontend(family, 1))]),
         ("slots".into(), vec![Element::member(Key::new().slot(5))]),

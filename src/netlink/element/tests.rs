@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::ruleset::{Field, Verdict};
+use crate::ruleset::Field;
 
 fn address(last: [u8; 4]) -> Key {
     Key::new().address(Ipv4Addr::from(last).into())
@@ -33,7 +33,7 @@ fn elements_come_back_as_written() {
         Element::member(key),
         Element::data(key, address([10, 0, 0, 2]).port(80)),
         Element::verdict(key, Verdict::Goto("chain".into())).with_comment("ns/name:port".into()),
-        Element { value: Value::Verdict(Verdict::Drop), ..Element::member(key) },
+        Element::verdict(key, Verdict::Drop),
         Element { lifetime, ..Element::member(key) },
     ];
     for element in cases {

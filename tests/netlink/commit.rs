@@ -1,22 +1,10 @@
-//! A network namespace for a test, and nft inside it.
+//! nft and commits in the calling thread's namespace.
 
 use std::process::Command;
 
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::transaction::{CommitError, Committed, Kernel, Op, Transaction};
-use nix::sched::{CloneFlags, unshare};
-
-/// Runs a test on a thread in a fresh network namespace, which ends with the thread.
-pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
 
 /// Runs nft in the calling thread's namespace: standard output if it succeeds, else its complaint.
 pub fn nft(arguments: &str) -> Result<String, String> {

@@ -1,0 +1,87 @@
+//! Removing what other kube-proxies left, and what we leave.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use super::status::SharedStatus;
+use super::with_causes;
+use crate::cleanup::{self, Removed};
+use crate::model::{Families, Family};
+use crate::netlink::NetlinkKernel;
+use crate::transaction::{Kernel, Op, Transaction};
+
+/// How often to look whether our rules are in force.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Once our rules are in force in every family, removes what iptables- and ipvs-mode kube-proxies
+/// left, so that there is no moment without rules. Failures do not matter (B-208).
+pub async fn after_first_sync(status: SharedStatus, families: Families) {
+    loop {
+        let current = status.get();
+        let in_force = |family: Family| {
+            current.families.get(&family.to_string()).is_some_and(|f| f.summary.attached)
+        };
+        if families.iter().all(in_force) {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    log(&cleanup::other_modes(Path::new("/")).await);
+}
+
+fn log(removed: &Removed) {
+    if removed.jumps + removed.chains + removed.sets + removed.services > 0 || removed.link {
+        info!(
+            jumps = removed.jumps,
+            chains = removed.chains,
+            sets = removed.sets,
+            services = removed.services,
+            "Removed what another proxy mode had left"
+        );
+    }
+    for reason in &removed.errors {
+        error!(reason = with_causes(reason), "Failed to remove what another proxy mode had left");
+    }
+}
+
+/// `--cleanup`: removes everything, ours included. Returns whether nothing failed (B-022, B-023).
+pub async fn clean_up() -> bool {
+    let mut clean = true;
+    match NetlinkKernel::open() {
+        Err(reason) => {
+            error!(reason = with_causes(&reason), "Cannot reach nf_tables");
+            clean = false;
+        }
+        Ok(mut kernel) => {
+            for family in Family::BOTH {
+                clean &= delete_table(&mut kernel, family);
+            }
+        }
+    }
+    let removed = cleanup::other_modes(Path::new("/")).await;
+    log(&removed);
+    clean && removed.errors.is_empty()
+}
+
+fn delete_table(kernel: &mut NetlinkKernel, family: Family) -> bool {
+    let outcome = match kernel.table(family) {
+        Ok(None) => return true,
+        Ok(Some(_)) => {
+            let deletion = Transaction { family, ops: vec![Op::DeleteTable] };
+            kernel.commit(&deletion).map(drop).map_err(|error| with_causes(&error))
+        }
+        Err(error) => Err(with_causes(&error)),
+    };
+    match outcome {
+        Ok(()) => {
+            info!(%family, "Removed table kube-proxy");
+            true
+        }
+        Err(reason) => {
+            error!(%family, reason, "Failed to remove table kube-proxy");
+            false
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Where objects come from, and this node's own object, which is needed before anything else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::{AgentError, Launch, Source, with_causes};
+use crate::api::{self, Client, Exchange, ObservedNode, Recorder, Watch, observed_node};
+use crate::config::DetectLocal;
+use crate::config::feature_gates::Gate;
+use crate::manifest;
+use crate::metrics::{Metrics, Request};
+use crate::model::{Kind, Node, Object};
+use crate::node::object::{NodeStep, NodeWait};
+use crate::source::Sink;
+use crate::sync::Inbox;
+
+/// The source, opened, and the Node it showed.
+pub struct Sighted {
+    /// This node's object, if there is one.
+    pub node: Option<Arc<Node>>,
+    /// The rest of the source.
+    pub source: Opened,
+}
+
+/// A source that has not delivered anything but the Node.
+pub enum Opened {
+    /// The API server.
+    Api {
+        /// The connection.
+        client: Client,
+        /// This node's name.
+        node: String,
+        /// Gate AllowServiceExternalIPs.
+        allow_external_ips: bool,
+    },
+    /// A directory.
+    Manifests {
+        /// The directory.
+        directory: PathBuf,
+        /// Gate AllowServiceExternalIPs.
+        allow_external_ips: bool,
+    },
+}
+
+/// Opens the source and waits for the Node as section 3.2 says.
+pub async fn open(
+    launch: &Launch,
+    node: &str,
+    inbox: &Arc<Inbox>,
+    metrics: &Arc<Metrics>,
+) -> Result<Sighted, AgentError> {
+    let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
+    match &launch.source {
+        Source::Manifests(directory) => {
+            let source = Opened::Manifests { directory: directory.clone(), allow_external_ips };
+            let (objects, _) = manifest::load(directory, allow_external_ips);
+            let node = objects.into_iter().find_map(|object| match object {
+                Object::Node(found) if *found.name.name == *node => Some(found),
+                _ => None,
+            });
+            Ok(Sighted { node, source })
+        }
+        Source::Api => {
+            let client = Client::new(options(launch), observe(metrics.clone()))?;
+            let sink: Arc<dyn Sink> = inbox.clone();
+            let (sink, mut seen) = observed_node(sink);
+            let watch =
+                Watch::new(client.clone(), Kind::Node, node, allow_external_ips, Arc::new(sink));
+            tokio::spawn(watch.run());
+            let pod_cidrs = launch.config.detect_local == DetectLocal::NodeCidr;
+            let found = wait(&mut seen, node, pod_cidrs).await?;
+            let source = Opened::Api { client, node: node.to_owned(), allow_external_ips };
+            Ok(Sighted { node: found, source })
+        }
+    }
+}
+
+async fn wait(
+    seen: &mut watch::Receiver<ObservedNode>,
+    name: &str,
+    pod_cidrs: bool,
+) -> Result<Option<Arc<Node>>, AgentError> {
+    // An API server that cannot be reached blocks here for ever, as upstream.
+    if seen.wait_for(|seen| seen.listed).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    let mut wait = NodeWait::new(Instant::now(), pod_cidrs);
+    loop {
+        let node = seen.borrow_and_update().node.clone();
+        match wait.step(Instant::now(), node.as_deref()) {
+            NodeStep::Proceed(missing) => {
+                if let Some(missing) = missing {
+                    error!(node = name, reason = %missing, "Going on with loopback node IPs");
+                }
+                return Ok(node);
+            }
+            NodeStep::Fail(source) => {
+                return Err(AgentError::Node { node: name.to_owned(), source });
+            }
+            NodeStep::Wait(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                let _ = tokio::time::timeout(left, seen.changed()).await;
+            }
+        }
+    }
+}
+
+fn options(launch: &Launch) -> api::Options {
+    let client = &launch.config.client;
+    api::Options {
+        kubeconfig: client.kubeconfig.clone(),
+        master: client.master.clone(),
+        content_type: client.content_type.clone(),
+        accept_content_types: client.accept_content_types.clone().unwrap_or_default(),
+        qps: client.qps,
+        burst: i32::try_from(client.burst).unwrap_or(i32::MAX),
+        user_agent: api::user_agent(
+            &launch.version,
+            option_env!("KUBEWEIR_COMMIT").unwrap_or("unknown"),
+        ),
+    }
+}
+
+fn observe(metrics: Arc<Metrics>) -> api::Observe {
+    Arc::new(move |exchange: &Exchange| {
+        let method = exchange.method.as_str();
+        metrics.client.requested(Request {
+            method,
+            host: &exchange.host,
+            status: exchange.code,
+            took: exchange.duration,
+            request_bytes: exchange.request_bytes,
+            response_bytes: exchange.response_bytes,
+        });
+        metrics.client.throttled(method, &exchange.host, exchange.throttled);
+    })
+}
+
+impl Opened {
+    /// Where Events go: nowhere without an API server.
+    pub fn recorder(&self, node: &str) -> Option<Recorder> {
+        match self {
+            Opened::Api { client, .. } => Some(Recorder::start(client.clone(), node)),
+            Opened::Manifests { .. } => None,
+        }
+    }
+
+    /// Starts delivering.
+    pub fn start(self, inbox: &Arc<Inbox>) -> Result<(), AgentError> {
+        match self {
+            Opened::Api { client, node, allow_external_ips } => {
+                for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
+                    let sink: Arc<dyn Sink> = inbox.clone();
+                    let watch = Watch::new(client.clone(), kind, &node, allow_external_ips, sink);
+                    tokio::spawn(watch.run());
+                }
+            }
+            Opened::Manifests { directory, allow_external_ips } => {
+                info!(directory = %directory.display(), "Reading manifests");
+                manifest::follow(directory, allow_external_ips, inbox.clone())?;
+            }
+        }
+        Ok(())
+    }
+}

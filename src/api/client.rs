@@ -1,0 +1,285 @@
+//! One connection to the API server, shared by watches and Events.
+//!
+//! Place in the flow: [`super::watch`], [`super::node`] and [`super::events`] send through it. It
+//! limits the rate, adds headers, measures, and renews credentials; it decides nothing about
+//! retries.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use kube::client::Body;
+use tower::{BoxError, ServiceExt};
+use tracing::{info, warn};
+
+use super::connection::{ConnectionError, Options, Transport};
+use super::throttle::TokenBucket;
+
+/// How long an answer may take to begin, and each part of a body to follow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is known of one request after its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exchange {
+    /// HTTP method: the label `verb` of duration and sizes, `method` of the counter.
+    pub method: Method,
+    /// HTTP status; `None` when there was no answer (label `<error>` upstream).
+    pub code: Option<u16>,
+    /// `host:port` of the API server.
+    pub host: String,
+    /// From sending to the answer's head, for a body read as a whole to its end.
+    pub duration: Duration,
+    /// How long the rate limit held the request back.
+    pub throttled: Duration,
+    /// Bytes of the request's body.
+    pub request_bytes: usize,
+    /// Bytes of the answer's body; `None` for streams.
+    pub response_bytes: Option<usize>,
+}
+
+/// Called once per request.
+pub type Observe = Arc<dyn Fn(&Exchange) + Send + Sync>;
+
+/// Why a request did not bring an answer. Refusals by status are answers.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No connection, or it broke before the answer began.
+    #[error("{method} {path} failed")]
+    Send {
+        /// HTTP method.
+        method: Method,
+        /// Path without query.
+        path: String,
+        /// The transport's reason.
+        #[source]
+        source: BoxError,
+    },
+    /// The body broke off.
+    #[error("the answer to {method} {path} broke off")]
+    Receive {
+        /// HTTP method.
+        method: Method,
+        /// Path without query.
+        path: String,
+        /// The transport's reason.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The server took longer than a minute to go on.
+    #[error("no answer to {method} {path} in time")]
+    TooSlow {
+        /// HTTP method.
+        method: Method,
+        /// Path without query.
+        path: String,
+    },
+}
+
+/// A client of the API server. Clones share everything.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    accept: HeaderValue,
+    user_agent: HeaderValue,
+    observe: Observe,
+    bucket: Mutex<TokenBucket>,
+    connection: Mutex<Connection>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    transport: Transport,
+    host: String,
+    /// Counts renewals, so that requests that fail together renew once.
+    generation: u64,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+/// `User-Agent` in upstream's shape: `kube-proxy/v1.36.0 (linux/amd64) kubernetes/<commit>`.
+pub fn user_agent(version: &str, commit: &str) -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("kube-proxy/{version} (linux/{arch}) kubernetes/{commit}")
+}
+
+/// A header's value from configuration, in which only visible characters make sense.
+fn header(text: &str) -> HeaderValue {
+    let visible: String = text.chars().filter(|c| (' '..='~').contains(c)).collect();
+    HeaderValue::from_str(&visible).expect("visible ASCII is a valid header value")
+}
+
+impl Client {
+    /// Reads configuration and credentials; opens no connection yet. Blocks for the files
+    /// and for exec plugins.
+    pub fn new(options: Options, observe: Observe) -> Result<Client, ConnectionError> {
+        if options.kubeconfig.is_none() {
+            let master = options.master.as_deref();
+            info!(master, "no kubeconfig given: using the master alone or the in-cluster one");
+        }
+        let (transport, host) = options.connect()?;
+        Ok(Client(Arc::new(Inner {
+            accept: header(&options.accept()),
+            user_agent: header(&options.user_agent),
+            bucket: Mutex::new(TokenBucket::new(options.qps, options.burst, Instant::now())),
+            connection: Mutex::new(Connection { transport, host, generation: 0 }),
+            renewing: tokio::sync::Mutex::new(()),
+            observe,
+            options,
+        })))
+    }
+
+    /// Sends a GET and returns as soon as the answer begins.
+    pub(super) async fn stream(&self, uri: &str) -> Result<Response<Incoming>, RequestError> {
+        let request = Request::get(uri).body(Bytes::new());
+        let (exchange, answer) = self.exchange(request.expect("paths are built here")).await;
+        (self.0.observe)(&exchange);
+        answer
+    }
+
+    /// Sends a GET and reads the whole answer.
+    pub(super) async fn get(&self, uri: &str) -> Result<Response<Bytes>, RequestError> {
+        let request = Request::get(uri).body(Bytes::new());
+        self.call(request.expect("paths are built here")).await
+    }
+
+    /// Sends an object.
+    pub(super) async fn submit(
+        &self,
+        method: Method,
+        uri: &str,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> Result<Response<Bytes>, RequestError> {
+        let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, content_type);
+        self.call(request.body(Bytes::from(body)).expect("paths are built here")).await
+    }
+
+    async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>, RequestError> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let begun = Instant::now();
+        let (mut exchange, answer) = self.exchange(request).await;
+        let answer = match answer {
+            Ok(answer) => collect(answer, method, path).await,
+            Err(error) => Err(error),
+        };
+        exchange.duration = begun.elapsed().saturating_sub(exchange.throttled);
+        exchange.response_bytes = answer.as_ref().ok().map(|answer| answer.body().len());
+        (self.0.observe)(&exchange);
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<Bytes>,
+    ) -> (Exchange, Result<Response<Incoming>, RequestError>) {
+        let throttled = self.lock(&self.0.bucket).take(Instant::now());
+        tokio::time::sleep(throttled).await;
+        let connection = self.lock(&self.0.connection).clone();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let request_bytes = request.body().len();
+        request.headers_mut().insert(ACCEPT, self.0.accept.clone());
+        request.headers_mut().insert(USER_AGENT, self.0.user_agent.clone());
+        let begun = Instant::now();
+        let answer = connection.transport.oneshot(request.map(Body::from));
+        let answer = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(source)) => Err(RequestError::Send { method: method.clone(), path, source }),
+            Err(_) => Err(RequestError::TooSlow { method: method.clone(), path }),
+        };
+        if wants_renewal(&answer) {
+            self.renew(connection.generation).await;
+        }
+        let exchange = Exchange {
+            method,
+            code: answer.as_ref().ok().map(|answer| answer.status().as_u16()),
+            host: connection.host,
+            duration: begun.elapsed(),
+            throttled,
+            request_bytes,
+            response_bytes: None,
+        };
+        (exchange, answer)
+    }
+
+    /// Reads configuration and credentials again, unless another request did so since.
+    async fn renew(&self, generation: u64) {
+        let _one_at_a_time = self.0.renewing.lock().await;
+        if self.lock(&self.0.connection).generation != generation {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        let built = tokio::task::spawn_blocking(move || inner.options.connect()).await;
+        match built.expect("reading credentials does not panic") {
+            Ok((transport, host)) => {
+                info!(host, "read the API credentials again");
+                let renewed = Connection { transport, host, generation: generation + 1 };
+                *self.lock(&self.0.connection) = renewed;
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot read the API credentials again, keeping the old ones"
+            ),
+        }
+    }
+
+    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether new credentials may help: the server does not know us any more (the token was rotated), or
+/// we do not know the server (the CA was).
+fn wants_renewal(answer: &Result<Response<Incoming>, RequestError>) -> bool {
+    match answer {
+        Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
+        Err(RequestError::Send { source, .. }) => is_tls_failure(source.as_ref()),
+        Err(_) => false,
+    }
+}
+
+/// A failed handshake arrives as an I/O error of kind `InvalidData`, perhaps within another.
+fn is_tls_failure(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<io::Error>() {
+        Some(error) if error.kind() == io::ErrorKind::InvalidData => true,
+        // `source` of an I/O error leaves out the error that it wraps.
+        Some(error) => error.get_ref().is_some_and(|inner| is_tls_failure(inner)),
+        None => error.source().is_some_and(is_tls_failure),
+    }
+}
+
+/// Reads a whole body.
+pub(super) async fn collect(
+    answer: Response<Incoming>,
+    method: Method,
+    path: String,
+) -> Result<Response<Bytes>, RequestError> {
+    let (head, mut body) = answer.into_parts();
+    let mut bytes = bytes::BytesMut::new();
+    loop {
+        match tokio::time::timeout(PATIENCE, body.frame()).await {
+            Ok(None) => return Ok(Response::from_parts(head, bytes.freeze())),
+            Ok(Some(Ok(frame))) => {
+                bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
+            }
+            Ok(Some(Err(source))) => return Err(RequestError::Receive { method, path, source }),
+            Err(_) => return Err(RequestError::TooSlow { method, path }),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Kubernetes Events (events.k8s.io/v1) about this node and about Services.
+//!
+//! Place in the flow: whoever has something to tell calls [`Recorder::record`], which never waits; a
+//! task of its own writes to the API. A lost Event is a log line and nothing more: callers log what
+//! happened themselves.
+
+mod series;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1 as events;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::model::ObjectName;
+
+use super::client::{Client, RequestError};
+use super::watch::retry_after;
+use series::{Series, Write};
+
+/// Events that wait to be written; more are dropped (client-go's queue).
+const QUEUE: usize = 1000;
+/// Tries per Event, and the pause between two of them (client-go).
+const TRIES: u32 = 12;
+const PAUSE: Duration = Duration::from_secs(10);
+/// Longest `note` that the API accepts, in bytes.
+const NOTE_LIMIT: usize = 1024;
+
+/// Why an Event is written (section 8.3, and what upstream has not).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The proxy starts.
+    Starting,
+    /// The health server's address is taken and that is fatal by configuration.
+    FailedToStartProxierHealthcheck,
+    /// The metrics server's address is taken and that is fatal by configuration.
+    FailedToStartMetricServer,
+    /// A healthCheckNodePort cannot be opened.
+    FailedToStartServiceHealthcheck,
+    /// The configured mode is `ipvs`.
+    IpvsDeprecation,
+    /// The kernel refuses a Service's elements; it is set aside and retried. Ours.
+    ServiceQuarantined,
+}
+
+impl Reason {
+    /// `reason`, `type` and `action` of the Event.
+    fn texts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Reason::Starting => ("Starting", "Normal", "StartKubeProxy"),
+            Reason::FailedToStartProxierHealthcheck => {
+                ("FailedToStartProxierHealthcheck", "Warning", "StartKubeProxy")
+            }
+            Reason::FailedToStartMetricServer => {
+                ("FailedToStartMetricServer", "Warning", "StartKubeProxy")
+            }
+            Reason::FailedToStartServiceHealthcheck => {
+                ("FailedToStartServiceHealthcheck", "Warning", "Listen")
+            }
+            Reason::IpvsDeprecation => ("IPVSDeprecation", "Warning", "StartKubeProxy"),
+            Reason::ServiceQuarantined => ("ServiceQuarantined", "Warning", "ProgramService"),
+        }
+    }
+}
+
+/// What an Event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Regarding {
+    /// This node.
+    Node,
+    /// A Service.
+    Service(ObjectName),
+}
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Also the key of series, with `regarding`.
+    pub reason: Reason,
+    /// The object.
+    pub regarding: Regarding,
+    /// For people; may be empty. Cut after 1024 bytes.
+    pub note: String,
+}
+
+/// Takes Events. Clones write to the same queue; the task ends when the last clone is gone and the
+/// queue is empty.
+#[derive(Debug, Clone)]
+pub struct Recorder(mpsc::Sender<(Event, Timestamp)>);
+
+impl Recorder {
+    /// Starts the task that writes. `node` is the node's name (section 3.1).
+    pub fn start(client: Client, node: &str) -> Recorder {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let writer = Writer { client, node: node.to_owned(), series: Series::default() };
+        tokio::spawn(writer.run(receiver));
+        Recorder(sender)
+    }
+
+    /// Queues an Event. Never waits; a full queue drops it with a log line.
+    pub fn record(&self, event: Event) {
+        if let Err(error) = self.0.try_send((event, Timestamp::now())) {
+            let (event, _) = error.into_inner();
+            warn!(reason = event.reason.texts().0, "too many Events wait, dropped one");
+        }
+    }
+}
+
+/// Why an Event was not written.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("the request failed")]
+    Request(#[from] RequestError),
+    #[error("the API server answered {0}")]
+    Refused(StatusCode),
+}
+
+struct Writer {
+    client: Client,
+    node: String,
+    series: Series,
+}
+
+impl Writer {
+    async fn run(mut self, mut queue: mpsc::Receiver<(Event, Timestamp)>) {
+        while let Some((event, time)) = queue.recv().await {
+            let written = match self.series.record(event.reason, &event.regarding, Instant::now()) {
+                Write::Create => self.create(&event, time).await,
+                Write::Patch { name, count } => self.patch(&event, &name, count, time).await,
+                Write::Nothing => Ok(()),
+            };
+            let reason = event.reason.texts().0;
+            match written {
+                Ok(()) => debug!(reason, "wrote an Event"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(reason, error, "cannot write an Event");
+                }
+            }
+        }
+    }
+
+    async fn create(&mut self, event: &Event, time: Timestamp) -> Result<(), WriteError> {
+        let object = build(event, &self.node, time);
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let body = serde_json::to_vec(&object).expect("an Event is valid JSON");
+        let uri = collection(&event.regarding);
+        let answer = self.send(Method::POST, &uri, "application/json", body).await?;
+        match answer.status() {
+            status if status.is_success() || status == StatusCode::CONFLICT => {
+                self.series.created(event.reason, &event.regarding, name, Instant::now());
+                Ok(())
+            }
+            status => Err(WriteError::Refused(status)),
+        }
+    }
+
+    async fn patch(
+        &mut self,
+        event: &Event,
+        name: &str,
+        count: i32,
+        time: Timestamp,
+    ) -> Result<(), WriteError> {
+        let series = events::EventSeries { count, last_observed_time: MicroTime(time) };
+        let body = serde_json::json!({ "series": series }).to_string().into_bytes();
+        let uri = format!("{}/{name}", collection(&event.regarding));
+        let content_type = "application/strategic-merge-patch+json";
+        let answer = self.send(Method::PATCH, &uri, content_type, body).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            StatusCode::NOT_FOUND => {
+                self.series.forget(event.reason, &event.regarding);
+                self.create(event, time).await
+            }
+            status => Err(WriteError::Refused(status)),
+        }
+    }
+
+    /// Sends until there is an answer that time would not change.
+    async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> Result<Response<Bytes>, RequestError> {
+        let mut left = TRIES;
+        loop {
+            left -= 1;
+            let answer = self.client.submit(method.clone(), uri, content_type, body.clone()).await;
+            let passing = match &answer {
+                Ok(answer) => is_passing(answer.status()),
+                Err(_) => true,
+            };
+            if !passing || left == 0 {
+                return answer;
+            }
+            let asked = answer.ok().and_then(|answer| retry_after(answer.headers()));
+            let pause = asked.unwrap_or_else(|| PAUSE.mul_f64(rand::random_range(0.1..1.0)));
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
+}
+
+/// The namespace of Events about an object: a Node's are in `default`.
+fn namespace(regarding: &Regarding) -> &str {
+    match regarding {
+        Regarding::Node => "default",
+        Regarding::Service(name) => &name.namespace,
+    }
+}
+
+fn collection(regarding: &Regarding) -> String {
+    format!("/apis/events.k8s.io/v1/namespaces/{}/events", namespace(regarding))
+}
+
+fn reference(regarding: &Regarding, node: &str) -> ObjectReference {
+    match regarding {
+        Regarding::Node => ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node.into()),
+            // As every component on a node does it, so that `kubectl describe node` finds them.
+            uid: Some(node.into()),
+            ..Default::default()
+        },
+        Regarding::Service(name) => ObjectReference {
+            kind: Some("Service".into()),
+            namespace: Some(name.namespace.to_string()),
+            name: Some(name.name.to_string()),
+            ..Default::default()
+        },
+    }
+}
+
+fn build(event: &Event, node: &str, time: Timestamp) -> events::Event {
+    let (reason, kind, action) = event.reason.texts();
+    let regarding = reference(&event.regarding, node);
+    let name = format!("{}.{:x}", regarding.name.as_deref().unwrap_or(""), time.as_nanosecond());
+    let cut = (0..=event.note.len().min(NOTE_LIMIT)).rfind(|&end| event.note.is_char_boundary(end));
+    let note = &event.note[..cut.unwrap_or(0)];
+    events::Event {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(namespace(&event.regarding).into()),
+            ..Default::default()
+        },
+        event_time: Some(MicroTime(time)),
+        reporting_controller: Some("kube-proxy".into()),
+        reporting_instance: Some(format!("kube-proxy-{node}")),
+        action: Some(action.into()),
+        reason: Some(reason.into()),
+        type_: Some(kind.into()),
+        note: (!note.is_empty()).then(|| note.into()),
+        regarding: Some(regarding),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_carry_upstreams_fields() {
+        let time: Timestamp = "2026-11-21T04:00:00.123456Z".parse().unwrap();
+        let note = "é".repeat(600);
+        let regarding = Regarding::Service(ObjectName::new("shop", "cart"));
+        let event = Event { reason: Reason::FailedToStartServiceHealthcheck, regarding, note };
+        let got = serde_json::to_value(build(&event, "node-a", time)).unwrap();
+        let want = serde_json::json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": { "name": "cart.18e9f372a0344a00", "namespace": "shop" },
+            "eventTime": "2026-11-21T04:00:00.123456Z",
+            "reportingController": "kube-proxy",
+            "reportingInstance": "kube-proxy-node-a",
+            "action": "Listen",
+            "reason": "FailedToStartServiceHealthcheck",
+            "type": "Warning",
+            "note": "é".repeat(512),
+            "regarding": { "kind": "Service", "namespace": "shop", "name": "cart" },
+        });
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn events_about_the_node_are_in_default() {
+        let event =
+            Event { reason: Reason::Starting, regarding: Regarding::Node, note: String::new() };
+        let got = build(&event, "node-a", Timestamp::UNIX_EPOCH);
+        assert_eq!(got.metadata.namespace.as_deref(), Some("default"));
+        let regarding = got.regarding.unwrap();
+        assert_eq!(regarding.kind.as_deref(), Some("Node"));
+        assert_eq!(regarding.uid.as_deref(), Some("node-a"));
+        assert_eq!(got.note, None);
+    }
+}

@@ -1,0 +1,235 @@
+//! What a watch does next: the pure part of reading one kind.
+//!
+//! Place in the flow: [`super::Watch`] performs a [`Request`], tells the [`Machine`] how it went and
+//! gets the next [`Step`]. Time arrives as durations, randomness as a number; nothing here does I/O.
+//!
+//! ```text
+//! streaming list ─ bookmark ─> watch ─ ended, broken ─> watch from the last resourceVersion
+//!    │ refused                   │ 410
+//!    v                           v
+//! paged list ─ last page ─> watch   streaming list, or paged list where that was refused
+//! ```
+
+use std::time::Duration;
+
+/// First delay after a failure, doubled by each further one (client-go's reflector).
+const BASE: Duration = Duration::from_millis(800);
+/// Upper bound of the delay before jitter.
+const CAP: Duration = Duration::from_secs(30);
+/// A watch that ends in order within this time and without an event counts as a failure, so that a
+/// server that closes at once is not asked in a tight loop.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// A request to perform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A watch that first sends the complete list (KEP-3157).
+    StreamingList,
+    /// The first page of a list that is not older than `resource_version`; `"0"` takes whatever the
+    /// server has at hand, the empty string the most recent state.
+    List {
+        /// The oldest state to accept.
+        resource_version: String,
+    },
+    /// A further page.
+    ListPage {
+        /// `metadata.continue` of the page before.
+        continue_token: String,
+    },
+    /// The most recent list in one piece: for servers that expire continue tokens faster than
+    /// pages can be read.
+    FullList,
+    /// A watch from a known state.
+    Watch {
+        /// The state after which events are wanted.
+        resource_version: String,
+    },
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A page of a list arrived.
+    Page {
+        /// `metadata.resourceVersion` of the list.
+        resource_version: String,
+        /// `metadata.continue`, `None` on the last page.
+        continue_token: Option<String>,
+    },
+    /// The server closed a stream in order after this time.
+    Ended {
+        /// From the request to the end.
+        lasted: Duration,
+    },
+    /// The answer began and broke off, or could not be read on.
+    Broken,
+    /// There was no answer.
+    Unreachable,
+    /// The server refused, by HTTP status or by an ERROR event.
+    Refused(Refusal),
+}
+
+/// An API Status that is a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status, or `code` of the Status in an ERROR event.
+    pub code: u16,
+    /// `reason` of the Status; empty when the answer was not one.
+    pub reason: String,
+    /// The `Retry-After` header or `details.retryAfterSeconds`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The requested state is gone (410), or is one the server has not reached: a 504 whose reason is
+    /// Timeout, which tells it from a gateway's.
+    fn wrong_version(&self) -> bool {
+        self.code == 410 || (self.code == 504 && self.reason == "Timeout")
+    }
+
+    /// The same request may well succeed later.
+    fn is_passing(&self) -> bool {
+        matches!(self.code, 401 | 403 | 408 | 429) || self.code >= 500
+    }
+}
+
+/// A request and when to perform it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Time to wait before.
+    pub after: Duration,
+    /// What to perform.
+    pub request: Request,
+}
+
+/// The state of reading one kind.
+#[derive(Debug)]
+pub struct Machine {
+    request: Request,
+    /// The last state seen, from lists, events and bookmarks.
+    version: Option<String>,
+    streaming_refused: bool,
+    failures: u32,
+    /// The running watch delivered something.
+    progressed: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine {
+            request: Request::StreamingList,
+            version: None,
+            streaming_refused: false,
+            failures: 0,
+            progressed: false,
+        }
+    }
+}
+
+impl Machine {
+    /// What to perform first.
+    pub fn first(&self) -> Step {
+        Step { after: Duration::ZERO, request: self.request.clone() }
+    }
+
+    /// The initial list of a streaming list is complete, as of this resourceVersion.
+    pub fn listed(&mut self, resource_version: &str) {
+        self.request = Request::Watch { resource_version: resource_version.to_owned() };
+        self.advanced(resource_version);
+    }
+
+    /// An event or a bookmark of a running watch moved on to this resourceVersion.
+    pub fn advanced(&mut self, resource_version: &str) {
+        self.version = Some(resource_version.to_owned());
+        self.failures = 0;
+        self.progressed = true;
+    }
+
+    /// What to do after a request ended. `jitter` is uniform in 0..1 and spreads clients that failed
+    /// together.
+    pub fn next(&mut self, outcome: Outcome, jitter: f64) -> Step {
+        let progressed = std::mem::replace(&mut self.progressed, false);
+        let after = match &outcome {
+            Outcome::Page { .. } => {
+                self.failures = 0;
+                Duration::ZERO
+            }
+            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => Duration::ZERO,
+            Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
+            _ => self.back_off(jitter),
+        };
+        self.request = match std::mem::replace(&mut self.request, Request::StreamingList) {
+            Request::StreamingList => self.after_streaming_list(&outcome),
+            Request::Watch { .. } => self.after_watch(&outcome),
+            page => self.after_page(page, &outcome),
+        };
+        Step { after, request: self.request.clone() }
+    }
+
+    fn after_streaming_list(&mut self, outcome: &Outcome) -> Request {
+        match outcome {
+            Outcome::Refused(refusal) if !refusal.is_passing() && !refusal.wrong_version() => {
+                self.streaming_refused = true;
+                self.list("0")
+            }
+            // It began and did not end: a proxy or an old server may not know streaming lists.
+            Outcome::Ended { .. } | Outcome::Broken => self.list("0"),
+            _ => Request::StreamingList,
+        }
+    }
+
+    fn after_page(&mut self, page: Request, outcome: &Outcome) -> Request {
+        match outcome {
+            Outcome::Page { continue_token: Some(token), .. } => {
+                Request::ListPage { continue_token: token.clone() }
+            }
+            Outcome::Page { resource_version, continue_token: None } => {
+                self.version = Some(resource_version.clone());
+                self.watch()
+            }
+            Outcome::Refused(refusal) if refusal.wrong_version() => match page {
+                Request::ListPage { .. } => Request::FullList,
+                _ => Request::List { resource_version: String::new() },
+            },
+            _ => page,
+        }
+    }
+
+    fn after_watch(&mut self, outcome: &Outcome) -> Request {
+        match outcome {
+            Outcome::Refused(refusal) if refusal.wrong_version() || !refusal.is_passing() => {
+                if self.streaming_refused { self.list("0") } else { Request::StreamingList }
+            }
+            _ => self.watch(),
+        }
+    }
+
+    /// A list that does not go back behind what was seen.
+    fn list(&self, default: &str) -> Request {
+        let version = self.version.as_deref().unwrap_or(default);
+        Request::List { resource_version: version.to_owned() }
+    }
+
+    fn watch(&self) -> Request {
+        Request::Watch { resource_version: self.version.clone().unwrap_or_default() }
+    }
+
+    fn after_refusal(&mut self, refusal: &Refusal, jitter: f64) -> Duration {
+        if let Some(asked) = refusal.retry_after {
+            return asked + BASE.mul_f64(jitter);
+        }
+        // The remedy is another request, not time: but only once, in case it fails the same way.
+        let remedied = refusal.wrong_version() || !refusal.is_passing();
+        let delay = self.back_off(jitter);
+        if remedied && self.failures == 1 { Duration::ZERO } else { delay }
+    }
+
+    fn back_off(&mut self, jitter: f64) -> Duration {
+        let delay = BASE.saturating_mul(1 << self.failures.min(10)).min(CAP);
+        self.failures += 1;
+        delay.mul_f64(1.0 + jitter)
+    }
+}
+
+#[cfg(test)]
+mod tests;

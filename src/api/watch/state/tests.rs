@@ -1,0 +1,160 @@
+use super::*;
+
+fn refused(code: u16, reason: &str, retry_after: Option<u64>) -> Outcome {
+    let retry_after = retry_after.map(Duration::from_secs);
+    Outcome::Refused(Refusal { code, reason: reason.into(), retry_after })
+}
+
+fn page(version: &str, token: Option<&str>) -> Outcome {
+    Outcome::Page { resource_version: version.into(), continue_token: token.map(Into::into) }
+}
+
+fn list(version: &str) -> Request {
+    Request::List { resource_version: version.into() }
+}
+
+fn watch(version: &str) -> Request {
+    Request::Watch { resource_version: version.into() }
+}
+
+fn ended(ms: u64) -> Outcome {
+    Outcome::Ended { lasted: Duration::from_millis(ms) }
+}
+
+/// A machine whose initial list is complete as of version 40.
+fn watching() -> Machine {
+    let mut machine = Machine::default();
+    machine.listed("40");
+    machine
+}
+
+/// The same on a server that refused streaming lists.
+fn watching_after_pages() -> Machine {
+    let mut machine = Machine::default();
+    machine.next(refused(422, "Invalid", None), 0.0);
+    machine.next(page("40", None), 0.0);
+    machine
+}
+
+/// A machine that waits for the page after token `t`.
+fn paging() -> Machine {
+    let mut machine = Machine::default();
+    machine.next(refused(422, "Invalid", None), 0.0);
+    machine.next(page("40", Some("t")), 0.0);
+    machine
+}
+
+#[test]
+fn a_cold_start_tries_a_streaming_list() {
+    let first = Machine::default().first();
+    assert_eq!(first, Step { after: Duration::ZERO, request: Request::StreamingList });
+}
+
+// B-073: a server that refuses streaming lists is read page by page, then watched.
+#[test]
+fn every_outcome_leads_to_the_next_request() {
+    let token = || Request::ListPage { continue_token: "t".into() };
+    let start = Machine::default;
+    let cases: [(&str, Machine, Outcome, Request, u64); 28] = [
+        ("streaming refused: pages", start(), refused(422, "Invalid", None), list("0"), 0),
+        ("streaming unknown: pages", start(), refused(400, "BadRequest", None), list("0"), 0),
+        ("streaming cut: pages", start(), Outcome::Broken, list("0"), 800),
+        ("streaming without end: pages", start(), ended(60_000), list("0"), 0),
+        ("no server", start(), Outcome::Unreachable, Request::StreamingList, 800),
+        ("streaming throttled", start(), refused(429, "", Some(7)), Request::StreamingList, 7000),
+        ("streaming forbidden", start(), refused(403, "", None), Request::StreamingList, 800),
+        ("streaming while starting", start(), refused(500, "", None), Request::StreamingList, 800),
+        ("a page, more to come", paging(), page("40", Some("t")), token(), 0),
+        ("the last page", paging(), page("40", None), watch("40"), 0),
+        ("a page broke", paging(), Outcome::Broken, token(), 800),
+        ("a page throttled", paging(), refused(429, "", Some(1)), token(), 1000),
+        ("the token expired", paging(), refused(410, "Expired", None), Request::FullList, 0),
+        ("watch timed out", watching(), ended(300_000), watch("40"), 0),
+        ("watch ended at once", watching_after_pages(), ended(10), watch("40"), 800),
+        ("watch broke", watching(), Outcome::Broken, watch("40"), 800),
+        ("server gone", watching(), Outcome::Unreachable, watch("40"), 800),
+        ("watch throttled", watching(), refused(429, "", Some(3)), watch("40"), 3000),
+        ("token rotated", watching(), refused(401, "Unauthorized", None), watch("40"), 800),
+        ("server broken", watching(), refused(500, "InternalError", None), watch("40"), 800),
+        ("gateway timeout", watching(), refused(504, "", None), watch("40"), 800),
+        ("expired", watching(), refused(410, "Expired", None), Request::StreamingList, 0),
+        ("gone", watching(), refused(410, "Gone", None), Request::StreamingList, 0),
+        (
+            "state of the future",
+            watching(),
+            refused(504, "Timeout", None),
+            Request::StreamingList,
+            0,
+        ),
+        ("bad request", watching(), refused(400, "BadRequest", None), Request::StreamingList, 0),
+        ("expired, no streaming", watching_after_pages(), refused(410, "", None), list("40"), 0),
+        (
+            "list of the future",
+            {
+                let mut machine = watching_after_pages();
+                machine.next(refused(410, "Expired", None), 0.0);
+                machine
+            },
+            refused(504, "Timeout", None),
+            list(""),
+            1600,
+        ),
+        (
+            "full list done",
+            {
+                let mut machine = paging();
+                machine.next(refused(410, "Expired", None), 0.0);
+                machine
+            },
+            page("55", None),
+            watch("55"),
+            0,
+        ),
+    ];
+    for (name, mut machine, outcome, request, after) in cases {
+        let want = Step { after: Duration::from_millis(after), request };
+        assert_eq!(machine.next(outcome, 0.0), want, "{name}");
+    }
+}
+
+#[test]
+fn events_and_bookmarks_move_the_point_of_resumption() {
+    let mut machine = watching();
+    machine.advanced("41");
+    machine.advanced("57");
+    assert_eq!(machine.next(Outcome::Broken, 0.0).request, watch("57"));
+}
+
+#[test]
+fn a_loss_of_any_length_is_followed_by_one_watch_and_no_list() {
+    let mut machine = watching();
+    for _ in 0..1000 {
+        assert_eq!(machine.next(Outcome::Unreachable, 0.5).request, watch("40"));
+    }
+}
+
+#[test]
+fn delays_double_up_to_a_cap_and_jitter_spreads_them() {
+    let mut machine = watching();
+    let millis: Vec<u128> =
+        (0..8).map(|_| machine.next(Outcome::Unreachable, 0.0).after.as_millis()).collect();
+    assert_eq!(millis, [800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+    assert_eq!(machine.next(Outcome::Unreachable, 0.5).after, Duration::from_secs(45));
+    machine.advanced("41");
+    assert_eq!(machine.next(Outcome::Unreachable, 0.25).after, Duration::from_secs(1));
+}
+
+#[test]
+fn a_remedy_that_keeps_failing_is_slowed_down() {
+    let mut machine = watching();
+    let millis: Vec<u128> = (0..4)
+        .map(|_| machine.next(refused(410, "Expired", None), 0.0).after.as_millis())
+        .collect();
+    assert_eq!(millis, [0, 1600, 3200, 6400]);
+}
+
+#[test]
+fn retry_after_is_kept_and_spread() {
+    let step = watching().next(refused(429, "TooManyRequests", Some(5)), 0.5);
+    assert_eq!(step.after, Duration::from_millis(5400));
+}

@@ -1,0 +1,12 @@
+//! The API client against a scripted API server: real HTTP, real TLS, both encodings.
+
+#[path = "api/connection.rs"]
+mod connection;
+#[path = "api/events.rs"]
+mod events;
+#[path = "api/faults.rs"]
+mod faults;
+#[path = "api/reading.rs"]
+mod reading;
+#[path = "api/setup.rs"]
+mod setup;

@@ -1,0 +1,156 @@
+//! Everything a server can do wrong, and its absence.
+
+use std::time::Duration;
+
+use kubeweir::model::Kind;
+use kubeweir::testing::api_server::{Answer, Ask, Signal};
+
+use super::setup::*;
+
+#[test]
+fn an_expired_continue_token_restarts_the_list() {
+    let setup = Setup::new();
+    setup.server.refuse_streaming_lists();
+    setup.server.page_size(1);
+    setup.server.put(&service("a"));
+    setup.server.put(&service("b"));
+    setup.server.fail(fault(Kind::Service, Ask::ListPage, 1, refuse(410, "Expired", None)));
+    let setup = setup.watching(&[Kind::Service]);
+    setup.wait_for(Kind::Service, &["shop/a", "shop/b"]);
+    assert_eq!(setup.replaced(Kind::Service), 1, "half a list is never delivered");
+}
+
+#[test]
+fn a_stream_cut_within_an_event_is_resumed_without_a_list() {
+    let setup = Setup::new();
+    setup.server.put(&service("a"));
+    let setup = setup.watching(&[Kind::Service]);
+    setup.server.put(&service("b"));
+    setup.server.signal(Kind::Service, Signal::Cut);
+    setup.wait("the next watch", || setup.server.count(Kind::Service, Ask::Watch) == 1);
+    setup.server.put(&service("c"));
+    setup.wait_for(Kind::Service, &["shop/a", "shop/b", "shop/c"]);
+    assert_eq!(setup.lists(Kind::Service), 1);
+    assert_eq!(setup.watched_from(Kind::Service), ["2"]);
+}
+
+#[test]
+fn loss_of_the_server_loses_nothing_and_its_return_needs_no_list() {
+    let setup = Setup::new();
+    fill(&setup.server);
+    let mut setup = setup.watching(&Kind::ALL);
+    wait_for_everything(&setup);
+    setup.server.stop();
+    setup.server.put(&service("new"));
+    setup.server.delete(Kind::EndpointSlice, "shop", "cart-1");
+    let before = setup.failures();
+    setup.wait("two more attempts per kind", || setup.failures() >= before + 8);
+    assert_eq!(setup.names(Kind::EndpointSlice), ["shop/cart-1"], "kept while away");
+    setup.server.resume().unwrap();
+    setup.wait_for(Kind::Service, &["shop/cart", "shop/new"]);
+    setup.wait_for(Kind::EndpointSlice, &[]);
+    for kind in Kind::ALL {
+        setup.wait("every watch", || setup.server.open_streams(kind) == 1);
+        assert_eq!(setup.lists(kind), 1, "{kind} was listed again");
+        assert_eq!(setup.watched_from(kind), ["8"], "{kind}: one watch, from where it was");
+    }
+}
+
+#[test]
+fn a_start_without_a_server_waits_for_it() {
+    let mut setup = Setup::new();
+    let options = setup.options();
+    setup.server.stop();
+    let client = setup.client(options);
+    setup.watch(&client, Kind::Service);
+    setup.wait("a failed attempt", || !setup.exchanges.lock().unwrap().is_empty());
+    assert_eq!(setup.exchanges.lock().unwrap()[0].code, None);
+    setup.server.put(&service("a"));
+    setup.server.resume().unwrap();
+    setup.wait_for(Kind::Service, &["shop/a"]);
+    assert_eq!(setup.server.requests().len(), 1);
+}
+
+#[test]
+fn a_compacted_history_leads_to_one_fresh_list() {
+    for streaming in [true, false] {
+        let setup = Setup::new();
+        if !streaming {
+            setup.server.refuse_streaming_lists();
+        }
+        setup.server.put(&service("old"));
+        let mut setup = setup.watching(&[Kind::Service]);
+        let before = setup.lists(Kind::Service);
+        setup.server.stop();
+        setup.server.delete(Kind::Service, "shop", "old");
+        setup.server.put(&service("new"));
+        setup.server.compact();
+        setup.server.resume().unwrap();
+        setup.wait_for(Kind::Service, &["shop/new"]);
+        assert_eq!(setup.replaced(Kind::Service), 2);
+        assert_eq!(setup.lists(Kind::Service), before + 1, "one list, by the way that works");
+    }
+}
+
+#[test]
+fn an_error_event_ends_the_watch() {
+    let setup = Setup::new();
+    setup.server.put(&service("a"));
+    let setup = setup.watching(&[Kind::Service]);
+    let status = |code, reason: &str| kubeweir::wire::Status {
+        code: Some(code),
+        reason: Some(reason.to_owned()),
+        ..Default::default()
+    };
+    setup.server.signal(Kind::Service, Signal::Error(status(500, "InternalError")));
+    setup.wait("a watch", || setup.server.open_streams(Kind::Service) == 1);
+    setup.wait("resumed", || setup.server.count(Kind::Service, Ask::Watch) == 1);
+    assert_eq!(setup.lists(Kind::Service), 1);
+    setup.wait("a watch", || setup.server.open_streams(Kind::Service) == 1);
+    setup.server.signal(Kind::Service, Signal::Error(status(410, "Gone")));
+    setup.wait("a fresh list", || setup.replaced(Kind::Service) == 2);
+    assert_eq!(setup.server.count(Kind::Service, Ask::StreamingList), 2);
+}
+
+#[test]
+fn retry_after_is_honoured() {
+    let setup = Setup::new();
+    let answer = refuse(429, "TooManyRequests", Some(2));
+    setup.server.fail(fault(Kind::Service, Ask::StreamingList, 1, answer));
+    let setup = setup.watching(&[Kind::Service]);
+    let requests = setup.server.requests();
+    assert_eq!(requests[0].answered, Some(429));
+    let pause = requests[1].at - requests[0].at;
+    assert!(pause >= Duration::from_secs(2) && pause < Duration::from_secs(6), "{pause:?}");
+    assert_eq!(requests[1].ask, Ask::StreamingList, "throttling is no refusal of streaming lists");
+}
+
+#[test]
+fn failing_requests_are_spaced_out() {
+    let setup = Setup::new();
+    for answer in [Answer::Drop, refuse(503, "ServiceUnavailable", None)] {
+        setup.server.fail(fault(Kind::Service, Ask::StreamingList, 1, answer));
+    }
+    let setup = setup.watching(&[Kind::Service]);
+    let at: Vec<_> = setup.server.requests().iter().map(|request| request.at).collect();
+    let pauses: Vec<Duration> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses.len(), 2, "{pauses:?}");
+    assert!(pauses[0] >= Duration::from_millis(800), "{pauses:?}");
+    assert!(pauses[1] >= Duration::from_millis(1600), "{pauses:?}");
+}
+
+#[test]
+fn an_unreadable_event_costs_nothing_but_itself() {
+    for json_only in [false, true] {
+        let setup = Setup::new();
+        if json_only {
+            setup.server.json_only();
+        }
+        setup.server.put(&service("a"));
+        let setup = setup.watching(&[Kind::Service]);
+        setup.server.signal(Kind::Service, Signal::Garbage);
+        setup.server.put(&service("b"));
+        setup.wait_for(Kind::Service, &["shop/a", "shop/b"]);
+        assert_eq!(setup.server.requests().len(), 1, "on the same stream");
+    }
+}
