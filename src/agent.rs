@@ -32,7 +32,6 @@ use crate::config::{Config, DetectLocal, ProxyMode};
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
 use crate::logging;
-use crate::metrics::Metrics;
 use crate::model::{Families, Family, NodeAddresses};
 use crate::netlink::{Monitor, NetlinkKernel, Notice, probe_ownership};
 use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel, programmed};

@@ -41,6 +41,8 @@ fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
     match start(parsed, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
+            // Before the configuration is complete nothing is logged yet; later this has no effect.
+            let _ = logging::init(&config::v1alpha1::Logging::default());
             error!(err = format!("{reason:#}"), "command failed");
             ExitCode::FAILURE
         }

@@ -20,7 +20,9 @@ pub use expr::{
 };
 pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
 pub use render::{render, render_rule};
-pub use walk::{Packet, Step, WalkOutcome, walk};
+pub use walk::{
+    Branch, Effect, Environment, Flow, FlowState, LookedUp, Outcome, Packet, Step, walk_flow,
+};
 
 use std::collections::BTreeMap;
 

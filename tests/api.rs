@@ -1,5 +1,8 @@
 //! The API client against a scripted API server: real HTTP, real TLS, both encodings.
 
+// clippy.toml allows `unwrap` in test functions; this is for what they share.
+#![allow(clippy::unwrap_used)]
+
 #[path = "api/connection.rs"]
 mod connection;
 #[path = "api/events.rs"]

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::{AgentError, Launch, Source, with_causes};
+use super::{AgentError, Launch, Source};
 use crate::api::{self, Client, Exchange, ObservedNode, Recorder, Watch, observed_node};
 use crate::config::DetectLocal;
 use crate::config::feature_gates::Gate;

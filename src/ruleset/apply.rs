@@ -55,7 +55,7 @@ pub fn apply(ruleset: &mut Ruleset, transaction: &Transaction) -> Result<(), Rej
     Ok(())
 }
 
-/// What an operation is about, for people.
+/// What an operation is about, for people: `add element endpoints-4`.
 pub fn describe(op: &Op) -> String {
     match op {
         Op::AddTable(_) => format!("add table {}", Table::NAME),
