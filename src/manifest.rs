@@ -1,7 +1,7 @@
 //! Manifests: objects from files, for edge boxes, labs and tests, with no cluster.
 //!
 //! Place in the flow: reads a directory (or single files), decodes documents with [`crate::wire`],
-//! and delivers differences to a [`Sink`]. Knows nothing of rules.
+//! and delivers differences to a [`crate::source::Sink`]. Knows nothing of rules.
 //!
 //! A file is used whole or not at all: while it has a document that cannot be read or an object that
 //! cannot be decoded, its last good version stays in force. A file that never had a good version

@@ -1,6 +1,8 @@
 //! The renderer against stock nft, in network namespaces of their own: text of ours that nft loads,
 //! and tables that we program over netlink, must be listed as the text we render.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use kubeweir::model::{Family, PerFamily, Protocol};

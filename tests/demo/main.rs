@@ -4,6 +4,8 @@
 //! live, and shows parts of the ruleset. Whatever comes out otherwise than expected makes it fail,
 //! so it is also run with the tests.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod dials;
 mod live;
 mod scene;
