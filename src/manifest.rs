@@ -1,7 +1,7 @@
 //! Objects from manifests: files and directories, read once or followed.
 //!
 //! Place in the flow: stands where [`crate::api`] stands otherwise. [`load`] reads once, for
-//! `kubeweir render`; [`follow()`] follows a directory and delivers changes to a
+//! `kubeweir render`; [`start`] follows a directory and delivers changes to a
 //! [`crate::source::Sink`]. Decoding is [`crate::wire`]'s. Knows nothing of what objects are for.
 //!
 //! What is read: `*.yaml`, `*.yml` and `*.json` directly in the directory, symbolic links followed,
@@ -20,7 +20,7 @@
 mod directory;
 mod error;
 mod file;
-mod follow;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -29,7 +29,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use error::{DocumentError, ManifestError};
-pub use follow::{FollowError, Following, follow};
+pub use watch::{WatchError, Watching, start};
 
 use crate::model::Object;
 use crate::wire::Decoder;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kubeweir::manifest::{self, Following, ManifestError};
+use kubeweir::manifest::{self, ManifestError, Watching};
 use kubeweir::model::{Change, Kind, Object, ObjectName};
 use kubeweir::source::Sink;
 use kubeweir::wire::{Decoder, Encoding};
@@ -30,7 +30,7 @@ impl Sink for Changes {
 /// A followed directory and what its changes add up to.
 struct Followed {
     directory: TempDir,
-    following: Following,
+    watching: Watching,
     changes: Receiver<Change>,
     objects: BTreeMap<(Kind, ObjectName), Object>,
     /// Changes since the initial list.
@@ -56,9 +56,9 @@ impl Followed {
     fn follow(directory: TempDir) -> Followed {
         let (sender, changes) = mpsc::channel();
         let sink = Arc::new(Changes(Mutex::new(sender)));
-        let following = manifest::follow(directory.path().to_owned(), true, sink).expect("started");
+        let watching = manifest::start(directory.path().to_owned(), true, sink).expect("started");
         let mut followed =
-            Followed { directory, following, changes, objects: BTreeMap::new(), seen: 0 };
+            Followed { directory, watching, changes, objects: BTreeMap::new(), seen: 0 };
         for kind in Kind::ALL {
             match followed.changes.recv_timeout(DEADLINE).expect("an initial list") {
                 Change::Replace(replaced, objects) => {
@@ -167,7 +167,7 @@ fn a_directory_that_is_not_there_cannot_be_followed() {
     let directory = tempfile::tempdir().expect("a directory");
     let (sender, _) = mpsc::channel();
     let sink = Arc::new(Changes(Mutex::new(sender)));
-    assert!(manifest::follow(directory.path().join("none"), true, sink).is_err());
+    assert!(manifest::start(directory.path().join("none"), true, sink).is_err());
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn changes_arrive_as_differences() {
     fs::remove_file(followed.path("a.yaml")).expect("removed");
     followed.until(&["four=10.0.0.4", "three=10.0.0.3"]);
     assert_eq!(followed.seen, 4, "one change per object that differs");
-    followed.following.stop();
+    followed.watching.stop();
 }
 
 #[test]
@@ -308,8 +308,8 @@ fn a_directory_that_is_replaced_is_found_again() {
 #[test]
 fn nothing_is_delivered_after_a_stop() {
     let followed = Followed::start(&[("a.yaml", &service("one", "10.0.0.1"))]);
-    let Followed { directory, following, changes, .. } = followed;
-    following.stop();
+    let Followed { directory, watching, changes, .. } = followed;
+    watching.stop();
     fs::write(directory.path().join("a.yaml"), service("one", "10.0.0.2")).expect("written");
     assert!(changes.recv().is_err(), "the sink is gone with the thread");
 }

@@ -36,7 +36,7 @@ const LOST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
-pub enum FollowError {
+pub enum WatchError {
     /// inotify refused, or there is no such directory.
     #[error("watching directory {}", directory.display())]
     Watch {
@@ -59,12 +59,12 @@ pub enum FollowError {
 
 /// A directory being followed. Dropping this leaves it followed for the life of the process.
 #[derive(Debug)]
-pub struct Following {
+pub struct Watching {
     signals: Sender<Signal>,
     thread: JoinHandle<()>,
 }
 
-impl Following {
+impl Watching {
     /// Ends following; when this returns, nothing more is delivered.
     pub fn stop(self) {
         // Either send reaches the thread or the thread is gone, and a panic of it was printed.
@@ -78,16 +78,16 @@ impl Following {
 ///
 /// Errors: the directory cannot be watched, for example because there is none. What is wrong with
 /// its files is logged and never ends it.
-pub fn follow(
+pub fn start(
     directory: PathBuf,
     allow_external_ips: bool,
     sink: Arc<dyn Sink>,
-) -> Result<Following, FollowError> {
+) -> Result<Watching, WatchError> {
     let (signals, received) = mpsc::channel();
     let events = signals.clone();
     // Paths of events are absolute, and are compared with those of the listing.
     let directory = std::path::absolute(&directory).unwrap_or(directory);
-    let watch_error = |source| FollowError::Watch { directory: directory.clone(), source };
+    let watch_error = |source| WatchError::Watch { directory: directory.clone(), source };
     let mut watcher = notify::recommended_watcher(move |event| {
         // The receiver is gone only after a stop.
         let _ = events.send(Signal::Event(event));
@@ -108,8 +108,8 @@ pub fn follow(
     let thread = thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(&received, watcher))
-        .map_err(|source| FollowError::Thread { directory, source })?;
-    Ok(Following { signals, thread })
+        .map_err(|source| WatchError::Thread { directory, source })?;
+    Ok(Watching { signals, thread })
 }
 
 enum Signal {
