@@ -70,12 +70,15 @@ fn chain_ops(chains: Vec<(Chain, Vec<Rule>)>) -> Vec<Op> {
     declared.into_iter().chain(rules).collect()
 }
 
-/// nft 1.0.6 prints these in a concatenation but does not read them there.
+/// nft 1.0.6 prints these, but does not read them: two in a concatenation, and the empty name of no
+/// interface.
 fn nft_reads(rule: &Rule) -> bool {
-    !rule
-        .exprs
-        .iter()
-        .any(|e| matches!(e, Expr::Ct { key: CtKey::ProtoDst, .. } | Expr::Random { .. }))
+    let unreadable = |e: &Expr| match e {
+        Expr::Ct { key: CtKey::ProtoDst, .. } | Expr::Random { .. } => true,
+        Expr::Cmp { data, .. } => data.as_bytes() == [0; 16],
+        _ => false,
+    };
+    !rule.exprs.iter().any(unreadable)
 }
 
 fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
