@@ -169,6 +169,7 @@ fn meta_key(key: MetaKey) -> u32 {
     match key {
         MetaKey::L4Proto => NFT_META_L4PROTO,
         MetaKey::IifName => NFT_META_IIFNAME,
+        MetaKey::Iif => NFT_META_IIF,
     }
 }
 
