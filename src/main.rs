@@ -45,7 +45,9 @@ fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
         Ok(code) => code,
         Err(reason) => {
             // Before the configuration is complete nothing is logged yet; later this has no effect.
-            let _ = logging::init(&config::v1alpha1::Logging::default());
+            let text =
+                config::v1alpha1::Logging { format: "text".to_owned(), ..Default::default() };
+            let _ = logging::init(&text);
             error!(err = format!("{reason:#}"), "command failed");
             ExitCode::FAILURE
         }
