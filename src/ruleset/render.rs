@@ -84,7 +84,8 @@ fn set_lines(set: &Set) -> Vec<String> {
     if set.counter {
         lines.push("counter".into());
     }
-    lines.extend(set.timeout.map(|millis| format!("timeout {}", value::duration(millis))));
+    let default = set.timeout.filter(|millis| *millis > 0);
+    lines.extend(default.map(|millis| format!("timeout {}", value::duration(millis))));
     lines.extend(set.comment.iter().map(|comment| format!("comment \"{comment}\"")));
     lines
 }
