@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::CommandError;
 use crate::api::{self, Client, Watch, user_agent};
 use crate::cli::people::ObjectSource;
-use crate::manifest;
+use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Kind, Object};
 use crate::source::Sink;
 
@@ -42,34 +42,33 @@ fn read_files(
     source: &ObjectSource,
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
-    let mut objects = Vec::new();
+    let inputs: Vec<Input> =
+        source
+            .filenames
+            .iter()
+            .map(|path| {
+                if path.as_os_str() == "-" {
+                    read_stdin(path)
+                } else {
+                    Ok(Input::Path(path.clone()))
+                }
+            })
+            .collect::<Result<_, _>>()?;
+    let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
     let mut unusable = 0;
-    for path in &source.filenames {
-        let (found, errors, skips) = if path.as_os_str() == "-" {
-            let content = read_stdin(path, allow_external_ips)?;
-            (content.objects, content.errors, content.skips)
-        } else {
-            let (found, findings) = manifest::load(path, allow_external_ips);
-            (found, findings.errors, findings.skips)
-        };
-        skips.iter().for_each(|skip| eprintln!("not used: {skip}"));
-        errors.iter().for_each(|error| eprintln!("{error}"));
-        unusable += errors.len();
-        objects.extend(found);
+    for error in &errors {
+        eprintln!("{}", crate::agent::with_causes(error));
+        unusable += usize::from(!matches!(error, ManifestError::Skipped { .. }));
     }
     if unusable > 0 { Err(CommandError::Manifests(unusable)) } else { Ok(objects) }
 }
 
-fn read_stdin(
-    path: &Path,
-    allow_external_ips: bool,
-) -> Result<manifest::FileContent, CommandError> {
+fn read_stdin(path: &Path) -> Result<Input, CommandError> {
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
         .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
-    let mut decoder = crate::wire::Decoder::new(allow_external_ips);
-    Ok(manifest::parse(Path::new("stdin"), &text, &mut decoder))
+    Ok(Input::Text { name: "stdin".to_owned(), text })
 }
 
 /// Keeps the first complete list of each kind.
