@@ -179,7 +179,7 @@ impl<K: Kernel> Synchronizer<K> {
                     self.distrusted[family] = true;
                 }
                 Err((plan, CommitError::Rejected(rejection))) => {
-                    self.isolate(family, plan, rejection, now, report)?;
+                    self.isolate(family, *plan, rejection, now, report)?;
                 }
                 Err((_, error)) => return Err(error.into()),
             }
@@ -202,14 +202,14 @@ impl<K: Kernel> Synchronizer<K> {
         family: Family,
         plan: Plan,
         report: &mut Report,
-    ) -> Result<(), (Plan, CommitError)> {
+    ) -> Result<(), (Box<Plan>, CommitError)> {
         if !plan.transaction.is_empty() {
             match self.kernel.commit(&plan.transaction) {
                 Ok(committed) => {
                     let counts = plan.transaction.counts();
                     report.commits.push(CommitReport { counts, committed });
                 }
-                Err(error) => return Err((plan, error)),
+                Err(error) => return Err((Box::new(plan), error)),
             }
         }
         report.services.extend(plan.services.iter().cloned());

@@ -1,6 +1,8 @@
 //! Remains of other kube-proxies in real namespaces, made with Debian's iptables, are removed; and
 //! nothing else is.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! From a command line and a file to the resolved configuration, as `main` does it.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 use std::time::Duration;
 
 use kubeweir::cli::{self, Command, proxy};

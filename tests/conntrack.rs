@@ -1,5 +1,7 @@
 //! UDP flows of the real kernel, in a namespace, with DNAT rules by stock nft.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use std::collections::HashSet;

@@ -1,5 +1,7 @@
 //! The engine in front of the real kernel: cold start, restart, incremental changes, counts.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use std::time::Duration;

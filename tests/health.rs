@@ -1,6 +1,8 @@
 //! Health servers over real sockets on loopback: `/healthz`, `/livez`, health-check node ports, and
 //! the bounds of every server.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod http_client;
 
 use std::collections::BTreeMap;

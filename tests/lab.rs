@@ -1,5 +1,7 @@
 //! The lab itself: that its sockets tell the truth about rules written by hand.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! The metrics port over a real socket on loopback: what a scrape contains, compared with the table of
 //! upstream's metrics, and the debug pages.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod http_client;
 mod scrape;
 mod upstream_metrics;

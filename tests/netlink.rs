@@ -2,6 +2,8 @@
 //!
 //! Needs root and `nft`; without them the tests fail rather than pass unseen.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 #[path = "netlink/commit.rs"]
 mod commit;
 #[path = "netlink/life.rs"]

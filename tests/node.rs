@@ -1,5 +1,7 @@
 //! Interface addresses of the real kernel, in a namespace.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use std::net::IpAddr;

@@ -1,6 +1,8 @@
 //! Packets through the program that the engine writes, without a kernel: upstream's packet-flow
 //! cases (section 5.11 of the behaviour reference), walked by `ruleset::walk_flow`.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Settings in files: a directory laid out like /proc and /sys, and the real ones of a namespace.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod netns;
 
 use std::path::Path;

@@ -165,7 +165,7 @@ pub(super) fn fields_of(mut id: u32) -> Option<Vec<Field>> {
 /// Bytes of a key: a lone field has its own length, in concatenations each is padded.
 fn length_of(fields: &[Field]) -> u32 {
     let len = match fields {
-        [field] => field.len(),
+        [field] => field.byte_len(),
         fields => fields.iter().map(|field| field.padded_len()).sum(),
     };
     u32::try_from(len).expect("a handful of fields")

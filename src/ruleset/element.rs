@@ -62,7 +62,7 @@ impl Field {
     }
 
     /// Bytes of a value.
-    pub fn len(self) -> usize {
+    pub fn byte_len(self) -> usize {
         match self {
             Field::Ipv4Addr | Field::Mark => 4,
             Field::Ipv6Addr => 16,
@@ -73,7 +73,7 @@ impl Field {
 
     /// Bytes in a concatenation: a multiple of a register, 4 bytes.
     pub fn padded_len(self) -> usize {
-        self.len().next_multiple_of(4)
+        self.byte_len().next_multiple_of(4)
     }
 }
 

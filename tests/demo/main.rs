@@ -4,6 +4,8 @@
 //! live, and shows parts of the ruleset. Whatever comes out otherwise than expected makes it fail,
 //! so it is also run with the tests.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod dials;
 mod live;
 mod scene;
@@ -56,7 +58,7 @@ fn run() -> anyhow::Result<usize> {
         "map ip kube-proxy endpoints-4",
         "set ip kube-proxy refused-services",
     ] {
-        println!("{}", scene.nft_list(part)?);
+        println!("{}\n", scene.nft_list(part)?);
     }
     scene.stop_agent()?;
     println!("all of it took {:.1?}", start.elapsed());

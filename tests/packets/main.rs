@@ -4,9 +4,12 @@
 //! dials from everywhere. Tables 5.4 to 5.7 and 5.11 of the behaviour reference are the source of
 //! what is expected.
 
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
 mod affinity;
 mod case;
 mod changes;
+mod explained;
 mod matrix;
 mod node_ports;
 mod ranges;

@@ -37,7 +37,7 @@ fn elements_come_back_as_written() {
         Element { lifetime, ..Element::member(key) },
     ];
     for element in cases {
-        assert_eq!(assemble(&set(false), parts_of(&[element.clone()])), [element]);
+        assert_eq!(assemble(&set(false), parts_of(std::slice::from_ref(&element))), [element]);
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn element(set: &Set, element: &Element) -> Result<(), i32> {
 fn length_fits(fields: &[Field], key: &Key) -> bool {
     let len = key.as_bytes().len();
     let padded: usize = fields.iter().map(|field| field.padded_len()).sum();
-    len == padded || matches!(fields, [field] if len == field.len())
+    len == padded || matches!(fields, [field] if len == field.byte_len())
 }
 
 /// Whether a range has a key in common with one that is there.

@@ -10,7 +10,7 @@ pub(crate) fn split<'a>(
     key: &'a Key,
 ) -> impl Iterator<Item = (Field, &'a [u8])> {
     fields.iter().scan(0, |offset, &field| {
-        let bytes = key.as_bytes().get(*offset..*offset + field.len())?;
+        let bytes = key.as_bytes().get(*offset..*offset + field.byte_len())?;
         *offset += field.padded_len();
         Some((field, bytes))
     })
@@ -24,7 +24,7 @@ pub(crate) fn key(fields: &[Field], key: &Key) -> String {
 
 /// One field. Bytes beyond the field's length are padding.
 pub(crate) fn field(field: Field, bytes: &[u8]) -> String {
-    let Some(bytes) = bytes.get(..field.len()) else { return hex(bytes) };
+    let Some(bytes) = bytes.get(..field.byte_len()) else { return hex(bytes) };
     match (field, bytes) {
         (Field::InetProto, &[number]) => protocol(number),
         (Field::InetService, &[high, low]) => u16::from_be_bytes([high, low]).to_string(),

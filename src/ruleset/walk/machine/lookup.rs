@@ -159,7 +159,7 @@ fn find<'a>(set: &Set, elements: &'a Elements, key: &Key) -> Option<&'a Element>
     let found = elements.get(key);
     match set.key[..] {
         [field] if found.is_none() => {
-            elements.get(&Key::from_bytes(key.as_bytes().get(..field.len())?)?)
+            elements.get(&Key::from_bytes(key.as_bytes().get(..field.byte_len())?)?)
         }
         _ => found,
     }
