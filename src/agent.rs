@@ -18,8 +18,10 @@ mod worker;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -69,10 +71,22 @@ pub struct Launch {
     pub log: logging::Handle,
 }
 
+/// How a run ends that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// `--init-only`: everything is prepared.
+    Prepared,
+    /// This signal came. Rules stay (B-025).
+    Signalled(SignalKind),
+}
+
+/// How long the last commit, and the release of owned tables, may take at the end: well within a
+/// pod's grace period.
+const LAST_COMMIT: Duration = Duration::from_secs(20);
+
 /// Runs the agent until something ends it.
-///
-/// Returns `Ok` only after `--init-only`.
-pub async fn run(launch: Launch) -> Result<(), AgentError> {
+pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
+    let mut signals = Signals::handle()?;
     let file = launch.config_file.as_deref();
     let mut file = file.map(crate::config::watch::watch).transpose()?;
     let changed = async {
@@ -84,27 +98,52 @@ pub async fn run(launch: Launch) -> Result<(), AgentError> {
     // An edit counts from the start, also while the API server is waited for.
     tokio::select! {
         change = changed => Err(change.into()),
-        outcome = start(&launch) => outcome,
+        outcome = start(&launch, &mut signals) => outcome,
+    }
+}
+
+/// What ends the process in order. Also process 1 of a container, which the kernel spares signals
+/// that nobody handles.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn handle() -> Result<Self, AgentError> {
+        let handle = |kind| signal(kind).map_err(AgentError::Signal);
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Signals { terminate: handle(terminate)?, interrupt: handle(interrupt)? })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
     }
 }
 
 /// Up to the point where `--init-only` ends.
-async fn start(launch: &Launch) -> Result<(), AgentError> {
+async fn start(launch: &Launch, signals: &mut Signals) -> Result<Ended, AgentError> {
     let node = crate::config::node_name(&launch.config.hostname_override, &hostname())?;
     let release = nix::sys::utsname::uname().map_err(AgentError::Uname)?;
     let skip = std::env::var(SKIP_KERNEL_CHECK).ok();
     check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
     let metrics = Arc::new(pages::metrics(launch, Timestamp::now()));
     let inbox = Arc::new(Inbox::new());
-    let sighted = node_source::open(launch, &node, &inbox, &metrics).await?;
+    let sighted = tokio::select! {
+        sighted = node_source::open(launch, &node, &inbox, &metrics) => sighted?,
+        signal = signals.next() => return Ok(Ended::Signalled(signal)),
+    };
     let ready = prepare::prepare(launch, node, sighted)?;
     if launch.init_only {
         for family in ready.families.iter() {
             info!(%family, "System initialized and --init-only specified");
         }
-        return Ok(());
+        return Ok(Ended::Prepared);
     }
-    serve(launch, ready, metrics, inbox).await
+    serve(launch, ready, metrics, &inbox, signals).await
 }
 
 fn hostname() -> String {
@@ -116,8 +155,9 @@ async fn serve(
     launch: &Launch,
     ready: Ready,
     metrics: Arc<Metrics>,
-    inbox: Arc<Inbox>,
-) -> Result<(), AgentError> {
+    inbox: &Arc<Inbox>,
+    signals: &mut Signals,
+) -> Result<Ended, AgentError> {
     let Ready { node, sighted, traffic, families, owned } = ready;
     let config = &launch.config;
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
@@ -144,14 +184,23 @@ async fn serve(
         node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
     };
     let subject = Subject { node, object: sighted.node, families };
-    worker::start(launch, subject, surroundings, &inbox).await?;
+    let programming = worker::start(launch, subject, surroundings, inbox).await?;
     for family in families.iter() {
         health.loop_started(family);
     }
-    sighted.source.start(&inbox)?;
+    sighted.source.start(inbox)?;
     announce(recorder.as_ref(), config.mode);
     tokio::spawn(cleaning::after_first_sync(status, families));
-    supervise(servers, occurred, recorder).await.map(|never| match never {})
+    tokio::select! {
+        outcome = supervise(servers, occurred, recorder) => outcome.map(|never| match never {}),
+        signal = signals.next() => {
+            inbox.close();
+            let finished = tokio::task::spawn_blocking(|| programming.join());
+            // A panic of the thread has been printed; too long a commit is cut off by the end.
+            let _ = tokio::time::timeout(LAST_COMMIT, finished).await;
+            Ok(Ended::Signalled(signal))
+        }
+    }
 }
 
 fn initial_status(launch: &Launch, node: &str) -> SharedStatus {

@@ -17,9 +17,10 @@
 //! | --- | --- | --- |
 //! | model | [`model`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
-//! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
+//! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
+//! | faces for people | [`inspect`] (pure), [`command`] | how the agent runs, except its status |
 //!
 //! `tests/layering.rs` holds this table.
 

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use kubeweir::agent::{self, Launch, Source};
+use kubeweir::agent::{self, Ended, Launch, Source};
 use kubeweir::cli::people::Command;
 use kubeweir::cli::proxy::Parsed;
 use kubeweir::config::Config;
 use kubeweir::{cli, config, logging};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
 fn main() -> ExitCode {
@@ -103,27 +102,15 @@ fn configure(parsed: &Parsed, file: Option<&Path>) -> anyhow::Result<(Config, lo
 }
 
 async fn run(launch: Launch) -> anyhow::Result<ExitCode> {
-    let outcome = tokio::select! {
-        outcome = agent::run(launch) => outcome,
-        code = ended_as_init() => return Ok(ExitCode::from(code?)),
-    };
-    if let Err(reason) = &outcome {
-        error!(err = agent::with_causes(reason), "Error running ProxyServer");
-    }
-    outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into)
-}
-
-/// The kernel spares process 1 of a container signals that nobody handles: it would be killed only
-/// at the end of the pod's grace period. Any other process just dies of them. Rules stay (B-025).
-async fn ended_as_init() -> anyhow::Result<u8> {
-    if std::process::id() != 1 {
-        return std::future::pending().await;
-    }
-    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
-    // As a shell sees who died of them: 128 and the signal's number.
-    tokio::select! {
-        _ = terminate.recv() => Ok(143),
-        _ = interrupt.recv() => Ok(130),
+    match agent::run(launch).await {
+        Ok(Ended::Prepared) => Ok(ExitCode::SUCCESS),
+        // As a shell sees who died of it: 128 and the signal's number, 143 or 130.
+        Ok(Ended::Signalled(signal)) => {
+            Ok(ExitCode::from(128 + u8::try_from(signal.as_raw_value()).unwrap_or(0)))
+        }
+        Err(reason) => {
+            error!(err = agent::with_causes(&reason), "Error running ProxyServer");
+            Err(reason.into())
+        }
     }
 }

@@ -27,6 +27,7 @@ pub use walk::{
 use std::collections::BTreeMap;
 
 use crate::model::Family;
+use crate::transaction::{Op, Transaction};
 
 /// One table with everything in it.
 ///
@@ -48,5 +49,22 @@ impl Ruleset {
     /// No table yet.
     pub fn empty(family: Family) -> Self {
         Ruleset { family, table: None, chains: BTreeMap::new(), sets: BTreeMap::new() }
+    }
+
+    /// Replaces the table by one with the same content and these properties, which the kernel does
+    /// not let anyone change on an existing table.
+    pub fn recreated(&self, table: Table) -> Transaction {
+        let sets = self.sets.values().map(|(set, _)| Op::AddSet(set.clone()));
+        let chains = self.chains.values().map(|(chain, _)| Op::AddChain(chain.clone()));
+        let filled = self.sets.iter().filter(|(_, (_, elements))| !elements.is_empty());
+        let elements = filled.map(|(name, (_, elements))| {
+            Op::AddElements(name.clone(), elements.values().cloned().collect())
+        });
+        let rules = self.chains.iter().flat_map(|(name, (_, rules))| {
+            rules.iter().map(|rule| Op::AddRule(name.clone(), rule.clone()))
+        });
+        let head = [Op::DeleteTable, Op::AddTable(table)];
+        let ops = head.into_iter().chain(sets).chain(chains).chain(elements).chain(rules);
+        Transaction { family: self.family, ops: ops.collect() }
     }
 }

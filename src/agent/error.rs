@@ -59,6 +59,9 @@ pub enum AgentError {
     /// A sysctl cannot be set (B-215).
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// A signal cannot be handled.
+    #[error("handling a signal")]
+    Signal(#[source] io::Error),
     /// A thread cannot be started.
     #[error("starting a thread")]
     Thread(#[source] io::Error),

@@ -4,10 +4,11 @@
 //! reaches the worker through the inbox.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::observer::{AgentObserver, Surroundings, with_causes};
 use super::{AgentError, Launch};
@@ -15,8 +16,10 @@ use crate::engine::Engine;
 use crate::model::{Families, Family, Node, NodeAddresses};
 use crate::netlink::{Monitor, NetlinkKernel, Notice};
 use crate::node::addresses;
+use crate::ruleset::Table;
 use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::topology::Vantage;
+use crate::transaction::Kernel;
 
 /// How long the monitor sleeps between two looks at whether the process still runs.
 const MONITOR_WAIT: Duration = Duration::from_secs(60);
@@ -34,23 +37,26 @@ pub struct Subject {
     pub families: Families,
 }
 
-/// Follows the interfaces' addresses and starts the worker's threads. Both end with the process.
+/// Follows the interfaces' addresses and starts the worker's threads.
+///
+/// Returns the one that programs: it ends when the inbox is closed, and leaves tables that anyone
+/// may take over. The others end with the process.
 pub async fn start(
     launch: &Launch,
     subject: Subject,
     surroundings: Surroundings,
     inbox: &Arc<Inbox>,
-) -> Result<(), AgentError> {
+) -> Result<JoinHandle<()>, AgentError> {
     let mut addresses = follow_addresses().await?;
     let assigned = addresses.borrow_and_update().clone();
-    start_threads(launch, subject, surroundings, inbox, assigned)?;
+    let programming = start_threads(launch, subject, surroundings, inbox, assigned)?;
     let inbox = inbox.clone();
     tokio::spawn(async move {
         while addresses.changed().await.is_ok() {
             inbox.set_addresses(addresses.borrow_and_update().clone());
         }
     });
-    Ok(())
+    Ok(programming)
 }
 
 /// Interface addresses, now and after every change.
@@ -74,7 +80,7 @@ fn start_threads(
     surroundings: Surroundings,
     inbox: &Arc<Inbox>,
     assigned: NodeAddresses,
-) -> Result<(), AgentError> {
+) -> Result<JoinHandle<()>, AgentError> {
     let owned = surroundings.owned;
     let (options, hints) = surroundings.traffic.options(&assigned);
     for hint in hints {
@@ -93,11 +99,39 @@ fn start_threads(
     let observer = AgentObserver::new(surroundings, assigned);
     let synchronizer = Synchronizer::new(engine, kernel);
     let worker = Worker::new(synchronizer, inbox.clone(), observer, limits);
-    spawn("netlink", move || worker.run())
+    spawn("netlink", move || {
+        let mut synchronizer = worker.run();
+        if owned {
+            for family in subject.families.iter() {
+                release(&mut synchronizer.kernel, family);
+            }
+        }
+    })
+}
+
+/// Replaces an owned table by an equal plain one. An owned one would outlive the process, but only
+/// another of us could ever change it: to an upstream kube-proxy every `add table` on it is an error
+/// (EOPNOTSUPP for a table that was made persistent; seen up to 6.18), and roll-back would fail.
+fn release(kernel: &mut NetlinkKernel, family: Family) {
+    let released = kernel.dump(family).map_err(|error| with_causes(&error)).and_then(|ruleset| {
+        let Some(table) = ruleset.table.clone().filter(|table| table.owner) else {
+            return Ok(());
+        };
+        let plain = ruleset.recreated(Table { owner: false, persist: false, ..table });
+        kernel.commit(&plain).map(drop).map_err(|error| with_causes(&error))
+    });
+    match released {
+        Ok(()) => info!(%family, "The rules stay; the table is no longer owned"),
+        Err(reason) => error!(
+            %family,
+            reason,
+            "The rules stay in an owned table; before another kube-proxy, run --cleanup"
+        ),
+    }
 }
 
 /// Kernels that cannot keep others off the table tell at least when they touch it.
-fn start_monitor(mut monitor: Monitor, inbox: Arc<Inbox>) -> Result<(), AgentError> {
+fn start_monitor(mut monitor: Monitor, inbox: Arc<Inbox>) -> Result<JoinHandle<()>, AgentError> {
     spawn("monitor", move || {
         loop {
             match monitor.wait(MONITOR_WAIT) {
@@ -119,7 +153,7 @@ fn start_monitor(mut monitor: Monitor, inbox: Arc<Inbox>) -> Result<(), AgentErr
     })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, AgentError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-    thread.map(drop).map_err(AgentError::Thread)
+    thread.map_err(AgentError::Thread)
 }

@@ -76,8 +76,8 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         }
     }
 
-    /// Works until the inbox is closed.
-    pub fn run(mut self) {
+    /// Works until the inbox is closed; then engine and kernel are given back.
+    pub fn run(mut self) -> Synchronizer<K> {
         loop {
             let patience = self.patience();
             let mail = self.inbox.take(patience);
@@ -88,7 +88,7 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
             }
             self.observer.settled(&self.synchronizer, self.inbox.len());
             if closed {
-                return;
+                return self.synchronizer;
             }
         }
     }

@@ -21,5 +21,6 @@ mod node;
 mod objects;
 mod servers;
 mod site;
+mod table;
 mod takeover;
 mod udp;

@@ -237,7 +237,7 @@ fn a_busy_health_check_port() {
     wait_check(&site, &proxy, (200, "2", 2));
 }
 
-// B-253, B-254, B-255, B-257: a scrape of a working agent has upstream's families, with upstream's
+// B-253, B-254, B-255, B-256, B-257: a scrape of a working agent has upstream's families, with upstream's
 // types, labels and buckets; the latency is observed once for each trigger time.
 #[test]
 fn metrics() {
@@ -277,6 +277,8 @@ fn metrics() {
     let external = [("traffic_policy", "external"), ("ip_family", "IPv4")];
     let no_local = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
     assert_eq!(scrape.value(no_local, &external), Some(2.0), "both ports");
+    let internal = [("traffic_policy", "internal"), ("ip_family", "IPv4")];
+    assert_eq!(scrape.value(no_local, &internal), Some(0.0));
     let names =
         ["rest_client_requests_total", "process_start_time_seconds", "kubernetes_build_info"];
     for name in names.into_iter().chain(["kubernetes_feature_enabled"]) {
