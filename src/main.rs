@@ -1,12 +1,15 @@
 //! The `kubeweir` binary: parse, start, exit code. The only place with `anyhow`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use kubeweir::agent::{self, Launch, Source};
 use kubeweir::cli::people::Command;
 use kubeweir::cli::proxy::Parsed;
+use kubeweir::config::Config;
 use kubeweir::{cli, config, logging};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
 fn main() -> ExitCode {
@@ -34,20 +37,55 @@ fn leave(exit: &cli::Exit) -> ExitCode {
 fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
     eprint!("{}", parsed.notices);
     match start(parsed, source) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(reason) => {
             // Before the configuration is complete nothing is logged yet; later this has no effect.
-            let _ = logging::init(&config::v1alpha1::Logging::default());
+            let text =
+                config::v1alpha1::Logging { format: "text".to_owned(), ..Default::default() };
+            let _ = logging::init(&text);
             error!(err = format!("{reason:#}"), "command failed");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(parsed: &Parsed, source: Source) -> anyhow::Result<()> {
+fn start(parsed: &Parsed, source: Source) -> anyhow::Result<ExitCode> {
     let flags = &parsed.flags;
-    let file = (!flags.config.is_empty()).then(|| std::path::PathBuf::from(&flags.config));
-    let text = match &file {
+    let file = (!flags.config.is_empty()).then(|| PathBuf::from(&flags.config));
+    let (config, log) = configure(parsed, file.as_deref())?;
+    if !flags.write_config_to.is_empty() {
+        let text = config::write_config(&config.object).context("encoding the configuration")?;
+        std::fs::write(&flags.write_config_to, text)
+            .with_context(|| format!("writing {}", flags.write_config_to))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    if flags.cleanup {
+        anyhow::ensure!(runtime.block_on(agent::clean_up()), "encountered an error while cleaning");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let launch = Launch {
+        config,
+        source,
+        flags: parsed.shown.clone(),
+        version: flags.version.reported().to_owned(),
+        init_only: flags.init_only,
+        config_file: file,
+        log,
+    };
+    let outcome = runtime.block_on(run(launch));
+    // Servers and watches end with the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// From flags and file to the configuration that is carried out, with logging as it says.
+fn configure(parsed: &Parsed, file: Option<&Path>) -> anyhow::Result<(Config, logging::Handle)> {
+    let text = match file {
         Some(path) => Some(
             std::fs::read_to_string(path)
                 .with_context(|| format!("failed complete: reading {}", path.display()))?,
@@ -61,34 +99,31 @@ fn start(parsed: &Parsed, source: Source) -> anyhow::Result<()> {
     for note in &config.notes {
         note.log();
     }
-    if !flags.write_config_to.is_empty() {
-        let text = config::write_config(&config.object).context("encoding the configuration")?;
-        return std::fs::write(&flags.write_config_to, text)
-            .with_context(|| format!("writing {}", flags.write_config_to));
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    if flags.cleanup {
-        anyhow::ensure!(runtime.block_on(agent::clean_up()), "encountered an error while cleaning");
-        return Ok(());
-    }
-    let launch = Launch {
-        config,
-        source,
-        flags: parsed.shown.clone(),
-        version: flags.version.reported().to_owned(),
-        init_only: flags.init_only,
-        config_file: file,
-        log,
+    Ok((config, log))
+}
+
+async fn run(launch: Launch) -> anyhow::Result<ExitCode> {
+    let outcome = tokio::select! {
+        outcome = agent::run(launch) => outcome,
+        code = ended_as_init() => return Ok(ExitCode::from(code?)),
     };
-    let outcome = runtime.block_on(agent::run(launch));
     if let Err(reason) = &outcome {
         error!(err = agent::with_causes(reason), "Error running ProxyServer");
     }
-    // Servers and watches end with the process.
-    runtime.shutdown_background();
-    outcome.map_err(Into::into)
+    outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into)
+}
+
+/// The kernel spares process 1 of a container signals that nobody handles: it would be killed only
+/// at the end of the pod's grace period. Any other process just dies of them. Rules stay (B-025).
+async fn ended_as_init() -> anyhow::Result<u8> {
+    if std::process::id() != 1 {
+        return std::future::pending().await;
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    // As a shell sees who died of them: 128 and the signal's number.
+    tokio::select! {
+        _ = terminate.recv() => Ok(143),
+        _ = interrupt.recv() => Ok(130),
+    }
 }

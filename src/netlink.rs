@@ -100,6 +100,11 @@ impl NetlinkKernel {
         self.socket.portid()
     }
 
+    /// The bytes of the last batch, as they were sent: for measuring what the kernel alone takes.
+    pub fn last_batch(&self) -> &[u8] {
+        self.batch.bytes()
+    }
+
     /// The table of a family without its content, for a cheap look whether it is there and whose.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::config::NodeNameError;
 use crate::config::sanity::WrongFamily;
 use crate::config::watch::{Changed, WatchError};
 use crate::http_server::BindError;
-use crate::manifest::FollowError;
+use crate::manifest::WatchError as ManifestWatchError;
 use crate::netlink::{MonitorError, OpenError, ProbeError};
 use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
@@ -43,7 +43,7 @@ pub enum AgentError {
     },
     /// The manifests cannot be followed.
     #[error(transparent)]
-    Manifests(#[from] FollowError),
+    Manifests(#[from] ManifestWatchError),
     /// nf_tables cannot be reached.
     #[error("unable to create proxier")]
     Netlink(#[from] OpenError),

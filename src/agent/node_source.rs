@@ -161,7 +161,7 @@ impl Opened {
             }
             Opened::Manifests { directory, allow_external_ips } => {
                 info!(directory = %directory.display(), "Reading manifests");
-                manifest::follow(directory, allow_external_ips, inbox.clone())?;
+                drop(manifest::start(directory, allow_external_ips, inbox.clone())?);
             }
         }
         Ok(())

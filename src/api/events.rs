@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1 as events;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::model::ObjectName;
@@ -91,7 +91,15 @@ pub struct Event {
 /// Takes Events. Clones write to the same queue; the task ends when the last clone is gone and the
 /// queue is empty.
 #[derive(Debug, Clone)]
-pub struct Recorder(mpsc::Sender<(Event, Timestamp)>);
+pub struct Recorder(mpsc::Sender<Order>);
+
+/// What the writing task is asked for.
+#[derive(Debug)]
+enum Order {
+    Write(Event, Timestamp),
+    /// Answered when everything before it is dealt with.
+    Flush(oneshot::Sender<()>),
+}
 
 impl Recorder {
     /// Starts the task that writes. `node` is the node's name (section 3.1).
@@ -104,10 +112,22 @@ impl Recorder {
 
     /// Queues an Event. Never waits; a full queue drops it with a log line.
     pub fn record(&self, event: Event) {
-        if let Err(error) = self.0.try_send((event, Timestamp::now())) {
-            let (event, _) = error.into_inner();
-            warn!(reason = event.reason.texts().0, "too many Events wait, dropped one");
+        let reason = event.reason.texts().0;
+        if self.0.try_send(Order::Write(event, Timestamp::now())).is_err() {
+            warn!(reason, "too many Events wait, dropped one");
         }
+    }
+
+    /// Waits until every Event so far is written or given up, at most `patience`.
+    pub async fn flush(&self, patience: Duration) {
+        let (done, flushed) = oneshot::channel();
+        let wait = async {
+            if self.0.send(Order::Flush(done)).await.is_ok() {
+                // An error means the task is gone, and there is nothing left to wait for.
+                let _ = flushed.await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, wait).await;
     }
 }
 
@@ -127,8 +147,16 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut queue: mpsc::Receiver<(Event, Timestamp)>) {
-        while let Some((event, time)) = queue.recv().await {
+    async fn run(mut self, mut queue: mpsc::Receiver<Order>) {
+        while let Some(order) = queue.recv().await {
+            let (event, time) = match order {
+                Order::Write(event, time) => (event, time),
+                Order::Flush(done) => {
+                    // Whoever asked may have stopped waiting.
+                    let _ = done.send(());
+                    continue;
+                }
+            };
             let written = match self.series.record(event.reason, &event.regarding, Instant::now()) {
                 Write::Create => self.create(&event, time).await,
                 Write::Patch { name, count } => self.patch(&event, &name, count, time).await,

@@ -1,7 +1,7 @@
 //! kube-proxy's chains in the tables of iptables-nft.
 //!
 //! iptables-nft keeps its tables in nf_tables: table `nat` of iptables is table `ip nat`, a comment is
-//! an xt match called `comment`. Place in the flow: each table is read, a pure [`plan`] says which
+//! an xt match called `comment`. Place in the flow: each table is read, a pure [`plan()`] says which
 //! rules and chains go, and nf_tables removes them: jumps first, so that no packet meets a half-empty
 //! chain, then the contents of the chains, then the chains. Must not know our own table.
 //! Source: linux/netfilter/nf_tables.h, nf_tables_compat.h.

@@ -1,165 +1,113 @@
-//! A directory of files, and what changed since it was last read.
+//! The files of a directory and the objects that are in force.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::file::{FileContent, ManifestError, parse};
-use crate::model::{Change, Kind, Object, ObjectName, Skip};
-use crate::wire::Decoder;
+use super::error::ManifestError;
+use super::file::Version;
+use crate::model::{Change, Kind, Object, ObjectName};
 
-/// The files of a directory, each in its last good version.
-pub struct Directory {
-    path: PathBuf,
-    decoder: Decoder,
-    files: BTreeMap<PathBuf, File>,
-    /// What was delivered.
-    current: HashMap<(Kind, ObjectName), Object>,
+/// Objects by kind and name.
+pub(super) type Objects = BTreeMap<(Kind, ObjectName), Object>;
+
+/// Where a file stands among others: the input it belongs to, and its path.
+pub(super) type Place = (usize, PathBuf);
+
+/// Files in the order in which they claim objects.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: BTreeMap<Place, InForce>,
 }
 
-struct File {
-    text: String,
-    objects: Vec<Object>,
-    /// A version without errors was seen.
-    good: bool,
+/// What is served of a file.
+#[derive(Debug)]
+struct InForce {
+    objects: Vec<(usize, Object)>,
+    /// Whether this is a version without fault.
+    is_good: bool,
 }
 
-/// What reading a directory brought to light.
-#[derive(Debug, Default, PartialEq)]
-pub struct Findings {
-    /// Differences to what was read before.
-    pub changes: Vec<Change>,
-    /// Unusable files, documents and objects.
-    pub errors: Vec<ManifestError>,
-    /// Unused parts of objects.
-    pub skips: Vec<Skip>,
-}
-
-impl Directory {
-    /// A directory (or a single file) that was not read yet.
-    pub fn new(path: PathBuf, allow_external_ips: bool) -> Directory {
-        let decoder = Decoder::new(allow_external_ips);
-        Directory { path, decoder, files: BTreeMap::new(), current: HashMap::new() }
-    }
-
-    /// Reads what changed. Files are told apart by name and content, so that any way of replacing
-    /// them is noticed: written in place, renamed over, a ConfigMap's symlinks swapped.
-    pub fn read(&mut self) -> Findings {
-        let mut findings = Findings::default();
-        let paths = match manifest_paths(&self.path) {
-            Ok(paths) => paths,
-            Err(error) => {
-                findings.errors.push(unreadable(&self.path, &error));
-                return findings;
-            }
-        };
-        self.files.retain(|path, _| paths.contains(path));
-        for path in paths {
-            match std::fs::read_to_string(&path) {
-                Ok(text) => self.read_file(path, text, &mut findings),
-                // It is gone again; the next event says so.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => findings.errors.push(unreadable(&path, &error)),
-            }
+impl Files {
+    /// Takes a new version of a file, unless it is malformed and there is a good one. Returns what is
+    /// to be reported.
+    pub fn put(&mut self, place: Place, version: Version) -> Vec<ManifestError> {
+        let Version { objects, mut errors, is_malformed } = version;
+        if is_malformed && self.files.get(&place).is_some_and(|current| current.is_good) {
+            errors.push(ManifestError::Kept { file: place.1 });
+        } else {
+            self.files.insert(place, InForce { objects, is_good: !is_malformed });
         }
-        self.compare(&mut findings);
-        findings
+        errors
     }
 
-    /// Everything that is in force, as complete lists.
-    pub fn lists(&self) -> Vec<Change> {
-        let of = |kind: Kind| {
-            let mut objects: Vec<Object> =
-                self.current.values().filter(|o| o.kind() == kind).cloned().collect();
-            objects.sort_by(|a, b| a.name().cmp(b.name()));
-            objects
-        };
-        Kind::ALL.into_iter().map(|kind| Change::Replace(kind, of(kind))).collect()
+    /// Forgets all files but these.
+    pub fn retain(&mut self, existing: &BTreeSet<PathBuf>) {
+        self.files.retain(|(_, path), _| existing.contains(path));
     }
 
-    /// Everything that is in force.
-    pub fn objects(&self) -> impl Iterator<Item = &Object> {
-        self.current.values()
-    }
-
-    fn read_file(&mut self, path: PathBuf, text: String, findings: &mut Findings) {
-        let known = self.files.get(&path);
-        if known.is_some_and(|known| known.text == text) {
-            return;
-        }
-        let had_good = known.is_some_and(|known| known.good);
-        let FileContent { objects, skips, errors } = parse(&path, &text, &mut self.decoder);
-        let good = errors.is_empty();
-        findings.errors.extend(errors);
-        match self.files.get_mut(&path) {
-            Some(known) if had_good && !good => known.text = text,
-            _ => {
-                findings.skips.extend(skips);
-                self.files.insert(path, File { text, objects, good: good || had_good });
-            }
-        }
-    }
-
-    fn compare(&mut self, findings: &mut Findings) {
-        let mut wanted: HashMap<(Kind, ObjectName), (&PathBuf, &Object)> = HashMap::new();
-        for (path, file) in &self.files {
-            for object in &file.objects {
-                let key = (object.kind(), object.name().clone());
-                if let Some((first, _)) = wanted.get(&key) {
-                    findings.errors.push(ManifestError {
-                        file: path.clone(),
-                        document: 0,
-                        object: Some(format!("{} {}", key.0, key.1)),
-                        field: None,
-                        reason: format!("already defined in {}, which counts", first.display()),
-                    });
-                } else {
-                    wanted.insert(key, (path, object));
+    /// What all files say together, and the objects that lose against an earlier one.
+    pub fn merged(&self) -> (Objects, Vec<ManifestError>) {
+        let mut owners: BTreeMap<(Kind, &ObjectName), &Path> = BTreeMap::new();
+        let mut merged = Objects::new();
+        let mut duplicates = Vec::new();
+        for ((_, file), in_force) in &self.files {
+            for (document, object) in &in_force.objects {
+                let (kind, name) = (object.kind(), object.name());
+                match owners.get(&(kind, name)) {
+                    Some(first) => duplicates.push(ManifestError::Duplicate {
+                        file: file.clone(),
+                        document: *document,
+                        kind,
+                        object: name.clone(),
+                        first: first.to_path_buf(),
+                    }),
+                    None => {
+                        owners.insert((kind, name), file);
+                        merged.insert((kind, name.clone()), object.clone());
+                    }
                 }
             }
         }
-        let gone = self.current.keys().filter(|key| !wanted.contains_key(*key));
-        findings.changes.extend(gone.map(|(kind, name)| Change::Delete(*kind, name.clone())));
-        let different =
-            wanted.iter().filter(|(key, (_, object))| self.current.get(*key) != Some(*object));
-        let applied = different.map(|(_, (_, object))| Change::Apply((*object).clone()));
-        findings.changes.extend(applied);
-        self.current = wanted.into_iter().map(|(key, (_, object))| (key, object.clone())).collect();
+        (merged, duplicates)
     }
 }
 
-/// Reads a file or directory once.
-pub fn load(path: &Path, allow_external_ips: bool) -> (Vec<Object>, Findings) {
-    let mut directory = Directory::new(path.to_owned(), allow_external_ips);
-    let mut findings = directory.read();
-    findings.changes.clear();
-    (directory.objects().cloned().collect(), findings)
+/// The changes that lead from one state to another, deletions first.
+pub(super) fn difference(from: &Objects, to: &Objects) -> Vec<Change> {
+    let gone = from.keys().filter(|key| !to.contains_key(*key));
+    let gone = gone.map(|(kind, name)| Change::Delete(*kind, name.clone()));
+    let new = to.iter().filter(|(key, object)| from.get(*key) != Some(*object));
+    gone.chain(new.map(|(_, object)| Change::Apply(object.clone()))).collect()
 }
 
-/// `*.yaml`, `*.yml` and `*.json` of a directory, not hidden, not of its sub-directories; a file
-/// stands for itself. Sorted.
-fn manifest_paths(path: &Path) -> std::io::Result<Vec<PathBuf>> {
-    if path.is_file() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path)? {
+/// The complete state, kind by kind in the order of a cold start.
+pub(super) fn complete(objects: &Objects) -> impl Iterator<Item = Change> + '_ {
+    Kind::ALL.into_iter().map(move |kind| {
+        let of_kind = objects.values().filter(|object| object.kind() == kind);
+        Change::Replace(kind, of_kind.cloned().collect())
+    })
+}
+
+/// The manifests of a directory, sorted by name.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
-            paths.push(path);
+        if is_manifest(&path) && path.is_file() {
+            files.push(path);
         }
     }
-    paths.sort();
-    Ok(paths)
+    files.sort();
+    Ok(files)
 }
 
-fn unreadable(path: &Path, error: &std::io::Error) -> ManifestError {
-    ManifestError {
-        file: path.to_owned(),
-        document: 0,
-        object: None,
-        field: None,
-        reason: error.to_string(),
-    }
+/// Whether a file is read, going by its name.
+pub(super) fn is_manifest(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let is_known = path
+        .extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
+    is_known && !is_hidden
 }

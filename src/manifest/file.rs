@@ -1,144 +1,179 @@
-//! One file: documents, lists, objects.
+//! One file: text in, objects out. Pure.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use tracing::debug;
 
-use crate::model::{Kind, Object, ObjectName, Skip};
+use super::error::{DocumentError, ManifestError};
+use crate::model::{Kind, Object, SkipLevel};
 use crate::wire::Decoder;
 
-/// Something in a file that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ManifestError {
-    /// The file.
-    pub file: PathBuf,
-    /// Which document of it, from 1; 0 for the file as a whole.
-    pub document: usize,
-    /// `Service default/web`, as far as it can be read.
-    pub object: Option<String>,
-    /// Path of the field, as a user would write it.
-    pub field: Option<String>,
-    /// What is wrong.
-    pub reason: String,
-}
+/// Namespace of objects that name none.
+const DEFAULT_NAMESPACE: &str = "default";
 
-impl fmt::Display for ManifestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.document > 0 {
-            write!(f, ": document {}", self.document)?;
-        }
-        for part in [&self.object, &self.field].into_iter().flatten() {
-            write!(f, ": {part}")?;
-        }
-        write!(f, ": {}", self.reason)
-    }
-}
-
-/// What a file contains.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FileContent {
-    /// Usable objects, in the file's order.
-    pub objects: Vec<Object>,
-    /// Parts of objects that are not used; the rest of each object is.
-    pub skips: Vec<Skip>,
-    /// Documents and objects that cannot be read at all.
+/// One version of a file.
+#[derive(Debug, Default)]
+pub(super) struct Version {
+    /// The usable objects in the file's order, with the number of their document.
+    pub objects: Vec<(usize, Object)>,
+    /// What is not used.
     pub errors: Vec<ManifestError>,
+    /// Whether an object is missing for what it looks like, or text could not be read at all.
+    pub is_malformed: bool,
 }
 
-/// Reads the text of a file: YAML with any number of documents, or JSON, which is YAML too.
-pub fn parse(file: &Path, text: &str, decoder: &mut Decoder) -> FileContent {
-    let mut content = FileContent::default();
-    let documents: Vec<Value> = match serde_saphyr::from_multiple(text) {
-        Ok(documents) => documents,
-        Err(error) => {
-            content.errors.push(ManifestError {
-                file: file.to_owned(),
-                document: 0,
-                object: None,
-                field: None,
-                reason: error.to_string(),
-            });
-            return content;
-        }
-    };
-    for (index, document) in documents.iter().enumerate() {
-        let mut reader = Reader { file, document: index + 1, decoder, content: &mut content };
-        reader.value(document);
+/// Reads all documents of a file. JSON by the name's ending `.json`, YAML otherwise, of which JSON is
+/// a subset.
+pub(super) fn parse(file: &Path, text: &str, decoder: &mut Decoder) -> Version {
+    let mut reader = Reader { file, document: 0, version: Version::default(), decoder };
+    if file.extension().is_some_and(|extension| extension == "json") {
+        let documents = serde_json::Deserializer::from_str(text).into_iter();
+        reader.documents(documents.map(|document| document.map_err(DocumentError::from)));
+    } else {
+        let mut bytes = text.as_bytes();
+        let documents = serde_saphyr::read_with_options(&mut bytes, yaml_options());
+        let yaml = |error| DocumentError::Yaml(Box::new(error));
+        reader.documents(documents.map(|document| document.map_err(yaml)));
     }
-    content
+    reader.version
+}
+
+/// A whole cluster may stand in one file, so only depth is limited. Errors are one line for the log.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_reader_input_bytes: None,
+            max_events: usize::MAX,
+            max_documents: usize::MAX,
+            max_nodes: usize::MAX,
+            max_total_scalar_bytes: usize::MAX,
+            max_total_comment_bytes: usize::MAX,
+        },
+    }
 }
 
 struct Reader<'a> {
     file: &'a Path,
+    /// The current document's number, counted from 1.
     document: usize,
+    version: Version,
     decoder: &'a mut Decoder,
-    content: &'a mut FileContent,
-}
-
-/// What every object has.
-#[derive(Deserialize)]
-struct Head {
-    kind: String,
 }
 
 impl Reader<'_> {
-    fn value(&mut self, value: &Value) {
-        if value.is_null() {
-            return;
+    fn documents(&mut self, documents: impl Iterator<Item = Result<Value, DocumentError>>) {
+        for document in documents {
+            self.document += 1;
+            match document {
+                Ok(Value::Null) => {}
+                Ok(value) => self.value(value, None),
+                Err(source) => self.malformed(source),
+            }
         }
-        let head = match Head::deserialize(value) {
-            Ok(head) => head,
-            Err(error) => return self.error(value, None, format!("no Kubernetes object: {error}")),
+    }
+
+    fn malformed(&mut self, source: DocumentError) {
+        let (file, document) = (self.file.to_owned(), self.document);
+        self.version.errors.push(ManifestError::Document { file, document, source });
+        self.version.is_malformed = true;
+    }
+
+    /// An object or a List. Items of a typed list need not repeat its kind: `list` has it then.
+    fn value(&mut self, value: Value, list: Option<Kind>) {
+        let Value::Object(mut object) = value else {
+            return self.malformed(DocumentError::Field("kind"));
         };
-        if let Some(items) = value.get("items").and_then(Value::as_array)
-            && head.kind.ends_with("List")
-        {
-            items.iter().for_each(|item| self.value(item));
-            return;
-        }
-        if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.to_string() == head.kind) {
-            self.object(kind, value);
+        let (kind, api_version) = (text(&object, "kind"), text(&object, "apiVersion"));
+        match (kind, api_version, list) {
+            (None, None, Some(kind)) => self.object(kind, object),
+            (None, ..) => self.malformed(DocumentError::Field("kind")),
+            (_, None, _) => self.malformed(DocumentError::Field("apiVersion")),
+            (Some(kind), Some(api_version), _) => {
+                let item_kind = kind.strip_suffix("List");
+                if let Some(used) = used_kind(kind, api_version) {
+                    self.object(used, object);
+                } else if let (Some(item_kind), Some(items)) = (item_kind, object.get("items")) {
+                    let used = used_kind(item_kind, api_version);
+                    if item_kind.is_empty() || used.is_some() {
+                        let items = items.is_array().then(|| object.remove("items")).flatten();
+                        self.items(items, used);
+                    }
+                } else {
+                    debug!(file = %self.file.display(), kind, api_version, "Passed over");
+                }
+            }
         }
     }
 
-    fn object(&mut self, kind: Kind, value: &Value) {
-        let mut value = std::borrow::Cow::Borrowed(value);
-        let namespaced = matches!(kind, Kind::Service | Kind::EndpointSlice);
-        if namespaced && value.pointer("/metadata/namespace").is_none() {
-            // As kubectl applies it.
-            if let Some(metadata) =
-                value.to_mut().get_mut("metadata").and_then(Value::as_object_mut)
-            {
-                metadata.insert("namespace".to_owned(), "default".into());
-            }
+    fn items(&mut self, items: Option<Value>, kind: Option<Kind>) {
+        let Some(Value::Array(items)) = items else {
+            return self.malformed(DocumentError::Field("items"));
+        };
+        for item in items {
+            self.value(item, kind);
         }
+    }
+
+    fn object(&mut self, kind: Kind, mut object: Map<String, Value>) {
+        if matches!(kind, Kind::Service | Kind::EndpointSlice) {
+            fill_namespace(&mut object);
+        }
+        let value = Value::Object(object);
         match self.decoder.document(kind, &value) {
-            Err(unreadable) => self.error(&value, Some(unreadable.field), unreadable.reason),
             Ok(decoded) => {
-                self.content.objects.extend(decoded.object);
-                self.content.skips.extend(decoded.skips);
+                let is_wrong = decoded.skips.iter().any(|skip| skip.level == SkipLevel::Error);
+                self.version.is_malformed |= decoded.object.is_none() && is_wrong;
+                for skip in decoded.skips {
+                    let (file, document) = (self.file.to_owned(), self.document);
+                    self.version.errors.push(ManifestError::Skipped { file, document, skip });
+                }
+                self.version.objects.extend(decoded.object.map(|object| (self.document, object)));
+            }
+            Err(source) => {
+                self.version.is_malformed = true;
+                self.version.errors.push(ManifestError::Object {
+                    file: self.file.to_owned(),
+                    document: self.document,
+                    object: describe(kind, &value),
+                    source,
+                });
             }
         }
-    }
-
-    fn error(&mut self, value: &Value, field: Option<String>, reason: String) {
-        self.content.errors.push(ManifestError {
-            file: self.file.to_owned(),
-            document: self.document,
-            object: describe(value),
-            field: field.filter(|field| field != "."),
-            reason,
-        });
     }
 }
 
-/// `Service default/web`, as far as it can be read.
-fn describe(value: &Value) -> Option<String> {
-    let kind = value.get("kind")?.as_str()?;
-    let text = |field: &str| value.pointer(field).and_then(Value::as_str).unwrap_or_default();
-    let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
-    Some(format!("{kind} {name}"))
+fn text<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    object.get(key).and_then(Value::as_str)
+}
+
+/// The kind, if it is one that Kubeweir uses: other groups have Services, too.
+fn used_kind(kind: &str, api_version: &str) -> Option<Kind> {
+    match (api_version, kind) {
+        ("v1", "Service") => Some(Kind::Service),
+        ("v1", "Node") => Some(Kind::Node),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Some(Kind::EndpointSlice),
+        ("networking.k8s.io/v1", "ServiceCIDR") => Some(Kind::ServiceCidr),
+        _ => None,
+    }
+}
+
+fn fill_namespace(object: &mut Map<String, Value>) {
+    if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+        let namespace = metadata.entry("namespace").or_insert(Value::Null);
+        if namespace.is_null() || *namespace == "" {
+            *namespace = DEFAULT_NAMESPACE.into();
+        }
+    }
+}
+
+/// Kind, namespace and name of an object that could not be decoded.
+fn describe(kind: Kind, object: &Value) -> String {
+    let of = |key: &str| object["metadata"][key].as_str();
+    match (of("namespace"), of("name")) {
+        (_, None) => format!("{kind} without a readable name"),
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+    }
 }

@@ -1,6 +1,6 @@
 //! Elements of sets and maps: from [`Element`] to attributes and back.
 //!
-//! Place in the flow: [`super::batch`] encodes with it, [`super::decode`] decodes. Most bytes of every
+//! Place in the flow: [`super::batch`] encodes with it, [`mod@super::decode`] decodes. Most bytes of every
 //! batch come from here, so elements are written straight into the batch and not through libnftnl's
 //! objects. It knows nothing of messages.
 

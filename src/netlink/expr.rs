@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: [`super::batch`] adds them to `nftnl` rules. The `nftnl` crate's own expressions
 //! are used for verdicts and refusals; the rest works on register 1 only there, or is missing, and is
-//! built here over `nftnl-sys`. The way back is [`super::decode`]. It knows nothing of messages.
+//! built here over `nftnl-sys`. The way back is [`mod@super::decode`]. It knows nothing of messages.
 
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
@@ -169,6 +169,7 @@ fn meta_key(key: MetaKey) -> u32 {
     match key {
         MetaKey::L4Proto => NFT_META_L4PROTO,
         MetaKey::IifName => NFT_META_IIFNAME,
+        MetaKey::Iif => NFT_META_IIF,
     }
 }
 

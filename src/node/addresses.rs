@@ -1,6 +1,6 @@
 //! The addresses of the node's interfaces, and their changes.
 //!
-//! Place in the flow: [`watch`] keeps a channel at the current [`NodeAddresses`]; the shell hands
+//! Place in the flow: [`watch()`] keeps a channel at the current [`NodeAddresses`]; the shell hands
 //! them to [`super::nodeport`] and to conntrack. Source: rtnetlink, of the network namespace of the
 //! thread that starts it. Decides nothing: which addresses count is decided elsewhere.
 

@@ -117,6 +117,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
                         .dnat(dialled(plane), SetId::Endpoints(plane, scope, Class::ONE).name()),
                 ],
             ));
+            chains.push(choose(family, plane, scope));
         }
         chains.push(local_policy(family, plane, &options.local_pods[family]));
         chains.push(frontends(family, plane, options));
@@ -149,16 +150,34 @@ fn dialled(plane: Plane) -> &'static [Part] {
 
 /// The chain that picks an endpoint from a list.
 pub fn pick_chain(plane: Plane, scope: Scope, class: Class) -> Name {
-    let plane = match plane {
-        Plane::Services => "",
-        Plane::NodePorts => "-nodeport",
-    };
-    let scope = match scope {
-        Scope::Cluster => "",
-        Scope::Local => "-local",
-    };
     let class = if class == Class::ONE { String::new() } else { format!("-{}", class.slots()) };
-    Name::new(format!("pick{plane}{scope}{class}"))
+    Name::new(format!("pick{}{class}", suffix(plane, scope)))
+}
+
+fn choose_chain(plane: Plane, scope: Scope) -> Name {
+    Name::new(format!("choose{}", suffix(plane, scope)))
+}
+
+fn suffix(plane: Plane, scope: Scope) -> &'static str {
+    match (plane, scope) {
+        (Plane::Services, Scope::Cluster) => "",
+        (Plane::Services, Scope::Local) => "-local",
+        (Plane::NodePorts, Scope::Cluster) => "-nodeport",
+        (Plane::NodePorts, Scope::Local) => "-nodeport-local",
+    }
+}
+
+/// Picks, and after a miss picks again: each lookup of a packet sees the generation of its moment, so
+/// one that a commit overtakes may look for a list in its old class before and in its new class
+/// after (seen with kernel 6.18 about once in a thousand such commits). The second pass sees the new
+/// generation only.
+fn choose(family: Family, plane: Plane, scope: Scope) -> (Chain, Vec<Rule>) {
+    let pick = || pick_chain(plane, scope, Class::ONE);
+    let again = "if a change came in between";
+    regular(
+        choose_chain(plane, scope),
+        vec![rule(family).jump(pick()), rule(family).comment(again).goto(pick())],
+    )
 }
 
 fn local_policy_chain(plane: Plane) -> &'static str {
@@ -185,21 +204,21 @@ fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> (Chain, Vec
     rules.extend([
         rule(family).vmap(key, SetId::Sticky(plane).name()),
         rule(family).is_in(key, SetId::LocalPolicy(plane).name()).goto(local_policy_chain(plane)),
-        rule(family).goto(pick_chain(plane, Scope::Cluster, Class::ONE)),
+        rule(family).goto(choose_chain(plane, Scope::Cluster)),
     ]);
     regular(frontends_chain(plane), rules)
 }
 
 /// Pods and the host reach every endpoint in spite of the policy; everyone else those on this node.
 fn local_policy(family: Family, plane: Plane, pods: &LocalPods) -> (Chain, Vec<Rule>) {
-    let everywhere = || pick_chain(plane, Scope::Cluster, Class::ONE);
+    let everywhere = || choose_chain(plane, Scope::Cluster);
     let from_pod = rule(family).pod(CmpOp::Eq, pods);
     let mut rules: Vec<Rule> = from_pod
         .map(|from_pod| from_pod.comment("short-circuit pod traffic").goto(everywhere()))
         .into_iter()
         .collect();
     rules.push(rule(family).from_host().comment("short-circuit local traffic").goto(everywhere()));
-    rules.push(rule(family).goto(pick_chain(plane, Scope::Local, Class::ONE)));
+    rules.push(rule(family).goto(choose_chain(plane, Scope::Local)));
     regular(local_policy_chain(plane), rules)
 }
 

@@ -43,9 +43,6 @@ const CT_STATUS_DNAT: u32 = 1 << 5;
 /// `RTN_LOCAL` of `enum` in `linux/rtnetlink.h`.
 const RTN_LOCAL: u32 = 2;
 
-/// `linux/if.h`: room of an interface's name, the final zero included.
-const IFNAMSIZ: usize = 16;
-
 /// Builds one rule from left to right.
 #[derive(Debug, Clone)]
 pub struct RuleBuilder {
@@ -199,9 +196,8 @@ impl RuleBuilder {
     /// Matches if there is an input interface.
     pub fn has_input(mut self) -> Self {
         let dst = Register(0);
-        let none = Key::from_bytes(&[0; IFNAMSIZ]).expect("a name's length fits");
-        self.exprs.push(Expr::Meta { key: MetaKey::IifName, dst });
-        self.exprs.push(Expr::Cmp { op: CmpOp::Neq, src: dst, data: none });
+        self.exprs.push(Expr::Meta { key: MetaKey::Iif, dst });
+        self.exprs.push(Expr::Cmp { op: CmpOp::Neq, src: dst, data: Key::new().slot(0) });
         self
     }
 
@@ -317,6 +313,7 @@ fn zero(family: Family) -> std::net::IpAddr {
 /// names are compared by their own length. `None` for a name no interface can have, which then
 /// never matches (section 2.3).
 fn interface_name(name: &str, whole: bool) -> Option<Key> {
+    const IFNAMSIZ: usize = 16;
     if name.is_empty() || name.len() >= IFNAMSIZ {
         return None;
     }

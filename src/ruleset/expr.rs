@@ -26,6 +26,8 @@ pub enum MetaKey {
     L4Proto,
     /// `NFT_META_IIFNAME`: name of the input interface, 16 bytes.
     IifName,
+    /// `NFT_META_IIF`: index of the input interface, 4 bytes in host order, 0 without one.
+    Iif,
 }
 
 /// Keys of the ct expression.

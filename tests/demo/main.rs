@@ -58,7 +58,7 @@ fn run() -> anyhow::Result<usize> {
         "map ip kube-proxy endpoints-4",
         "set ip kube-proxy refused-services",
     ] {
-        println!("{}", scene.nft_list(part)?);
+        println!("{}\n", scene.nft_list(part)?);
     }
     scene.stop_agent()?;
     println!("all of it took {:.1?}", start.elapsed());

@@ -13,7 +13,7 @@ use kubeweir::testing::lab::{
     remote_pod_ip,
 };
 
-pub const PICTURE: &str = "\
+pub const PICTURE: &str = "
   pod-0 10.244.0.10 --+
   pod-1 10.244.0.11 --+-- node-a 192.168.10.1 --+-- node-b 192.168.10.2: remote-0 ... 10.244.1.10-12
   pod-2 10.244.0.12 --+   (kubeweir, host:80)   +-- outside 172.20.0.2, 203.0.113.0/24
@@ -26,7 +26,10 @@ const PORTS: [u16; 6] = [3550, 5050, 5432, 7000, 7070, 50051];
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long one try of a dial may take while waiting for a change.
-const TRY: Duration = Duration::from_millis(200);
+const TRY: Duration = Duration::from_millis(20);
+
+/// How many lines of a chain or map are shown.
+const SHOWN: usize = 14;
 
 pub struct Scene {
     pub lab: Lab,
@@ -117,10 +120,17 @@ impl Scene {
         fs::rename(&draft, &path).with_context(|| format!("replacing {file}"))
     }
 
-    /// `nft list` on the node.
+    /// The beginning of what `nft list` says on the node.
     pub fn nft_list(&self, what: &str) -> anyhow::Result<String> {
         let args: Vec<&str> = ["list"].into_iter().chain(what.split(' ')).collect();
-        Ok(self.lab.node.feed("nft", &args, "")?)
+        let text = self.lab.node.feed("nft", &args, "")?;
+        let lines: Vec<&str> = text.lines().collect();
+        let more = lines.len().saturating_sub(SHOWN);
+        let mut shown = lines[..lines.len() - more].join("\n");
+        if more > 0 {
+            shown.push_str(&format!("\n\t\t... {more} lines more"));
+        }
+        Ok(shown)
     }
 
     pub fn stop_agent(&mut self) -> anyhow::Result<()> {

@@ -88,6 +88,7 @@ fn meta(data: Attributes<'_>) -> Option<Expr> {
     let key = match data.u32(KEY)? {
         NFT_META_L4PROTO => MetaKey::L4Proto,
         NFT_META_IIFNAME => MetaKey::IifName,
+        NFT_META_IIF => MetaKey::Iif,
         _ => return None,
     };
     Some(Expr::Meta { key, dst: register(data, DREG)? })

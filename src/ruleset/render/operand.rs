@@ -19,6 +19,8 @@ pub(super) enum Operand {
     CtPort(String),
     /// Input interface.
     IifName,
+    /// Index of the input interface.
+    Iif,
     /// Type of an address.
     AddressType(&'static str),
     /// Conntrack state or status with the names of its bits.
@@ -77,6 +79,7 @@ impl Operand {
         match key {
             MetaKey::L4Proto => Operand::L4Proto,
             MetaKey::IifName => Operand::IifName,
+            MetaKey::Iif => Operand::Iif,
         }
     }
 
@@ -127,6 +130,7 @@ impl Operand {
             Operand::L4Proto => "meta l4proto".into(),
             Operand::Port(name) => format!("{} {name}", protocol.unwrap_or("th")),
             Operand::IifName => "iifname".into(),
+            Operand::Iif => "iif".into(),
             Operand::AddressType(text) | Operand::Bits(text, _) => (*text).into(),
             Operand::Random(modulus) => format!("numgen random mod {modulus}"),
             Operand::Constant(data) => value::hex(data.as_bytes()),
@@ -154,6 +158,7 @@ impl Operand {
                 u16::from_be_bytes([bytes[0], bytes[1]]).to_string()
             }
             Operand::IifName => interface(bytes),
+            Operand::Iif => data.slot_at(0).unwrap_or(0).to_string(),
             Operand::AddressType(_) => address_type(data.slot_at(0).unwrap_or(0)),
             Operand::Bits(_, names) => value::bits(names, data.slot_at(0).unwrap_or(0)),
             _ => value::hex(bytes),

@@ -64,11 +64,20 @@ impl Agent {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// Sends SIGTERM and waits for the end; `None` if it did not end within `patience`, and then it
-    /// was killed.
-    pub fn terminate(mut self, patience: Duration) -> Option<ExitStatus> {
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Sends SIGTERM and waits for the end, as [`Agent::wait`].
+    pub fn terminate(self, patience: Duration) -> Option<ExitStatus> {
         // ESRCH: it has ended already, which the wait below will tell.
         kill(self.pid, Signal::SIGTERM).ok();
+        self.wait(patience)
+    }
+
+    /// Waits for the end; `None` if it did not end within `patience`, and then it was killed.
+    pub fn wait(mut self, patience: Duration) -> Option<ExitStatus> {
         let thread = self.thread.take()?;
         let deadline = Instant::now() + patience;
         while !thread.is_finished() && Instant::now() < deadline {

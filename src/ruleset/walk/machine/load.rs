@@ -25,6 +25,10 @@ impl Machine<'_> {
             }
             Expr::Meta { key: MetaKey::L4Proto, dst } => (*dst, vec![self.packet.protocol]),
             Expr::Meta { key: MetaKey::IifName, dst } => (*dst, self.interface()),
+            // Which index an interface has, nobody can tell from a packet; only 0 means something.
+            Expr::Meta { key: MetaKey::Iif, dst } => {
+                (*dst, u32::from(self.packet.input.is_some()).to_ne_bytes().to_vec())
+            }
             Expr::Ct { key, direction, dst } => (*dst, self.conntrack(*key, *direction, progress)?),
             Expr::Fib { result, dst } => (*dst, self.address_type(*result, progress)),
             Expr::Immediate { data, dst } => (*dst, data.as_bytes().to_vec()),

@@ -1,0 +1,327 @@
+//! Follows a directory: inotify says when to look, the directory's contents say what changed.
+//!
+//! Looking at all of it makes every way of writing equal: in place, by a rename over the file (most
+//! editors), by swapping the symbolic link `..data` (ConfigMap volumes). Files that did not change
+//! are not read again. There is no delay: a file is read when its writer closes it, and events that
+//! arrived meanwhile are taken together. Renaming over a file is the surer way all the same: between
+//! its truncation and the event that tells of it, another file's event can have it read.
+//!
+//! A directory that disappears is reported and looked for once a second; its objects stay in force.
+//! A file behind a symbolic link that leads out of the directory is read again only with the next
+//! event inside.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tracing::{error, info};
+
+use super::directory::{self, Files, Objects};
+use super::error::ManifestError;
+use super::file;
+use crate::model::SkipLevel;
+use crate::source::Sink;
+use crate::wire::Decoder;
+
+/// How often a directory that disappeared is looked for.
+const LOST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A directory cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// inotify refused, or there is no such directory.
+    #[error("watching directory {}", directory.display())]
+    Watch {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: notify::Error,
+    },
+    /// No thread for it.
+    #[error("starting the thread that watches directory {}", directory.display())]
+    Thread {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A directory being followed. Dropping this leaves it followed for the life of the process.
+#[derive(Debug)]
+pub struct Watching {
+    signals: Sender<Signal>,
+    thread: JoinHandle<()>,
+}
+
+impl Watching {
+    /// Ends following; when this returns, nothing more is delivered.
+    pub fn stop(self) {
+        // Either send reaches the thread or the thread is gone, and a panic of it was printed.
+        let _ = self.signals.send(Signal::Stop);
+        let _ = self.thread.join();
+    }
+}
+
+/// Follows a directory from a thread of its own: first one `Replace` per kind with all there is, then
+/// only differences. `allow_external_ips`: feature gate AllowServiceExternalIPs.
+///
+/// Errors: the directory cannot be watched, for example because there is none. What is wrong with
+/// its files is logged and never ends it.
+pub fn start(
+    directory: PathBuf,
+    allow_external_ips: bool,
+    sink: Arc<dyn Sink>,
+) -> Result<Watching, WatchError> {
+    let (signals, received) = mpsc::channel();
+    let events = signals.clone();
+    // Paths of events are absolute, and are compared with those of the listing.
+    let directory = std::path::absolute(&directory).unwrap_or(directory);
+    let watch_error = |source| WatchError::Watch { directory: directory.clone(), source };
+    let mut watcher = notify::recommended_watcher(move |event| {
+        // The receiver is gone only after a stop.
+        let _ = events.send(Signal::Event(event));
+    })
+    .map_err(watch_error)?;
+    watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(watch_error)?;
+    let follower = Follower {
+        directory: directory.clone(),
+        decoder: Decoder::new(allow_external_ips),
+        sink,
+        files: Files::default(),
+        stamps: BTreeMap::new(),
+        objects: Objects::new(),
+        reported: HashSet::new(),
+        being_written: HashSet::new(),
+        is_lost: false,
+    };
+    let thread = thread::Builder::new()
+        .name("manifests".to_owned())
+        .spawn(move || follower.run(&received, watcher))
+        .map_err(|source| WatchError::Thread { directory, source })?;
+    Ok(Watching { signals, thread })
+}
+
+enum Signal {
+    Event(notify::Result<Event>),
+    Stop,
+}
+
+/// What tells one version of a file from another without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// What a batch of events asks for.
+#[derive(Default)]
+struct Look {
+    is_needed: bool,
+    /// Nothing that was seen before is to be relied on.
+    at_everything: bool,
+    /// Files whose stamp may not show that they changed.
+    at: HashSet<PathBuf>,
+    stop: bool,
+}
+
+struct Follower {
+    directory: PathBuf,
+    decoder: Decoder,
+    sink: Arc<dyn Sink>,
+    files: Files,
+    stamps: BTreeMap<PathBuf, Stamp>,
+    objects: Objects,
+    /// Duplicates that were reported and persist.
+    reported: HashSet<String>,
+    /// Files that were written to and not yet closed: what they hold may be half of it.
+    being_written: HashSet<PathBuf>,
+    is_lost: bool,
+}
+
+impl Follower {
+    fn run(mut self, signals: &Receiver<Signal>, mut watcher: RecommendedWatcher) {
+        self.look(&Look::default());
+        for change in directory::complete(&self.objects) {
+            self.sink.deliver(change);
+        }
+        loop {
+            let look = self.next(signals, &mut watcher);
+            if look.stop {
+                return;
+            }
+            if look.is_needed {
+                let before = self.objects.clone();
+                self.look(&look);
+                for change in directory::difference(&before, &self.objects) {
+                    self.sink.deliver(change);
+                }
+            }
+        }
+    }
+
+    /// Waits for events and takes all that are there.
+    fn next(&mut self, signals: &Receiver<Signal>, watcher: &mut RecommendedWatcher) -> Look {
+        let mut look = Look::default();
+        let first = if self.is_lost {
+            match signals.recv_timeout(LOST_INTERVAL) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.find_again(watcher, &mut look);
+                    return look;
+                }
+                received => received.ok(),
+            }
+        } else {
+            signals.recv().ok()
+        };
+        // No sender left means that nothing can change any more.
+        let Some(first) = first else {
+            look.stop = true;
+            return look;
+        };
+        self.note(first, &mut look);
+        for signal in signals.try_iter() {
+            self.note(signal, &mut look);
+        }
+        look
+    }
+
+    fn find_again(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
+        // The old watch is on a directory that is gone; forgetting it may fail for that reason.
+        let _ = watcher.unwatch(&self.directory);
+        if watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok() {
+            info!(directory = %self.directory.display(), "The directory of manifests is back");
+            self.is_lost = false;
+            self.being_written.clear();
+            (look.is_needed, look.at_everything) = (true, true);
+        }
+    }
+
+    fn note(&mut self, signal: Signal, look: &mut Look) {
+        let event = match signal {
+            Signal::Stop => {
+                look.stop = true;
+                return;
+            }
+            Signal::Event(Ok(event)) => event,
+            Signal::Event(Err(error)) => {
+                error!(%error, "Events of manifests may be lost, looking at all of them");
+                (look.is_needed, look.at_everything) = (true, true);
+                return;
+            }
+        };
+        if event.need_rescan() {
+            self.being_written.clear();
+            (look.is_needed, look.at_everything) = (true, true);
+        }
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => self.being_written.extend(event.paths),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                look.is_needed = true;
+                for path in event.paths {
+                    self.being_written.remove(&path);
+                    look.at.insert(path);
+                }
+            }
+            EventKind::Create(_) => look.is_needed = true,
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                look.is_needed = true;
+                // The watch is on what the directory's path led to, not on the path.
+                self.is_lost |= event.paths.contains(&self.directory);
+                for path in event.paths {
+                    self.being_written.remove(&path);
+                }
+            }
+            // Attributes: a file may have become readable.
+            EventKind::Modify(_) => look.is_needed = true,
+            _ => {}
+        }
+    }
+
+    /// Reads what changed and brings `objects` up to date.
+    fn look(&mut self, look: &Look) {
+        let existing = match directory::list(&self.directory) {
+            Ok(files) => BTreeSet::from_iter(files),
+            Err(source) => {
+                self.is_lost = true;
+                report(&ManifestError::Read { path: self.directory.clone(), source });
+                return;
+            }
+        };
+        for path in &existing {
+            let is_named = look.at_everything || look.at.contains(path);
+            if !self.being_written.contains(path) {
+                self.read(path, is_named);
+            }
+        }
+        self.files.retain(&existing);
+        self.stamps.retain(|path, _| existing.contains(path));
+        let (objects, duplicates) = self.files.merged();
+        self.objects = objects;
+        self.report_new(&duplicates);
+    }
+
+    /// Reads a file if it is named or its stamp differs. What was read before stays in force when
+    /// that fails.
+    fn read(&mut self, path: &Path, is_named: bool) {
+        let read = stamp(path).and_then(|stamp| {
+            if !is_named && self.stamps.get(path) == Some(&stamp) {
+                return Ok(None);
+            }
+            Ok(Some((stamp, fs::read_to_string(path)?)))
+        });
+        match read {
+            Ok(None) => {}
+            Ok(Some((stamp, text))) => {
+                self.stamps.insert(path.to_owned(), stamp);
+                let version = file::parse(path, &text, &mut self.decoder);
+                self.files.put((0, path.to_owned()), version).iter().for_each(report);
+            }
+            // Gone between the listing and now: its removal is on its way as an event.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => report(&ManifestError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn report_new(&mut self, duplicates: &[ManifestError]) {
+        let mut persisting = HashSet::new();
+        for duplicate in duplicates {
+            let text = duplicate.to_string();
+            if !self.reported.contains(&text) {
+                report(duplicate);
+            }
+            persisting.insert(text);
+        }
+        self.reported = persisting;
+    }
+}
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok(Stamp {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+    })
+}
+
+fn report(error: &ManifestError) {
+    let reason = std::error::Error::source(error).map(|source| source.to_string());
+    match error {
+        ManifestError::Skipped { skip, .. } if skip.level == SkipLevel::Info => info!("{error}"),
+        _ => error!(reason, "{error}"),
+    }
+}

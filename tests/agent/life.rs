@@ -1,0 +1,185 @@
+//! Start and end of the process: what ends it, what it leaves, what it finds.
+
+use std::ffi::OsString;
+use std::fs::{self, FileTimes, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use kubeweir::model::{Family, Kind, Protocol};
+use kubeweir::testing::lab::{NODE_NAME, Outcome, Place};
+
+use crate::objects::{service, slice};
+use crate::site::{HEALTHZ, Site};
+
+fn web(site: &Site, endpoint: Place) {
+    site.server.put(&service("web", 1));
+    site.server.put(&slice("web", Family::V4, &[endpoint]));
+}
+
+fn name() -> String {
+    format!("--hostname-override={NODE_NAME}")
+}
+
+// B-025, B-191, B-192: rules outlive the process; the next one adopts them, and takes away what is
+// gone meanwhile.
+#[test]
+fn rules_outlive_the_process() {
+    let site = Site::lab();
+    web(&site, Place::Pod(0));
+    site.server.put(&service("old", 2));
+    site.server.put(&slice("old", Family::V4, &[Place::Pod(2)]));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    site.wait_served(&proxy, 2, "pod-2");
+    // The header tells whether there is an owner.
+    let rules = || site.table(Family::V4).lines().skip(2).collect::<Vec<_>>().join("\n");
+    let before = rules();
+    assert_eq!(proxy.terminate().signal(), Some(15), "it dies of the signal");
+    assert_eq!(rules(), before);
+    assert!(site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, 1).answer().is_some());
+
+    site.server.delete(Kind::Service, "default", "old");
+    let proxy = site.start();
+    proxy.wait_log(&["\"Read the table\"", "IPv4", "Adopted"]);
+    site.wait_outcome(&proxy, Place::Pod(1), 2, |outcome| !matches!(outcome, Outcome::Answered(_)));
+    assert!(site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, 1).answer().is_some());
+}
+
+// B-025: as process 1 of a container, which the kernel spares unhandled signals.
+#[test]
+fn ends_as_process_1() {
+    let site = Site::bare();
+    let config = site.config(|_| {});
+    let program = site.path("kube-proxy");
+    let arguments = ["--pid", "--fork", "--mount-proc", "--kill-child"].map(OsString::from);
+    let arguments = arguments.into_iter().chain([program.into(), config.into(), name().into()]);
+    let proxy = site.launch_by(Path::new("unshare"), &arguments.collect::<Vec<_>>());
+    site.wait(&proxy, "the first sync", || site.is_synced());
+    let pid = proxy.agent.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    site.node().feed("kill", &["-TERM", children.trim()], "").unwrap();
+    assert_eq!(proxy.end().0, Some(143));
+    assert!(site.is_synced(), "rules stay");
+}
+
+// B-026, B-027: an edit in place and a rename end the process with 1, also before the first sync.
+#[test]
+fn a_changed_configuration_file_ends_it() {
+    let site = Site::bare();
+    let proxy = site.start();
+    let file = site.path("config.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + "\n").unwrap();
+    let (code, log) = proxy.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("configuration file was updated"), "{log}");
+
+    site.server.hold(Kind::Node);
+    let config = site.config(|_| {});
+    let proxy = site.launch(&[&config, &name()]);
+    site.server.wait("it asks for the Node", crate::site::SOON, |server| {
+        server.open_streams(Kind::Node) == 1
+    });
+    fs::rename(&file, site.path("renamed")).unwrap();
+    let (code, log) = proxy.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("renamed"), "{log}");
+}
+
+// B-028, B-029: touched, chmod-ed, swapped as a ConfigMap volume is, deleted: it runs on.
+#[test]
+fn an_untouched_inode_does_not_end_it() {
+    let site = Site::bare();
+    site.config(|_| {});
+    let volume = site.path("volume");
+    for version in ["..1", "..2"] {
+        fs::create_dir_all(volume.join(version)).unwrap();
+        fs::copy(site.path("config.conf"), volume.join(version).join("config.conf")).unwrap();
+    }
+    symlink("..1", volume.join("..data")).unwrap();
+    symlink("..data/config.conf", volume.join("config.conf")).unwrap();
+    let config = format!("--config={}", volume.join("config.conf").display());
+    let proxy = site.launch(&[&config, &name()]);
+    site.wait(&proxy, "the first sync", || site.is_synced());
+
+    let file = volume.join("..1/config.conf");
+    let handle = fs::File::options().append(true).open(&file).unwrap();
+    let now = SystemTime::now();
+    handle.set_times(FileTimes::new().set_accessed(now).set_modified(now)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    symlink("..2", volume.join("..next")).unwrap();
+    fs::rename(volume.join("..next"), volume.join("..data")).unwrap();
+    drop(handle);
+    fs::remove_dir_all(volume.join("..1")).unwrap();
+    // A change that is made known later was dealt with later: the events before did nothing.
+    site.server.put(&service("later", 9));
+    site.wait(&proxy, "a later change", || site.table(Family::V4).contains("default/later"));
+    assert_eq!(site.get(HEALTHZ, "/livez").status, 200);
+    assert!(proxy.agent.is_running());
+}
+
+// B-024: what it prepares is there, no rule is, and it ends with 0.
+#[test]
+fn init_only() {
+    let site = Site::bare();
+    web(&site, Place::Pod(0));
+    let timeout = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+    let config =
+        site.config(|config| config["conntrack"]["tcpEstablishedTimeout"] = "1234s".into());
+    let (code, log) = site.launch(&[&config, &name(), "--init-only"]).end();
+    assert_eq!(code, Some(0), "{log}");
+    let told = log.matches("System initialized and --init-only specified").count();
+    assert_eq!(told, 2, "once per family: {log}");
+    assert_eq!(site.node().run(|| fs::read_to_string(timeout).unwrap()).trim(), "1234");
+    assert_eq!(site.node().feed("nft", &["list", "ruleset"], "").unwrap(), "");
+}
+
+// B-190: neither complete Services nor complete EndpointSlices alone write anything; out of order.
+#[test]
+fn nothing_is_written_before_both_lists_are_complete() {
+    let site = Site::lab();
+    web(&site, Place::Pod(0));
+    site.server.hold(Kind::Service);
+    site.server.hold(Kind::EndpointSlice);
+    let config = site.config(|_| {});
+    let proxy = site.launch(&[&config, &name()]);
+    for kind in Kind::ALL {
+        site.wait_watched(kind);
+    }
+    // Whether it waits or is only slow shows in what it does with a change of the Node.
+    let mut node = crate::objects::node();
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a".into();
+    site.server.put(&node);
+    proxy.wait_log(&["The node's zone changed"]);
+    assert_eq!(site.node().feed("nft", &["list", "tables"], "").unwrap(), "");
+    site.server.release(Kind::EndpointSlice);
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "b".into();
+    site.server.put(&node);
+    proxy.wait_log(&["The node's zone changed", "zone=\"b\""]);
+    assert_eq!(site.node().feed("nft", &["list", "tables"], "").unwrap(), "");
+    site.server.release(Kind::Service);
+    site.wait_served(&proxy, 1, "pod-0");
+}
+
+// B-262, B-263: with CAP_NET_ADMIN alone after a privileged --init-only, no sysctl is written.
+#[test]
+fn without_privileges() {
+    let site = Site::lab();
+    web(&site, Place::Pod(0));
+    let timeouts = |config: &mut serde_json::Value| {
+        config["conntrack"]["tcpEstablishedTimeout"] = "4321s".into();
+        config["oomScoreAdj"] = (-500).into();
+    };
+    let config = site.config(timeouts);
+    let (code, log) = site.launch(&[&config, &name(), "--init-only"]).end();
+    assert_eq!(code, Some(0), "{log}");
+    let program = site.path("kube-proxy");
+    let only = ["--bounding-set=-all,+net_admin", "--inh-caps=-all"].map(OsString::from);
+    let arguments = only.into_iter().chain([program.into(), config.into(), name().into()]);
+    let proxy = site.launch_by(Path::new("setpriv"), &arguments.collect::<Vec<_>>());
+    site.wait_served(&proxy, 1, "pod-0");
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.agent.pid())).unwrap();
+    assert!(status.contains("CapEff:\t0000000000001000"), "{status}");
+}
