@@ -1,6 +1,5 @@
 //! Objects once: from files, stdin, or a live cluster.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::CommandError;
+use crate::agent::with_causes;
 use crate::api::{self, Client, Watch, user_agent};
 use crate::cli::people::ObjectSource;
-use crate::manifest;
+use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Kind, Object};
 use crate::source::Sink;
 
@@ -42,34 +42,31 @@ fn read_files(
     source: &ObjectSource,
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
-    let mut objects = Vec::new();
-    let mut unusable = 0;
-    for path in &source.filenames {
-        let (found, errors, skips) = if path.as_os_str() == "-" {
-            let content = read_stdin(path, allow_external_ips)?;
-            (content.objects, content.errors, content.skips)
-        } else {
-            let (found, findings) = manifest::load(path, allow_external_ips);
-            (found, findings.errors, findings.skips)
-        };
-        skips.iter().for_each(|skip| eprintln!("not used: {skip}"));
-        errors.iter().for_each(|error| eprintln!("{error}"));
-        unusable += errors.len();
-        objects.extend(found);
+    let inputs: Vec<Input> =
+        source.filenames.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
+    let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
+    errors.iter().for_each(|error| eprintln!("{}", with_causes(error)));
+    let unusable = |error: &&ManifestError| {
+        matches!(
+            error,
+            ManifestError::Read { .. }
+                | ManifestError::Document { .. }
+                | ManifestError::Object { .. }
+        )
+    };
+    match errors.iter().filter(unusable).count() {
+        0 => Ok(objects),
+        unusable => Err(CommandError::Manifests(unusable)),
     }
-    if unusable > 0 { Err(CommandError::Manifests(unusable)) } else { Ok(objects) }
 }
 
-fn read_stdin(
-    path: &Path,
-    allow_external_ips: bool,
-) -> Result<manifest::FileContent, CommandError> {
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
+fn input(path: &Path) -> Result<Input, CommandError> {
+    if path.as_os_str() != "-" {
+        return Ok(Input::Path(path.to_owned()));
+    }
+    let text = std::io::read_to_string(std::io::stdin())
         .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
-    let mut decoder = crate::wire::Decoder::new(allow_external_ips);
-    Ok(manifest::parse(Path::new("stdin"), &text, &mut decoder))
+    Ok(Input::Text { name: "stdin".to_owned(), text })
 }
 
 /// Keeps the first complete list of each kind.
