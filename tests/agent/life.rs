@@ -127,7 +127,8 @@ fn init_only() {
     let site = Site::bare();
     web(&site, Place::Pod(0));
     let timeout = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
-    let config = site.config(|config| config["conntrack"]["tcpEstablishedTimeout"] = "1234s".into());
+    let config =
+        site.config(|config| config["conntrack"]["tcpEstablishedTimeout"] = "1234s".into());
     let (code, log) = site.launch(&[&config, &name(), "--init-only"]).end();
     assert_eq!(code, Some(0), "{log}");
     let told = log.matches("System initialized and --init-only specified").count();
