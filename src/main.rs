@@ -21,7 +21,7 @@ fn main() -> ExitCode {
                 Ok(parsed) => be_agent(&parsed, Source::Manifests(run.manifests)),
                 Err(exit) => leave(&exit),
             },
-            command => people(command),
+            command => kubeweir::command::run(&command),
         },
         Err(exit) => leave(&exit),
     }
@@ -33,11 +33,6 @@ fn leave(exit: &cli::Exit) -> ExitCode {
     ExitCode::from(exit.code)
 }
 
-fn people(_command: Command) -> ExitCode {
-    eprintln!("this sub-command is not built yet");
-    ExitCode::from(2)
-}
-
 /// Phases and messages of section 1.1: before logging is set up, plain text; after that, records.
 fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
     eprint!("{}", parsed.notices);
@@ -45,7 +40,9 @@ fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
         Ok(code) => code,
         Err(reason) => {
             // Before the configuration is complete nothing is logged yet; later this has no effect.
-            let _ = logging::init(&config::v1alpha1::Logging::default());
+            let text =
+                config::v1alpha1::Logging { format: "text".to_owned(), ..Default::default() };
+            let _ = logging::init(&text);
             error!(err = format!("{reason:#}"), "command failed");
             ExitCode::FAILURE
         }

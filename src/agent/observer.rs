@@ -353,7 +353,8 @@ impl<K: Kernel> Observer<K> for AgentObserver {
         if let Change::Apply(Object::Node(_)) = change
             && effect.zone
         {
-            info!(zone = ?synchronizer.engine.vantage().zone, "The node's zone changed");
+            let zone = synchronizer.engine.vantage().zone.as_deref().unwrap_or_default();
+            info!(zone, "The node's zone changed");
         }
     }
 

@@ -3,7 +3,8 @@
 //! Looking at all of it makes every way of writing equal: in place, by a rename over the file (most
 //! editors), by swapping the symbolic link `..data` (ConfigMap volumes). Files that did not change
 //! are not read again. There is no delay: a file is read when its writer closes it, and events that
-//! arrived meanwhile are taken together.
+//! arrived meanwhile are taken together. Renaming over a file is the surer way all the same: between
+//! its truncation and the event that tells of it, another file's event can have it read.
 //!
 //! A directory that disappears is reported and looked for once a second; its objects stay in force.
 //! A file behind a symbolic link that leads out of the directory is read again only with the next

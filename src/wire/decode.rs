@@ -64,6 +64,7 @@ struct ProtobufList {
 
 #[derive(Deserialize)]
 struct JsonList<'a> {
+    kind: Option<String>,
     metadata: Option<ListMeta>,
     #[serde(borrow)]
     items: Option<Vec<&'a RawValue>>,
@@ -112,15 +113,15 @@ impl Decoder {
         let part = Part::List(kind);
         match encoding {
             Encoding::Json => {
-                expect_kind(part, encoding, body)?;
                 let list: JsonList<'_> = serde_json::from_slice(body)
                     .map_err(|source| WireError::Json { part, source })?;
+                check_kind(part, encoding, list.kind, body)?;
                 let items = list.items.unwrap_or_default();
                 let items = items.into_iter().map(|item| body.slice_ref(item.get().as_bytes()));
                 Ok(self.items(kind, encoding, list.metadata.unwrap_or_default(), items))
             }
             Encoding::Protobuf => {
-                let raw = expect_kind(part, encoding, body)?;
+                let raw = open(part, body)?;
                 let list = ProtobufList::decode(raw)
                     .map_err(|source| WireError::Protobuf { part, source })?;
                 let meta = list.metadata.unwrap_or_default();
@@ -266,29 +267,32 @@ impl Status {
     ///
     /// Errors: the body is no Status.
     pub fn from_body(encoding: Encoding, body: &Bytes) -> Result<Status, WireError> {
-        let raw = expect_kind(Part::Status, encoding, body)?;
+        let part = Part::Status;
+        let raw = match encoding {
+            Encoding::Json => {
+                let type_meta: TypeMeta = serde_json::from_slice(body)
+                    .map_err(|source| WireError::Json { part, source })?;
+                check_kind(part, encoding, type_meta.kind, body)?;
+                body.clone()
+            }
+            Encoding::Protobuf => open(part, body)?,
+        };
         read_status(encoding, &raw)
     }
 }
 
-/// Checks the kind of a body and takes off the envelope, if there is one.
-fn expect_kind(part: Part, encoding: Encoding, body: &Bytes) -> Result<Bytes, WireError> {
-    let (type_meta, raw) = match encoding {
-        Encoding::Json => {
-            let type_meta: TypeMeta =
-                serde_json::from_slice(body).map_err(|source| WireError::Json { part, source })?;
-            (type_meta, body.clone())
-        }
-        Encoding::Protobuf => {
-            let envelope = open(part, body)?;
-            (envelope.type_meta.unwrap_or_default(), envelope.raw.unwrap_or_default())
-        }
-    };
-    let found = type_meta.kind.unwrap_or_default();
+/// Fails unless a body is of the kind it should be; `raw` is the body without an envelope.
+fn check_kind(
+    part: Part,
+    encoding: Encoding,
+    found: Option<String>,
+    raw: &Bytes,
+) -> Result<(), WireError> {
+    let found = found.unwrap_or_default();
     if found == part.to_string() {
-        Ok(raw)
+        Ok(())
     } else if found == "Status" {
-        Err(WireError::Refused { expected: part, source: read_status(encoding, &raw)? })
+        Err(WireError::Refused { expected: part, source: read_status(encoding, raw)? })
     } else {
         Err(WireError::UnexpectedKind { expected: part, found })
     }
@@ -311,14 +315,22 @@ fn open_event(part: Part, encoding: Encoding, frame: &Bytes) -> Result<(String, 
             let event = ProtobufEvent::decode(frame.clone())
                 .map_err(|source| WireError::Protobuf { part, source })?;
             let raw = event.object.and_then(|object| object.raw).unwrap_or_default();
-            let object = open(part, &raw)?.raw.unwrap_or_default();
+            let object = envelope(part, &raw)?.raw.unwrap_or_default();
             Ok((event.r#type.unwrap_or_default(), object))
         }
     }
 }
 
-/// Takes off magic and envelope.
-fn open(part: Part, body: &Bytes) -> Result<Unknown, WireError> {
+/// Takes off the envelope of a protobuf body, which is to be of the right kind.
+fn open(part: Part, body: &Bytes) -> Result<Bytes, WireError> {
+    let Unknown { type_meta, raw } = envelope(part, body)?;
+    let raw = raw.unwrap_or_default();
+    check_kind(part, Encoding::Protobuf, type_meta.unwrap_or_default().kind, &raw)?;
+    Ok(raw)
+}
+
+/// The envelope behind the magic, around a protobuf body or the object of an event.
+fn envelope(part: Part, body: &Bytes) -> Result<Unknown, WireError> {
     if !body.starts_with(MAGIC) {
         return Err(WireError::NoEnvelope { part });
     }

@@ -33,7 +33,8 @@ fn before_the_configuration() {
     assert!(klog.contains("Error: unknown flag: --logtostderr"), "{klog}");
     let positional = failed(&site.run(&["serve"]));
     assert_eq!(positional.lines().count(), 1, "no usage: {positional}");
-    assert_eq!(succeeded(&site.run(&["--version"])).trim(), "Kubernetes v1.36.0");
+    let version = succeeded(&site.run(&["--version"]));
+    assert!(version.starts_with("Kubernetes v1.36.") && version.lines().count() == 1, "{version}");
     assert!(succeeded(&site.run(&["--help"])).contains("--masquerade-all"));
 }
 

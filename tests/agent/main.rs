@@ -11,7 +11,15 @@ mod scrape;
 #[path = "../upstream_metrics/mod.rs"]
 mod upstream_metrics;
 
+mod api_loss;
+mod changes;
 mod command_line;
+mod kubeadm;
 mod life;
+mod modes;
+mod node;
 mod objects;
+mod servers;
 mod site;
+mod takeover;
+mod udp;

@@ -32,7 +32,7 @@ pub const METRICS: u16 = 10249;
 /// The shape of kubeadm's ConfigMap.
 pub const KUBEADM: &str = include_str!("../data/config/kubeadm.yaml");
 
-enum Ground {
+pub enum Ground {
     /// A namespace that has the node's addresses and nothing else.
     Bare(Netns),
     /// With pods, a second node and an outside.
@@ -40,7 +40,7 @@ enum Ground {
 }
 
 pub struct Site {
-    ground: Ground,
+    pub ground: Ground,
     pub server: ApiServer,
     pub directory: TempDir,
 }
@@ -162,7 +162,7 @@ impl Site {
     }
 
     /// Waits for a condition.
-    pub fn wait(&self, proxy: &Proxy, what: &str, condition: impl Fn() -> bool) {
+    pub fn wait(&self, proxy: &Proxy, what: &str, mut condition: impl FnMut() -> bool) {
         let end = Instant::now() + SOON;
         while !condition() {
             let running = proxy.agent.is_running();
@@ -247,7 +247,7 @@ impl Site {
 }
 
 impl Ground {
-    fn node(&self) -> &Netns {
+    pub fn node(&self) -> &Netns {
         match self {
             Ground::Bare(netns) => netns,
             Ground::Lab(lab) => &lab.node,
@@ -264,9 +264,9 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// What it has logged so far.
+    /// What it has logged so far, without its flags.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.log).unwrap()[self.skip..]).into_owned()
+        read_log(&self.log, self.skip)
     }
 
     /// Waits for a line that has all of these.
@@ -287,7 +287,7 @@ impl Proxy {
     pub fn end(self) -> (Option<i32>, String) {
         let (log, skip) = (self.log.clone(), self.skip);
         let status = self.agent.wait(SOON);
-        let log = String::from_utf8_lossy(&fs::read(log).unwrap()[skip..]).into_owned();
+        let log = read_log(&log, skip);
         let status = status.unwrap_or_else(|| panic!("it does not end:\n{log}"));
         (status.code(), log)
     }
@@ -296,4 +296,12 @@ impl Proxy {
     pub fn terminate(self) -> ExitStatus {
         self.agent.terminate(SOON).expect("SIGTERM ends it")
     }
+}
+
+fn read_log(path: &Path, skip: usize) -> String {
+    let bytes = fs::read(path).unwrap();
+    let text = String::from_utf8_lossy(&bytes[skip..]);
+    text.lines()
+        .filter(|line| !line.contains("FLAG: --"))
+        .fold(String::new(), |text, line| text + line + "\n")
 }

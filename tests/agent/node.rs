@@ -1,0 +1,116 @@
+//! The agent's own Node: waiting for it, and what its changes do.
+
+use std::net::{IpAddr, SocketAddr};
+
+use kubeweir::model::{Family, Kind, Protocol};
+use kubeweir::testing::lab::{NODE_IP, NODE_NAME, Place};
+use serde_json::{Value, json};
+
+use crate::objects::{node, node_port, service, slice};
+use crate::site::{HEALTHZ, Proxy, SOON, Site};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+fn in_zone(zone: &str) -> Value {
+    let mut node = node();
+    node["metadata"]["labels"][ZONE] = zone.into();
+    node
+}
+
+/// Puts a Node and waits until the agent has seen it: it asks to be left alone, which shows.
+fn put_and_wait(site: &Site, proxy: &Proxy, mut node: Value) {
+    node["spec"]["taints"] = json!([{ "key": "ToBeDeletedByClusterAutoscaler" }]);
+    site.server.put(&node);
+    site.wait(proxy, "the Node is seen", || site.get(HEALTHZ, "/healthz").status == 503);
+}
+
+// B-060, Q-19: the zone of the start counts, a new one at once; another label means nothing.
+#[test]
+fn zone() {
+    let site = Site::lab();
+    site.server.put(&in_zone("a"));
+    site.server.put(&service("web", 1));
+    let mut hinted = slice("web", Family::V4, &[Place::Pod(0), Place::RemotePod(1)]);
+    for (at, zone) in ["a", "b"].into_iter().enumerate() {
+        hinted["endpoints"][at]["hints"] = json!({ "forZones": [{ "name": zone }] });
+    }
+    site.server.put(&hinted);
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    for _ in 0..10 {
+        let outcome = site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, 1);
+        assert_eq!(outcome.answer().unwrap().server, "pod-0");
+    }
+    site.server.put(&in_zone("b"));
+    site.wait_served(&proxy, 1, "remote-1");
+
+    let queued = "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds";
+    let last = || site.scrape().value(queued, &[("ip_family", "IPv4")]);
+    let before = last();
+    let mut other = in_zone("b");
+    other["metadata"]["labels"]["other"] = "changed".into();
+    put_and_wait(&site, &proxy, other);
+    assert_eq!(last(), before);
+}
+
+// B-058, B-059: other node IPs, other podCIDRs outside NodeCIDR mode, and no Node at all: the agent
+// goes on with what it had.
+#[test]
+fn other_addresses_and_deletion() {
+    let site = Site::lab();
+    site.server.put(&node_port("web", 1, 30080));
+    site.server.put(&slice("web", Family::V4, &[Place::Pod(0)]));
+    let proxy = site.start();
+    let at_node = SocketAddr::new(NODE_IP.v4, 30080);
+    let served = || site.dial(Place::Outside, Protocol::Tcp, at_node).answer().is_some();
+    site.wait(&proxy, "the NodePort", served);
+    let before = site.table(Family::V4);
+    let mut moved = node();
+    moved["status"]["addresses"] = json!([{ "type": "InternalIP", "address": "192.0.2.77" }]);
+    moved["spec"]["podCIDRs"] = json!(["10.99.0.0/24"]);
+    put_and_wait(&site, &proxy, moved);
+    assert_eq!(site.table(Family::V4), before);
+    site.server.delete(Kind::Node, "", NODE_NAME);
+    site.server.put(&service("later", 2));
+    site.wait(&proxy, "a later change", || site.table(Family::V4).contains("10.96.0.2"));
+    assert!(served());
+}
+
+// B-058: in NodeCIDR mode other podCIDRs end the process.
+#[test]
+fn other_pod_cidrs_in_node_cidr_mode() {
+    let site = Site::bare();
+    let proxy = site.start_config(|config| config["detectLocalMode"] = "NodeCIDR".into());
+    let mut moved = node();
+    moved["spec"]["podCIDRs"] = json!(["10.99.0.0/24"]);
+    site.server.put(&moved);
+    let (code, log) = proxy.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("podCIDRs changed"), "{log}");
+}
+
+// B-052, B-055: neither port nor rule before the Node has an address; then everything goes on.
+#[test]
+fn the_node_is_waited_for() {
+    let site = Site::bare();
+    site.server.delete(Kind::Node, "", NODE_NAME);
+    let mut other = node();
+    other["metadata"]["name"] = "another".into();
+    site.server.put(&other);
+    let config = site.config(|_| {});
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    site.wait_watched(Kind::Node);
+    let request = site.server.requests().into_iter().find(|r| r.kind == Some(Kind::Node)).unwrap();
+    assert_eq!(request.query["fieldSelector"], format!("metadata.name={NODE_NAME}"));
+    let mut without = node();
+    without["status"]["addresses"] = json!([]);
+    site.server.put(&without);
+    site.server.wait("the Node is sent", SOON, |server| server.streamed() > 0);
+    assert!(!site.listens(IpAddr::from([127, 0, 0, 1]), HEALTHZ));
+    assert_eq!(site.server.count(Kind::Service, kubeweir::testing::api_server::Ask::Watch), 0);
+    site.server.put(&node());
+    site.wait(&proxy, "the first sync", || site.is_synced());
+    assert!(!proxy.log().contains("loopback"), "{}", proxy.log());
+    let accepted = format!("elements = {{ {} }}", NODE_IP.v4);
+    assert!(site.table(Family::V4).contains(&accepted), "its first InternalIP takes NodePorts");
+}
