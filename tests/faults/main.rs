@@ -2,7 +2,9 @@
 //! with and given neighbours, while clients dial.
 
 mod clients;
+mod hostile;
 mod manifests;
+mod neighbours;
 mod node;
 mod ownership;
 mod privilege;

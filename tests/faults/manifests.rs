@@ -8,12 +8,15 @@ use kubeweir::testing::lab::{
 };
 use serde_json::{Value, json};
 
-/// A dual-stack Service over TCP and UDP, port 80 to 8080.
+/// A dual-stack Service over TCP and UDP, by default port 80 to 8080.
 #[derive(Debug, Clone)]
 pub struct Web {
     pub name: String,
     /// Its ClusterIPs are the n-th.
     pub n: usize,
+    pub port: u16,
+    /// The endpoints' port.
+    pub target: u16,
     pub node_port: Option<u16>,
     pub load_balancer_ips: Vec<IpAddr>,
     pub sticky: bool,
@@ -26,6 +29,8 @@ impl Web {
         Web {
             name: name.to_owned(),
             n,
+            port: 80,
+            target: 8080,
             node_port: None,
             load_balancer_ips: Vec::new(),
             sticky: false,
@@ -44,8 +49,8 @@ impl Web {
         let ips = Family::BOTH.map(|family| cluster_ip(self.n, family).to_string());
         let port = |protocol: &str| {
             let mut port = json!({
-                "name": protocol.to_lowercase(), "protocol": protocol, "port": 80,
-                "targetPort": 8080,
+                "name": protocol.to_lowercase(), "protocol": protocol, "port": self.port,
+                "targetPort": self.target,
             });
             if let Some(node_port) = self.node_port {
                 port["nodePort"] = node_port.into();
@@ -78,8 +83,9 @@ impl Web {
     }
 
     fn slice(&self, family: Family) -> Value {
-        let ports = [("tcp", "TCP"), ("udp", "UDP")]
-            .map(|(name, protocol)| json!({ "name": name, "protocol": protocol, "port": 8080 }));
+        let ports = [("tcp", "TCP"), ("udp", "UDP")].map(
+            |(name, protocol)| json!({ "name": name, "protocol": protocol, "port": self.target }),
+        );
         let endpoints: Vec<Value> =
             self.endpoints.iter().map(|place| endpoint(*place, family)).collect();
         slice(&self.name, family, &json!(ports), &endpoints)

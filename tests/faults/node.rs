@@ -64,7 +64,6 @@ impl Node {
         fs::rename(draft, self.manifests().join(format!("{file}.json"))).unwrap();
     }
 
-
     /// Starts the agent; one that runs is killed first, as by SIGKILL.
     pub fn start(&mut self, more: &[&str]) {
         self.kill();
