@@ -1,0 +1,171 @@
+//! Engine and kernel on one side; on the other the same bytes, sent by a bare loop.
+//!
+//! Both sides have a network namespace of their own with the same table in it. After each step the
+//! batches of our side are sent to the other, so both see the same kernel at the same time.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use kubeweir::engine::Engine;
+use kubeweir::model::{Change, Families, Family, PerFamily};
+use kubeweir::netlink::NetlinkKernel;
+use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
+use kubeweir::ruleset::{Element, Name, Ruleset};
+use kubeweir::sync::Synchronizer;
+use kubeweir::testing::lab::Netns;
+use kubeweir::topology::Vantage;
+use kubeweir::transaction::{CommitError, Committed, DumpError, Kernel, Transaction};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendmsg,
+    setsockopt, socket, sockopt,
+};
+
+use crate::cluster::{NODE, Size};
+
+/// Room for the largest batch, and for its answer.
+const BUFFER: usize = 256 << 20;
+
+/// What one step took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// From the change in hand to the acknowledged commit.
+    pub total: Duration,
+    /// Of that, in the system calls of commits.
+    pub kernel: Duration,
+    /// The same batches, sent by the bare loop.
+    pub floor: Duration,
+    /// Netlink messages.
+    pub messages: usize,
+    /// Bytes of all batches.
+    pub bytes: usize,
+    /// Elements added and deleted.
+    pub elements: usize,
+}
+
+/// The real kernel, keeping what it sent.
+pub struct Recording {
+    kernel: NetlinkKernel,
+    batches: Vec<Vec<u8>>,
+}
+
+impl Kernel for Recording {
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
+        let committed = self.kernel.commit(transaction)?;
+        self.batches.push(self.kernel.last_batch().to_vec());
+        Ok(committed)
+    }
+
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        self.kernel.dump(family)
+    }
+
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        self.kernel.dump_set(family, set)
+    }
+}
+
+/// The bare loop: a socket, and nothing else.
+struct Bare {
+    fd: OwnedFd,
+    answer: Vec<u8>,
+}
+
+impl Bare {
+    fn open() -> Bare {
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).expect("a socket");
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).expect("a free port");
+        setsockopt(&fd, sockopt::SndBufForce, &BUFFER).expect("CAP_NET_ADMIN");
+        setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).expect("CAP_NET_ADMIN");
+        Bare { fd, answer: vec![0; 1 << 16] }
+    }
+
+    /// Sends a batch and waits for its acknowledgement.
+    fn send(&mut self, batch: &[u8]) -> Duration {
+        let start = Instant::now();
+        let kernel = NetlinkAddr::new(0, 0);
+        let fd = self.fd.as_raw_fd();
+        sendmsg(fd, &[IoSlice::new(batch)], &[], MsgFlags::empty(), Some(&kernel)).expect("sent");
+        recv(fd, &mut self.answer, MsgFlags::empty()).expect("an answer");
+        let elapsed = start.elapsed();
+        let errno = i32::from_ne_bytes(self.answer[16..20].try_into().expect("four bytes"));
+        assert_eq!(errno, 0, "the bare loop's batch is accepted as ours was");
+        elapsed
+    }
+}
+
+/// Both sides.
+pub struct Rig {
+    synchronizer: Synchronizer<Recording>,
+    bare: Bare,
+    _namespaces: [Netns; 2],
+}
+
+impl Rig {
+    /// Empty tables and an engine without objects. Runs in the calling thread's namespaces only as
+    /// far as files go; both sockets are in namespaces of their own.
+    pub fn new() -> Rig {
+        let ours = Netns::new("engine").expect("a network namespace (root is needed)");
+        let other = Netns::new("floor").expect("a network namespace");
+        let kernel = ours.run(NetlinkKernel::open).expect("nf_tables");
+        let bare = other.run(Bare::open);
+        let recording = Recording { kernel, batches: Vec::new() };
+        let synchronizer = Synchronizer::new(engine(), recording);
+        Rig { synchronizer, bare, _namespaces: [ours, other] }
+    }
+
+    /// With a cluster loaded.
+    pub fn loaded(size: Size) -> (Rig, Sample) {
+        let mut rig = Rig::new();
+        let lists = size.lists();
+        let sample = rig.step(lists);
+        (rig, sample)
+    }
+
+    /// Applies changes, syncs both families, then sends the same to the other side.
+    pub fn step(&mut self, changes: impl IntoIterator<Item = Change>) -> Sample {
+        let changes: Vec<Change> = changes.into_iter().collect();
+        let mut sample = Sample::default();
+        let start = Instant::now();
+        for change in changes {
+            self.synchronizer.engine.apply(change);
+        }
+        let mut reports = Vec::with_capacity(2);
+        for family in Family::BOTH {
+            reports.extend(self.synchronizer.sync(family, Duration::ZERO));
+        }
+        sample.total = start.elapsed();
+        for report in &reports {
+            assert!(report.result.is_ok() && report.refused.is_empty(), "{:?}", report.troubles);
+            for commit in &report.commits {
+                sample.kernel += commit.committed.elapsed;
+                sample.messages += commit.committed.messages;
+                sample.bytes += commit.committed.bytes;
+                sample.elements += commit.counts.elements_added + commit.counts.elements_deleted;
+            }
+        }
+        for batch in self.synchronizer.kernel.batches.drain(..) {
+            sample.floor += self.bare.send(&batch);
+        }
+        sample
+    }
+}
+
+/// The engine as the agent sets it up on a node with a pod CIDR.
+pub fn engine() -> Engine {
+    let options = RuleOptions {
+        local_pods: PerFamily {
+            v4: LocalPods::Cidr("100.64.0.0/10".parse().expect("a network")),
+            v6: LocalPods::InterfacePrefix("veth".to_owned()),
+        },
+        node_ports: PerFamily {
+            v4: NodePortMatch::Addresses(vec!["192.168.0.1".parse().expect("an address")]),
+            v6: NodePortMatch::AnyLocal,
+        },
+        ..RuleOptions::nftables()
+    };
+    let vantage = Vantage { node: NODE.into(), zone: None };
+    Engine::new(options, vantage, Families::DUAL, true)
+}

@@ -1,0 +1,196 @@
+//! What a change costs, counted: equal in a cluster of ten services and in one of ten thousand.
+//!
+//! Counts cannot flake, so these tests hold what `benches/README.md` shows in microseconds.
+
+#![allow(clippy::unwrap_used)] // a test binary, helpers included
+
+#[path = "../benches/engine/cluster.rs"]
+#[allow(dead_code)] // the benchmarks use the rest
+mod cluster;
+mod netns;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cluster::{NODE, Size};
+use kubeweir::engine::Engine;
+use kubeweir::model::{Change, Families, Family, Kind};
+use kubeweir::netlink::NetlinkKernel;
+use kubeweir::program::RuleOptions;
+use kubeweir::ruleset::{Element, Expr, Name, Ruleset};
+use kubeweir::sync::{CommitReport, Synchronizer};
+use kubeweir::testing::FakeKernel;
+use kubeweir::topology::Vantage;
+use kubeweir::transaction::{CommitError, Committed, Counts, DumpError, Kernel, Op, Transaction};
+use netns::in_netns;
+
+const SMALL: Size = Size { services: 10, endpoints: 10 };
+const LARGE: Size = Size { services: 10_000, endpoints: 10 };
+
+/// A kernel that believes everything, so that only our own work is counted.
+struct Believer;
+
+impl Kernel for Believer {
+    fn commit(&mut self, _: &Transaction) -> Result<Committed, CommitError> {
+        Ok(Committed::default())
+    }
+
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        Ok(Ruleset::empty(family))
+    }
+
+    fn dump_set(&mut self, _: Family, _: &Name) -> Result<Vec<Element>, DumpError> {
+        Ok(Vec::new())
+    }
+}
+
+fn loaded<K: Kernel>(kernel: K, size: Size) -> Synchronizer<K> {
+    let vantage = Vantage { node: NODE.into(), zone: None };
+    let engine = Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true);
+    let mut synchronizer = Synchronizer::new(engine, kernel);
+    sync(&mut synchronizer, size.lists().into());
+    synchronizer
+}
+
+fn sync<K: Kernel>(synchronizer: &mut Synchronizer<K>, changes: Vec<Change>) -> Vec<CommitReport> {
+    for change in changes {
+        synchronizer.engine.apply(change);
+    }
+    let mut commits = Vec::new();
+    for family in Family::BOTH {
+        let Some(report) = synchronizer.sync(family, Duration::ZERO) else { continue };
+        assert!(report.result.is_ok() && report.troubles.is_empty(), "{report:?}");
+        commits.extend(report.commits);
+    }
+    commits
+}
+
+/// The changes whose cost is counted, each on what the ones before left.
+fn changes(size: Size) -> [(&'static str, Change); 7] {
+    let of = |endpoints: u32| {
+        let mut slice = size.slices(0).remove(0);
+        slice.endpoints.truncate(endpoints as usize);
+        slice.endpoints.extend((10..endpoints).map(|j| cluster::pod(2_000_000 + j)));
+        slice
+    };
+    let mut replaced = of(10);
+    *replaced.endpoints.last_mut().unwrap() = cluster::pod(3_000_001);
+    [
+        ("an endpoint is replaced", Change::Apply(replaced.into())),
+        ("it comes back", Change::Apply(of(10).into())),
+        ("an endpoint leaves", Change::Apply(of(9).into())),
+        ("an endpoint joins", Change::Apply(of(10).into())),
+        ("all leave but one", Change::Apply(of(1).into())),
+        ("a service goes", Change::Delete(Kind::Service, cluster::name(0))),
+        ("a service comes", Change::Apply(cluster::service(0).into())),
+    ]
+}
+
+#[test]
+fn a_change_is_the_same_transaction_at_any_size() {
+    let mut small = loaded(FakeKernel::new(), SMALL);
+    let mut large = loaded(FakeKernel::new(), LARGE);
+    for synchronizer in [&mut small, &mut large] {
+        synchronizer.kernel.take_committed();
+    }
+    for ((what, in_small), (_, in_large)) in changes(SMALL).into_iter().zip(changes(LARGE)) {
+        sync(&mut small, vec![in_small]);
+        sync(&mut large, vec![in_large]);
+        let transactions = large.kernel.take_committed();
+        assert_eq!(transactions.len(), 1, "{what}");
+        assert_eq!(small.kernel.take_committed(), transactions, "{what}");
+        let elements_only = |op: &Op| matches!(op, Op::AddElements(..) | Op::DeleteElements(..));
+        // Ten endpoints are in the class of 16; one left of them moves to the class of 4, which
+        // this cluster has not used before.
+        if what != "all leave but one" {
+            assert!(transactions[0].ops.iter().all(elements_only), "{what}: {transactions:?}");
+            assert_eq!(transactions[0].counts().verdict_elements, 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_replaced_endpoint_is_two_elements_of_one_map() {
+    let mut large = loaded(FakeKernel::new(), LARGE);
+    let [(_, replaced), ..] = changes(LARGE);
+    let commits = sync(&mut large, vec![replaced]);
+    let counts: Vec<Counts> = commits.iter().map(|commit| commit.counts).collect();
+    let two = Counts { elements_added: 1, elements_deleted: 1, ..Counts::default() };
+    assert_eq!(counts, [two]);
+}
+
+#[test]
+fn a_change_is_the_same_bytes_to_the_real_kernel_at_any_size() {
+    let costs = |size: Size| -> Vec<(usize, usize)> {
+        in_netns(|| {
+            let mut synchronizer = loaded(NetlinkKernel::open().unwrap(), size);
+            let each = changes(size).into_iter().flat_map(|(_, change)| {
+                let commits = sync(&mut synchronizer, vec![change]);
+                commits.into_iter().map(|commit| commit.committed)
+            });
+            each.map(|committed| (committed.messages, committed.bytes)).collect()
+        })
+    };
+    let small = costs(SMALL);
+    assert_eq!(small.len(), 7);
+    assert_eq!(small, costs(LARGE));
+}
+
+#[test]
+fn a_change_allocates_the_same_at_any_size() {
+    let allocations = |size: Size| -> Vec<(u64, u64)> {
+        let mut synchronizer = loaded(Believer, size);
+        // What a change leaves in its path, such as the root of an emptied tree, is there the
+        // second time in both.
+        for (_, change) in changes(size) {
+            sync(&mut synchronizer, vec![change]);
+        }
+        sync(&mut synchronizer, vec![changes(size)[1].1.clone()]);
+        let each = changes(size).map(|(_, change)| {
+            let counted = allocation_counter::measure(|| {
+                sync(&mut synchronizer, vec![change]);
+            });
+            (counted.count_total, counted.bytes_total)
+        });
+        each.to_vec()
+    };
+    let small = allocations(SMALL);
+    assert!(small.iter().all(|(count, _)| *count > 0), "the counter counts: {small:?}");
+    assert_eq!(small, allocations(LARGE));
+}
+
+/// How many rules refer to each set.
+fn bound(ruleset: &Ruleset) -> BTreeMap<Name, usize> {
+    let mut bound: BTreeMap<Name, usize> =
+        ruleset.sets.keys().map(|name| (name.clone(), 0)).collect();
+    for expr in ruleset.chains.values().flat_map(|(_, rules)| rules).flat_map(|rule| &rule.exprs) {
+        if let Expr::Lookup { set, .. } | Expr::Dynset { set, .. } = expr {
+            *bound.get_mut(set).expect("a rule's set exists") += 1;
+        }
+    }
+    bound
+}
+
+// Every rule that is bound to a set is visited at every insertion into it.
+#[test]
+fn rules_bound_to_a_set_are_few_and_the_same_at_any_size() {
+    let mut small = loaded(FakeKernel::new(), SMALL);
+    let mut large = loaded(FakeKernel::new(), LARGE);
+    for family in Family::BOTH {
+        let small = bound(small.kernel.ruleset(family));
+        let large = bound(large.kernel.ruleset(family));
+        assert_eq!(small, large, "{family}");
+        assert!(large.values().all(|&rules| rules <= 17), "{family}: {large:?}");
+    }
+    for synchronizer in [&mut small, &mut large] {
+        let size = Size { services: 10, endpoints: 10 };
+        for (_, change) in changes(size) {
+            sync(synchronizer, vec![change]);
+        }
+    }
+    for family in Family::BOTH {
+        let (small, large) = (small.kernel.ruleset(family), large.kernel.ruleset(family));
+        assert_eq!(bound(small), bound(large), "{family}");
+        assert_eq!(small.chains, large.chains, "{family}: the program does not grow");
+    }
+}
