@@ -21,7 +21,7 @@ pub use worker::{Observer, Timing, Worker};
 
 use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
-use crate::ruleset::{Element, Name};
+use crate::ruleset::{Element, Name, Table};
 use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
@@ -126,6 +126,20 @@ impl<K: Kernel> Synchronizer<K> {
     /// When the next quarantined service is due, as the age of the process.
     pub fn next_retry(&self) -> Option<Duration> {
         Family::BOTH.into_iter().filter_map(|family| self.quarantine[family].next_retry()).min()
+    }
+
+    /// Replaces an owned table by an equal plain one, for the end of the process.
+    ///
+    /// An owned table would outlive the process, too, but only another of us could ever change it:
+    /// the kernel refuses every `add table` on a table that was made persistent (EOPNOTSUPP, seen
+    /// up to 6.18), so that no upstream kube-proxy could follow.
+    pub fn release(&mut self, family: Family) -> Result<(), SyncError> {
+        let ruleset = self.kernel.dump(family)?;
+        if let Some(table) = ruleset.table.clone().filter(|table| table.owner) {
+            let plain = Table { owner: false, persist: false, ..table };
+            self.kernel.commit(&ruleset.recreated(plain))?;
+        }
+        Ok(())
     }
 
     /// Brings a family to the wanted state. `None` if it is there already.

@@ -16,10 +16,8 @@ use crate::engine::Engine;
 use crate::model::{Families, Family, Node, NodeAddresses};
 use crate::netlink::{Monitor, NetlinkKernel, Notice};
 use crate::node::addresses;
-use crate::ruleset::Table;
 use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::topology::Vantage;
-use crate::transaction::Kernel;
 
 /// How long the monitor sleeps between two looks at whether the process still runs.
 const MONITOR_WAIT: Duration = Duration::from_secs(60);
@@ -103,28 +101,18 @@ fn start_threads(
         let mut synchronizer = worker.run();
         if owned {
             for family in subject.families.iter() {
-                release(&mut synchronizer.kernel, family);
+                release(&mut synchronizer, family);
             }
         }
     })
 }
 
-/// Replaces an owned table by an equal plain one. An owned one would outlive the process, but only
-/// another of us could ever change it: to an upstream kube-proxy every `add table` on it is an error
-/// (EOPNOTSUPP for a table that was made persistent; seen up to 6.18), and roll-back would fail.
-fn release(kernel: &mut NetlinkKernel, family: Family) {
-    let released = kernel.dump(family).map_err(|error| with_causes(&error)).and_then(|ruleset| {
-        let Some(table) = ruleset.table.clone().filter(|table| table.owner) else {
-            return Ok(());
-        };
-        let plain = ruleset.recreated(Table { owner: false, persist: false, ..table });
-        kernel.commit(&plain).map(drop).map_err(|error| with_causes(&error))
-    });
-    match released {
+fn release(synchronizer: &mut Synchronizer<NetlinkKernel>, family: Family) {
+    match synchronizer.release(family) {
         Ok(()) => info!(%family, "The rules stay; the table is no longer owned"),
         Err(reason) => error!(
             %family,
-            reason,
+            reason = with_causes(&reason),
             "The rules stay in an owned table; before another kube-proxy, run --cleanup"
         ),
     }

@@ -1,6 +1,6 @@
 //! Changes of objects, as a watch brings them, and the packets after them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use kubeweir::model::{Family, Kind, Protocol};
 use kubeweir::testing::lab::{Outcome, Place};
@@ -39,8 +39,7 @@ fn service_cidrs() {
     assert!(outcome().answer().is_some());
     let mut more = service_cidr();
     more["metadata"]["name"] = "more".into();
-    let net = |ip: IpAddr| json!([format!("{ip}/32")]);
-    more["spec"]["cidrs"] = net(external);
+    more["spec"]["cidrs"] = json!([format!("{external}/32")]);
     site.server.put(&more);
     site.wait(&proxy, "the drop", || outcome() == Outcome::Silent);
     site.server.delete(Kind::ServiceCidr, "", "more");

@@ -74,13 +74,6 @@ impl Site {
         self.ground.node()
     }
 
-    pub fn lab_mut(&mut self) -> &mut Lab {
-        match &mut self.ground {
-            Ground::Lab(lab) => lab,
-            Ground::Bare(_) => panic!("a bare node has no neighbours"),
-        }
-    }
-
     pub fn lab_ref(&self) -> &Lab {
         match &self.ground {
             Ground::Lab(lab) => lab,

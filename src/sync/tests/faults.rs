@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::refusals::{V4, cluster, expected, start};
 use crate::engine::Adoption;
 use crate::model::{Change, Kind};
+use crate::ruleset::Ruleset;
+use crate::sync::Synchronizer;
 use crate::testing::normal::normal_form;
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
@@ -118,4 +120,24 @@ fn a_table_that_cannot_be_read_is_read_again() {
     assert_eq!(report.adoption, Some(Adoption::Adopted));
     assert!(report.result.is_ok());
     assert_eq!(normal_form(second.kernel.ruleset(V4)), expected(cluster(3)));
+}
+
+// B-188: a released table is plain and otherwise the same; the next start replaces it at once.
+#[test]
+fn a_released_table_is_anyones_and_the_same() {
+    let mut first = start(cluster(40), FakeKernel::new());
+    first.sync(V4, Duration::ZERO);
+    let before = first.kernel.ruleset(V4).clone();
+    assert!(before.table.as_ref().unwrap().owner);
+    first.release(V4).unwrap();
+    let after = first.kernel.ruleset(V4).clone();
+    let table = after.table.clone().unwrap();
+    assert!(!table.owner && !table.persist);
+    assert_eq!(Ruleset { table: None, ..after }, Ruleset { table: None, ..before });
+    let Synchronizer { mut kernel, .. } = first;
+    kernel.close_socket();
+    let mut next = start(cluster(40), kernel);
+    let report = next.sync(V4, Duration::ZERO).unwrap();
+    assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 1));
+    assert_eq!(normal_form(next.kernel.ruleset(V4)), expected(cluster(40)));
 }

@@ -155,7 +155,11 @@ impl Flow {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            let read = self.socket.read(&mut buffer)?;
+            let read = match self.socket.read(&mut buffer) {
+                // A read with a time-out is not restarted after a signal.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
+            };
             text.extend_from_slice(&buffer[..read]);
             if text.ends_with(b"\n") {
                 return Answer::parse(&text, self.local()?);
