@@ -1,13 +1,14 @@
 //! The ports: health, metrics and debug pages, health-check node ports, and what their failure does.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 
 use jiff::Timestamp;
 use kubeweir::metrics::Mode;
 use kubeweir::model::{Family, Kind};
 use kubeweir::testing::lab::{NODE_IP, NODE_NAME, Place};
 use serde_json::{Value, json};
+use socket2::SockRef;
 
 use crate::objects::{node, service, slice};
 use crate::site::{HEALTHZ, METRICS, Proxy, Site};
@@ -29,6 +30,11 @@ fn balanced(name: &str, n: usize, check: u16) -> Value {
 fn occupy(site: &Site, address: &str, port: u16) -> TcpListener {
     let address: IpAddr = address.parse().unwrap();
     site.node().run(|| TcpListener::bind(SocketAddr::new(address, port)).unwrap())
+}
+
+/// Stops listening now: a program that another test is just starting may hold the descriptor yet.
+fn vacate(listener: TcpListener) {
+    SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
 }
 
 // B-229, B-237, B-238, B-239: the health server of a running agent, over both families.
@@ -157,7 +163,7 @@ fn a_busy_port_is_tried_again() {
     assert_eq!(event["reportingController"], "kube-proxy");
     assert_eq!(event.get("note"), None);
     assert_eq!(site.get(HEALTHZ, "/healthz").status, 200);
-    drop(busy);
+    vacate(busy);
     let localhost = IpAddr::from([127, 0, 0, 1]);
     site.wait(&proxy, "the metrics server", || site.listens(localhost, METRICS));
     assert_eq!(site.get(METRICS, "/proxyMode").text(), "nftables");
@@ -231,7 +237,7 @@ fn a_busy_health_check_port() {
     let note = event["note"].as_str().unwrap();
     let start = format!("node {NODE_NAME} failed to start healthcheck \"default/web\" on port");
     assert!(note.starts_with(&start), "{note}");
-    drop(busy);
+    vacate(busy);
     site.server.put(&slice("web", Family::V4, &[Place::Pod(0), Place::Pod(1)]));
     site.wait(&proxy, "the health check", || site.listens(NODE_IP.v4, CHECK));
     wait_check(&site, &proxy, (200, "2", 2));

@@ -63,6 +63,8 @@ impl Site {
     fn on(ground: Ground) -> Site {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let server = ground.node().run(|| ApiServer::start(loopback).unwrap());
+        // While the server is away, no client may be given its port as its own.
+        ground.node().sysctl("net/ipv4/ip_local_port_range", "11000 29999").unwrap();
         server.put(&objects::node());
         server.put(&objects::service_cidr());
         let directory = TempDir::new().unwrap();
