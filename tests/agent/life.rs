@@ -194,3 +194,34 @@ fn without_privileges() {
     let status = fs::read_to_string(format!("/proc/{}/status", proxy.agent.pid())).unwrap();
     assert!(status.contains("CapEff:\t0000000000001000"), "{status}");
 }
+
+// B-174: who a client was sent to is remembered over the end in order and over a crash.
+#[test]
+fn affinity_outlives_the_process() {
+    let site = Site::lab();
+    let mut sticky = service("web", 1);
+    sticky["spec"]["sessionAffinity"] = "ClientIP".into();
+    sticky["spec"]["sessionAffinityConfig"] =
+        serde_json::json!({ "clientIP": { "timeoutSeconds": 600 } });
+    site.server.put(&sticky);
+    let pods = [0, 1, 2].map(Place::RemotePod);
+    site.server.put(&slice("web", Family::V4, &pods));
+    let server = || {
+        let outcome = site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, 1);
+        outcome.answer().map(|answer| answer.server.clone())
+    };
+    let proxy = site.start();
+    site.wait(&proxy, "an answer", || server().is_some());
+    let first = server();
+    let assert_same = || (0..12).for_each(|_| assert_eq!(server(), first));
+    assert_same();
+    proxy.terminate();
+    assert_same();
+    let proxy = site.start();
+    proxy.wait_log(&["\"Read the table\"", "IPv4", "Replace"]);
+    assert_same();
+    drop(proxy);
+    let proxy = site.start();
+    proxy.wait_log(&["\"Read the table\"", "IPv4", "Adopted"]);
+    assert_same();
+}
