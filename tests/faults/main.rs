@@ -3,12 +3,14 @@
 
 mod clients;
 mod hostile;
+mod kernel;
 mod manifests;
 mod neighbours;
 mod node;
 mod ownership;
 mod privilege;
 mod restart;
+mod soak;
 
 #[path = "../scrape/mod.rs"]
 #[allow(dead_code)]
