@@ -1,7 +1,9 @@
 //! Taking over what the kernel already has: after a restart, a foreign change, or an outcome that is
 //! not known.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
 
 use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
