@@ -16,14 +16,15 @@ use crate::node::Node;
 const SERVED: usize = 10;
 const NODE_PORT: u16 = 30_010;
 
-/// What fails: in batches (only they use sendmsg), in answers and dumps, or in both.
+/// What fails: requests and batches, answers and dumps, or both.
+/// A dump takes some dozens of calls, so each fault hits one now and then, not every one.
 const INJECTIONS: [&[&str]; 6] = [
-    &["sendmsg:error=ENOBUFS:when=2+3"],
-    &["sendmsg:error=ENOMEM:when=1+4"],
-    &["sendmsg:error=EINTR:when=1+2"],
-    &["recvfrom:error=ENOBUFS:when=3+5"],
-    &["recvfrom:error=EINTR:when=2+3"],
-    &["sendmsg:error=ENOBUFS:when=3+5", "recvfrom:error=ENOMEM:when=7+11"],
+    &["sendmsg:error=ENOBUFS:when=40+67"],
+    &["sendmsg:error=ENOMEM:when=45+71"],
+    &["sendmsg:error=EINTR:when=50+61"],
+    &["recvfrom:error=ENOBUFS:when=90+131"],
+    &["recvfrom:error=EINTR:when=95+127"],
+    &["sendmsg:error=ENOBUFS:when=41+83", "recvfrom:error=ENOMEM:when=103+171"],
 ];
 
 // A batch that could not be sent, an answer that was lost (whatever became of the batch), a dump
@@ -46,16 +47,18 @@ fn failing_system_calls_are_settled() {
         let options: Vec<String> = injections.iter().map(|i| format!("inject={i}")).collect();
         args.extend(options.iter().flat_map(|option| ["-e", option]));
         let traced = node.start_by("strace", &args);
-        for step in 1..=4 {
+        for step in 1..=20 {
             let endpoint = Place::Pod(1 + step % 2);
             node.write("canary", &Web::new("canary", SERVED + 1, &[endpoint]).objects());
-            node.write("bystanders", &bystanders(1000, 60, round * 4 + step));
+            node.write("bystanders", &bystanders(1000, 60, round * 20 + step));
             let to = SocketAddr::new(cluster_ip(SERVED + 1, Family::V4), 80);
             let server = format!("pod-{}", 1 + step % 2);
             node.answered_by(Place::Pod(0), Dial::new(Protocol::Tcp, to), &server);
         }
         traced.stop();
         let trace = std::fs::read_to_string(trace).unwrap();
+        let calls = trace.lines().count();
+        println!("{calls} calls, {} failed", trace.matches("(INJECTED)").count());
         *injected.entry(injections.join(" ")).or_insert(0) += trace.matches("(INJECTED)").count();
     }
     println!("failures injected: {injected:#?}");
