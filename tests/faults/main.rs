@@ -1,6 +1,9 @@
 //! What the node's traffic survives: the real binary on a lab's node, killed, replaced, interfered
 //! with and given neighbours, while clients dial.
 
+// Tests may panic, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod clients;
 mod hostile;
 mod kernel;

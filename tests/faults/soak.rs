@@ -45,12 +45,12 @@ fn file(node: &Node, number: usize, round: usize) -> usize {
             for port in object["spec"]["ports"].as_array_mut().expect("ports") {
                 port.as_object_mut().expect("a port").remove("nodePort");
             }
-            if (round + number) % 7 == 0 {
+            if (round + number).is_multiple_of(7) {
                 object["spec"]["sessionAffinity"] = "ClientIP".into();
             }
         }
     }
-    if (round + number) % 13 == 0 {
+    if (round + number).is_multiple_of(13) {
         objects.clear();
     }
     node.write(&format!("churn-{number}"), &objects);

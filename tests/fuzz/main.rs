@@ -4,6 +4,9 @@
 //! printed, and belongs into `tests/fuzz/corpus/<target>/`. For longer hunts: `cargo fuzz run
 //! --fuzz-dir tests/fuzz <target>`.
 
+// Tests may panic, their helpers too.
+#![allow(clippy::unwrap_used)]
+
 mod targets;
 
 use std::fs;
