@@ -36,6 +36,7 @@ use crate::config::{Config, DetectLocal, ProxyMode};
 use crate::health::{Health, ProxyHealth};
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::model::ObjectName;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::sync::Inbox;
 use observer::{Occurrence, Surroundings};
@@ -236,15 +237,19 @@ async fn supervise(
             Some(occurrence) = occurred.recv() => match occurrence {
                 Occurrence::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
                 Occurrence::Quarantined { service, reason } => {
-                    if let Some(recorder) = &recorder {
-                        recorder.record(Event {
-                            reason: Reason::ServiceQuarantined,
-                            regarding: Regarding::Service(service),
-                            note: reason,
-                        });
-                    }
+                    tell_quarantined(recorder.as_ref(), service, reason);
                 }
             }
         }
     }
 }
+
+fn tell_quarantined(recorder: Option<&Recorder>, service: ObjectName, note: String) {
+    if let Some(recorder) = recorder {
+        let regarding = Regarding::Service(service);
+        recorder.record(Event { reason: Reason::ServiceQuarantined, regarding, note });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use crate::model::{Change, Families, Family, Kind, NodeAddresses, Object, Object
 use crate::node::object::pod_cidrs_differ;
 use crate::program::{FrontendAt, FrontendKey, NodePortMatch};
 use crate::sync::{Observer, Report, Synchronizer, Timing};
-use crate::transaction::Kernel;
+use crate::transaction::{CommitError, Kernel};
 
 /// Something for an Event, or for the end of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,6 +222,8 @@ impl AgentObserver {
                 std::io::Error::from_raw_os_error(rejection.errno)
             );
             error!(%family, %service, reason, "The kernel refused a service; it is set aside");
+            let refusal = CommitError::Rejected(rejection.clone());
+            self.around.metrics.agent.commit_failed(family, &refusal);
             let occurrence = Occurrence::Quarantined { service: service.clone(), reason };
             let _ = self.around.occurrences.send(occurrence);
         }

@@ -142,7 +142,7 @@ pub fn bystanders(from: usize, count: usize, round: usize) -> Vec<Value> {
         let endpoints: Vec<Place> =
             (0..1 + first % 5).map(|k| Place::RemotePod(100 + (first * 3 + k) % 90)).collect();
         let mut web = Web::new(&format!("bystander-{i}"), from + i, &endpoints);
-        web.node_port = (i % 10 == 0 && i < 5000).then(|| 31_000 + (i / 10) as u16);
+        web.node_port = (i.is_multiple_of(10) && i < 5000).then(|| 31_000 + (i / 10) as u16);
         web
     };
     (0..count).flat_map(|i| service(i).objects()).collect()

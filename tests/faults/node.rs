@@ -19,6 +19,8 @@ use kubeweir::testing::lab::{
 };
 use kubeweir::testing::normal::{NormalForm, normal_form};
 use kubeweir::transaction::Kernel;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -86,6 +88,20 @@ impl Node {
         args.extend(more.iter().map(OsString::from));
         let program = Path::new(env!("CARGO_BIN_EXE_kubeweir"));
         Agent::start(netns, program, &args, &log).expect("setpriv starts the agent")
+    }
+
+    /// Starts the agent through another program that executes it, in its own place or as a child.
+    pub fn start_by(&self, program: &str, first: &[&str]) -> Wrapped {
+        let args = first.iter().map(OsString::from);
+        let cluster = format!("--cluster-cidr={},{}", CLUSTER_CIDR.v4, CLUSTER_CIDR.v6);
+        let args: Vec<OsString> = args
+            .chain([env!("CARGO_BIN_EXE_kubeweir").into()])
+            .chain(["run", "--node", NODE_NAME, &cluster, "--manifests"].map(OsString::from))
+            .chain([self.manifests().into()])
+            .collect();
+        let log = self.directory.path().join("log");
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        Wrapped(Some(Agent::start(&self.lab.node, Path::new(program), &args, &log).unwrap()))
     }
 
     pub fn kill(&mut self) {
@@ -160,6 +176,40 @@ impl Node {
             assert!(differing.is_empty(), "sets of {family} differ: {differing:?}");
             assert_eq!(found.chains, fresh.chains, "chains of {family}");
         }
+    }
+}
+
+/// An agent that another program started.
+pub struct Wrapped(Option<Agent>);
+
+impl Wrapped {
+    pub fn pid(&self) -> u32 {
+        self.0.as_ref().expect("it was not stopped").pid()
+    }
+
+    /// Kills the agent and waits for the program around it.
+    pub fn stop(mut self) {
+        let agent = self.0.take().expect("it is stopped once");
+        kill_child(agent.pid());
+        assert!(agent.terminate(PATIENCE).is_some(), "the program around the agent ends");
+    }
+}
+
+impl Drop for Wrapped {
+    fn drop(&mut self) {
+        // strace, killed itself, would leave the agent behind.
+        if let Some(agent) = &self.0 {
+            kill_child(agent.pid());
+        }
+    }
+}
+
+/// Kills the only child of a process, if it has one.
+fn kill_child(parent: u32) {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let child = children.unwrap_or_default().trim().parse::<i32>();
+    if let Ok(child) = child {
+        kill(Pid::from_raw(child), Signal::SIGKILL).ok();
     }
 }
 

@@ -1,16 +1,12 @@
 //! The agent runs with nothing but CAP_NET_ADMIN, a read-only root and no other program.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs;
 
-use kubeweir::testing::lab::{Agent, Place};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use kubeweir::testing::lab::Place;
 
 use crate::manifests::Web;
-use crate::node::{Node, PATIENCE};
+use crate::node::Node;
 
 /// `CAP_NET_ADMIN` of linux/capability.h.
 const NET_ADMIN: u64 = 1 << 12;
@@ -61,18 +57,6 @@ fn every_thread_has_cap_net_admin_and_no_more() {
     node.settled();
 }
 
-/// Starts the agent through another program, which ends by executing it.
-fn start_by(node: &Node, program: &str, first: &[&str]) -> Agent {
-    let args = first.iter().map(OsString::from);
-    let args: Vec<OsString> = args
-        .chain([env!("CARGO_BIN_EXE_kubeweir").into()])
-        .chain(["run", "--node", "node", "--manifests"].map(OsString::from))
-        .chain([node.manifests().into()])
-        .collect();
-    let log = File::create(node.directory.path().join("log")).unwrap();
-    Agent::start(&node.lab.node, Path::new(program), &args, &log).unwrap()
-}
-
 #[test]
 fn a_read_only_root_is_enough() {
     let node = node();
@@ -81,7 +65,7 @@ fn a_read_only_root_is_enough() {
                   awk '{print $5}' /proc/self/mountinfo | while read -r at; do \
                   mount -o remount,bind,ro \"$at\" 2>/dev/null; done; \
                   touch /tmp/writable 2>/dev/null && exit 99; exec \"$0\" \"$@\"";
-    let agent = start_by(&node, "unshare", &["--mount", "sh", "-c", script]);
+    let agent = node.start_by("unshare", &["--mount", "sh", "-c", script]);
     node.settled();
     let pid = agent.pid();
     let mounts = fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
@@ -103,18 +87,14 @@ fn no_program_is_started_and_few_system_calls_are_made() {
     let trace = node.directory.path().join("trace");
     let output = ["-f", "-qq", "-e", "trace=all", "-e", "signal=none", "-o"];
     let args = [&output[..], &[trace.to_str().unwrap()]].concat();
-    let agent = start_by(&node, "strace", &args);
+    let agent = node.start_by("strace", &args);
     node.settled();
     node.write("more", &Web::new("more", 11, &[Place::Pod(1)]).objects());
     node.wait("the new service", || {
         node.status().is_some_and(|s| s.families["IPv4"].summary.totals.services == 2)
     });
     node.metrics();
-    // strace ends with its child, but would leave it behind if it was killed itself.
-    let children = format!("/proc/{0}/task/{0}/children", agent.pid());
-    let child: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    kill(Pid::from_raw(child), Signal::SIGKILL).unwrap();
-    assert!(agent.terminate(PATIENCE).is_some(), "strace ends");
+    agent.stop();
     let trace = fs::read_to_string(trace).unwrap();
     let name = |line: &str| -> Option<String> {
         let call = line.split_whitespace().nth(1)?.split('(').next()?;

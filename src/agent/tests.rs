@@ -1,0 +1,181 @@
+//! A service that the kernel refuses: who learns of it.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::observer::{AgentObserver, Occurrence, Surroundings, no_health_checks};
+use super::status::SharedStatus;
+use super::traffic::Traffic;
+use super::{flows, tell_quarantined};
+use crate::api::{Client, Options, Recorder};
+use crate::engine::Engine;
+use crate::health::{Health, ProxyHealth};
+use crate::metrics::{BuildInfo, Exposition, Metrics, Mode};
+use crate::model::{Change, Families, Kind, NodeAddresses, Object, PerFamily, Protocol};
+use crate::program::RuleOptions;
+use crate::ruleset::{Element, Key};
+use crate::source::Sink;
+use crate::sync::{Inbox, Limits, Synchronizer, Worker};
+use crate::testing::api_server::text;
+use crate::testing::objects::{port, service, slice};
+use crate::testing::{ApiServer, FakeKernel};
+use crate::topology::Vantage;
+use crate::transaction::Op;
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Services good-0 to good-8 and `culprit`, each with an endpoint.
+fn objects() -> Vec<Object> {
+    let names = (0..9).map(|i| (format!("good-{i}"), i)).chain([("culprit".to_owned(), 66)]);
+    let both = |(name, i): (String, u8)| -> [Object; 2] {
+        let mut object = service(&name, &[&format!("10.96.0.{i}")]);
+        object.ports.push(port("http", Protocol::Tcp, 80, None));
+        let ports = ("http", Protocol::Tcp, 8080);
+        let endpoints = [format!("10.244.0.{i}")];
+        let slice = slice(&format!("{name}-x"), &name, ports, &[&endpoints[0]]);
+        [object.into(), slice.into()]
+    };
+    names.flat_map(both).collect()
+}
+
+/// Refuses whatever mentions 10.96.0.66, as a kernel with a fault of its own might.
+fn refusing() -> FakeKernel {
+    let mut kernel = FakeKernel::new();
+    kernel.dislike(|op| {
+        let Op::AddElements(_, elements) = op else { return None };
+        let culprit = Key::new().address([10, 96, 0, 66].into());
+        let mentions = |e: &Element| e.key.as_bytes().starts_with(culprit.as_bytes());
+        elements.iter().any(mentions).then_some(libc::ENFILE)
+    });
+    kernel
+}
+
+fn surroundings(
+    metrics: &Arc<Metrics>,
+    status: &SharedStatus,
+    occurrences: mpsc::UnboundedSender<Occurrence>,
+) -> Surroundings {
+    let parsed = crate::cli::proxy::parse(&["--hostname-override=a".to_owned()]).expect("flags");
+    let completed = crate::config::complete(&parsed, None).expect("complete");
+    let loopback = |_| IpAddr::V4(Ipv4Addr::LOCALHOST);
+    Surroundings {
+        traffic: Traffic {
+            config: crate::config::resolve(completed).expect("valid"),
+            node_ips: PerFamily::from_fn(loopback),
+            pod_cidrs: Vec::new(),
+        },
+        owned: true,
+        metrics: metrics.clone(),
+        health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
+        status: status.clone(),
+        flows: flows::start(metrics.clone()).expect("a thread"),
+        health_checks: watch::channel(no_health_checks()).0,
+        occurrences,
+        node_cidr_mode: false,
+    }
+}
+
+fn worker(inbox: &Arc<Inbox>, around: Surroundings) -> Worker<FakeKernel, AgentObserver> {
+    let vantage = Vantage { node: "a".into(), zone: None };
+    let families = Families { v4: true, v6: false };
+    let engine = Engine::new(RuleOptions::nftables(), vantage, families, true);
+    let limits = Limits { min_interval: Duration::ZERO, retry: Duration::from_secs(30) };
+    let observer = AgentObserver::new(around, NodeAddresses::default());
+    Worker::new(Synchronizer::new(engine, refusing()), inbox.clone(), observer, limits)
+}
+
+/// Writes the Event of an occurrence to an API server; what arrived.
+fn event_of(occurrence: Occurrence) -> serde_json::Value {
+    let Occurrence::Quarantined { service, reason } = occurrence else { panic!("{occurrence:?}") };
+    let server = ApiServer::start_plain(Ipv4Addr::LOCALHOST.into()).expect("a server");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let _entered = runtime.enter();
+    let options = Options {
+        kubeconfig: None,
+        master: Some(server.url()),
+        content_type: String::new(),
+        accept_content_types: String::new(),
+        qps: -1.0,
+        burst: 0,
+        user_agent: "test".to_owned(),
+    };
+    let client = Client::new(options, Arc::new(|_| {})).expect("a client");
+    tell_quarantined(Some(&Recorder::start(client, "a")), service, reason);
+    server.wait("the Event", Duration::from_secs(20), |server| !server.events().is_empty());
+    server.events().remove(0)
+}
+
+// One bad service never stops the others, and is named in the log, in an Event, in the metrics and
+// in the status.
+#[test]
+fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
+    let build = BuildInfo::default();
+    let metrics = Arc::new(Metrics::new(Mode::Nftables, &build, Timestamp::now()));
+    let (status, inbox, log) = (SharedStatus::default(), Arc::new(Inbox::new()), Log::default());
+    let (occurrences, mut occurred) = mpsc::unbounded_channel();
+    for kind in Kind::ALL {
+        let of_kind = objects().into_iter().filter(|object| object.kind() == kind).collect();
+        inbox.deliver(Change::Replace(kind, of_kind));
+    }
+    inbox.close();
+    let stream = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(stream)).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        // Does all there is to do, and ends because the inbox is closed.
+        worker(&inbox, surroundings(&metrics, &status, occurrences)).run();
+    });
+
+    let family = &status.get().families["IPv4"];
+    assert_eq!(family.summary.totals.services, 9, "the others are served");
+    assert_eq!((family.summary.dirty, family.summary.set_aside, family.failed_syncs), (0, 1, 0));
+    let quarantined = &family.quarantine[0];
+    assert_eq!((quarantined.service.as_str(), quarantined.refusals), ("default/culprit", 1));
+    assert!(quarantined.reason.starts_with("add element "), "{}", quarantined.reason);
+
+    let scrape = metrics.scrape(Exposition::Text).expect("a scrape");
+    let scrape = String::from_utf8(scrape).expect("text");
+    for line in [
+        "kubeweir_quarantined_services 1",
+        "kubeweir_rejected_commits_total{errno=\"ENFILE\",ip_family=\"IPv4\"} 1",
+    ] {
+        assert!(scrape.lines().any(|found| found == line), "{line}");
+    }
+
+    let log = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("text");
+    let told = |line: &&str| line.contains("The kernel refused a service; it is set aside");
+    let line = log.lines().find(told).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("default/culprit") && line.contains("add element"), "{line}");
+
+    let event = event_of(occurred.try_recv().expect("an occurrence"));
+    for (pointer, want) in [
+        ("/reason", "ServiceQuarantined"),
+        ("/type", "Warning"),
+        ("/regarding/kind", "Service"),
+        ("/regarding/name", "culprit"),
+        ("/note", quarantined.reason.as_str()),
+    ] {
+        assert_eq!(text(&event, pointer), want, "{pointer}");
+    }
+}
