@@ -19,7 +19,8 @@
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
-//! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
+//! | answers (pure) | [`inspect`] | I/O, clocks, async, logging, terminals |
+//! | shell | [`config`], [`cli`], [`command`], [`logging`], `main` | rules of traffic |
 //!
 //! `tests/layering.rs` holds this table.
 
