@@ -111,7 +111,6 @@ fn the_daemon_set_with_an_init_container_serves_goes_on_and_is_taken_back() {
     assert_eq!(node.dial(Place::Pod(1), frontend), None);
 }
 
-// B-260: as privileged as kubeadm's DaemonSet.
 #[test]
 fn the_privileged_daemon_set_serves() {
     let node = Node::new("privileged: true");
@@ -120,4 +119,18 @@ fn the_privileged_daemon_set_serves() {
     node.wait_until(Place::Pod(1), frontend, Some("pod-0"));
     assert_eq!(node.established_timeout(), "86400", "no init container, the same sysctls");
     pod.check_no_errors();
+}
+
+// B-260: kubeadm's DaemonSet with nothing but the image exchanged; and back.
+#[test]
+fn kubeadms_daemon_set_serves_and_leaves_tables_that_others_can_delete() {
+    let node = Node::kubeadm();
+    let pod = node.start();
+    let frontend = SocketAddr::new(cluster_ip(0, Family::V4), PORT);
+    node.wait_until(Place::Pod(1), frontend, Some("pod-0"));
+    node.wait_until(Place::Outside, node.node_port(), Some("pod-0"));
+    pod.check_no_errors();
+    drop(pod);
+    node.delete_tables();
+    assert_eq!(node.tables(), "");
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Capabilities, Container, SecurityContext};
 use serde_json::{Value, json};
 
 /// Where the volumes of the pod are on the host, by name.
-pub type Volumes = BTreeMap<&'static str, PathBuf>;
+pub type Volumes = BTreeMap<String, PathBuf>;
 
 /// `config.json` of the OCI runtime specification. No network namespace: the runtime is started in
 /// the node's, as for a pod with hostNetwork.

@@ -16,7 +16,7 @@ use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork, cluster_ip,
     pod_ip,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::archive::Archive;
 use super::bundle::{self, Volumes};
@@ -36,6 +36,10 @@ const TRY: Duration = Duration::from_millis(300);
 const RUNTIME: &str =
     "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec crun --cgroup-manager=disabled \"$@\"";
 
+/// kubeadm's DaemonSet: what it has, not how kubeadm writes it (reference section 10.2).
+const KUBEADM: &str = include_str!("kubeadm.yaml");
+const KUBEADM_CONFIG: &str = include_str!("../data/config/kubeadm.yaml");
+
 pub struct Node {
     lab: Lab,
     server: ApiServer,
@@ -50,30 +54,58 @@ pub struct Pod {
     agent: Agent,
 }
 
+/// The namespaces, and an API server outside of the node.
+fn cluster() -> (Lab, ApiServer) {
+    let lab = Lab::new(PodNetwork::Routed).unwrap();
+    let server = lab.outside.run(|| ApiServer::start(OUTSIDE_IP.v4)).unwrap();
+    server.demand_token("of-the-service-account");
+    (lab, server)
+}
+
+/// Fields that fit the lab. The limit of connections is the whole machine's: a network namespace
+/// cannot write it. The OOM score is the kubelet's to lower: here it stays what it is.
+fn configuration() -> String {
+    let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    format!(
+        "{{clusterCIDR: '{},{}', oomScoreAdj: {}, conntrack: {{maxPerCore: 0}}}}",
+        CLUSTER_CIDR.v4,
+        CLUSTER_CIDR.v6,
+        score.trim(),
+    )
+}
+
 impl Node {
-    /// Renders the chart with these values and the test's own, and unpacks the image.
+    /// The chart's pod, with these values and the test's own.
     pub fn new(values: &str) -> Node {
-        let lab = Lab::new(PodNetwork::Routed).unwrap();
-        let server = lab.outside.run(|| ApiServer::start(OUTSIDE_IP.v4)).unwrap();
-        server.demand_token("of-the-service-account");
-        // The limit of connections is the whole machine's: a network namespace cannot write it. The
-        // OOM score is the kubelet's to lower: here it stays what it is.
-        let score = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+        let (lab, server) = cluster();
         let rendered = helm::render(&format!(
-            "apiServer: {{url: '{}'}}
-config: {{clusterCIDR: '{},{}', oomScoreAdj: {}, conntrack: {{maxPerCore: 0}}}}
-{values}",
+            "apiServer: {{url: '{}'}}\nconfig: {}\n{values}",
             server.url(),
-            CLUSTER_CIDR.v4,
-            CLUSTER_CIDR.v6,
-            score.trim(),
+            configuration(),
         ));
-        let set: DaemonSet = rendered.one("DaemonSet");
-        let pod = set.spec.unwrap().template.spec.unwrap();
-        let node =
-            Node { lab, server, pod, directory: tempfile::tempdir().unwrap(), started: 0.into() };
+        Node::with(lab, server, &rendered.one("DaemonSet"), &rendered.one("ConfigMap"))
+    }
+
+    /// kubeadm's pod, with the image exchanged.
+    pub fn kubeadm() -> Node {
+        let (lab, server) = cluster();
+        let set: DaemonSet = serde_saphyr::from_str(KUBEADM).unwrap();
+        // Its kubeconfig is as the chart's; its configuration is changed to fit the lab.
+        let rendered = helm::render(&format!("apiServer: {{url: '{}'}}", server.url()));
+        let mut map: ConfigMap = rendered.one("ConfigMap");
+        let mut config: Value = serde_saphyr::from_str(KUBEADM_CONFIG).unwrap();
+        let wanted: Value = serde_saphyr::from_str(&configuration()).unwrap();
+        config.as_object_mut().unwrap().extend(wanted.as_object().unwrap().clone());
+        map.data.as_mut().unwrap().insert("config.conf".to_owned(), config.to_string());
+        Node::with(lab, server, &set, &map)
+    }
+
+    fn with(lab: Lab, server: ApiServer, set: &DaemonSet, map: &ConfigMap) -> Node {
+        let pod = set.spec.clone().unwrap().template.spec.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node { lab, server, pod, directory, started: 0.into() };
         Archive::of_this_build().unpack(&node.at("root"));
-        node.write_volumes(&rendered.one("ConfigMap"));
+        node.write_volumes(map);
         node.put_objects();
         node
     }
@@ -93,15 +125,22 @@ config: {{clusterCIDR: '{},{}', oomScoreAdj: {}, conntrack: {{maxPerCore: 0}}}}
         // As the kubelet leaves them: root of the container is not root of the host for everything.
         fs::set_permissions(self.at("account/token"), fs::Permissions::from_mode(0o644)).unwrap();
         File::create(self.at("xtables.lock")).unwrap();
+        fs::create_dir(self.at("empty")).unwrap();
     }
 
     fn volumes(&self) -> Volumes {
-        let places = [
-            ("config", "config"),
-            ("service-account", "account"),
-            ("xtables-lock", "xtables.lock"),
-        ];
-        places.into_iter().map(|(name, place)| (name, self.at(place))).collect()
+        let places = self.pod.volumes.iter().flatten().map(|volume| {
+            let place = match volume.host_path.as_ref().map(|host| host.path.as_str()) {
+                None => self.at("config"),
+                // A lock of its own: the machine's is not the lab's.
+                Some("/run/xtables.lock") => self.at("xtables.lock"),
+                // The kubelet makes a directory where there is none.
+                Some(host) if !Path::new(host).exists() => self.at("empty"),
+                Some(host) => PathBuf::from(host),
+            };
+            (volume.name.clone(), place)
+        });
+        places.chain([("service-account".to_owned(), self.at("account"))]).collect()
     }
 
     fn put_objects(&self) {
@@ -218,6 +257,11 @@ config: {{clusterCIDR: '{},{}', oomScoreAdj: {}, conntrack: {{maxPerCore: 0}}}}
         self.lab.node.nft("list tables").unwrap()
     }
 
+    /// What upstream's kube-proxy does first when it starts in another mode.
+    pub fn delete_tables(&self) {
+        self.lab.node.nft("delete table ip kube-proxy; delete table ip6 kube-proxy").unwrap();
+    }
+
     /// The sysctl that the test's configuration sets, in seconds.
     pub fn established_timeout(&self) -> String {
         let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
@@ -247,7 +291,9 @@ impl Pod {
     /// The program wanted nothing that it was not given.
     pub fn check_no_errors(&self) {
         let log = self.log();
-        let worse = |line: &&str| line.starts_with('E') || line.starts_with('F');
+        // Upstream says the same at this level to everyone who leaves it unset, as kubeadm does.
+        let upstreams = "nodePortAddresses is unset";
+        let worse = |line: &&str| line.starts_with(['E', 'F']) && !line.contains(upstreams);
         let errors: Vec<&str> = log.lines().filter(worse).collect();
         assert!(errors.is_empty(), "{errors:#?}");
     }
