@@ -132,6 +132,9 @@ impl CommandError {
             {
                 "Run this as root (CAP_NET_ADMIN) in the node's network namespace."
             }
+            CommandError::Route(_) => {
+                "Name the interface that the packet arrives on with --interface NAME."
+            }
             CommandError::Agent { .. } => {
                 "Is the agent running? Name its metrics address with --address IP:PORT."
             }

@@ -31,7 +31,7 @@ pub fn rows(status: &Status) -> Vec<Vec<String>> {
                 let millis = |micros: u64| micros as f64 / 1000.0;
                 format!(
                     "{}: {:.1} ms, {:.1} of it in the kernel, +{} -{} elements",
-                    last.at,
+                    whole_seconds(&last.at),
                     millis(last.took_us),
                     millis(last.kernel_us),
                     last.added,
@@ -55,6 +55,14 @@ pub fn rows(status: &Status) -> Vec<Vec<String>> {
         [name.clone(), owned.to_owned()].into_iter().chain(numbers).chain([last]).collect()
     };
     status.families.iter().map(row).collect()
+}
+
+/// A time in RFC 3339 without its fraction.
+fn whole_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 /// What is not as it should be, a sentence each.

@@ -1,7 +1,7 @@
 //! Broken situations: what a person sees who asks about them.
 
 use kubeweir::model::Protocol;
-use kubeweir::testing::lab::{Dial, Place};
+use kubeweir::testing::lab::{Dial, Netns, Place};
 
 use super::scene::{Said, Scene, kubeweir};
 
@@ -216,5 +216,8 @@ fn what_cannot_be_answered_exits_2_with_advice() {
         2,
         "for example default/web",
     );
+    let island = Netns::new("island").unwrap();
+    let unreachable = || kubeweir(&["explain", "10.0.0.1", "10.96.0.1:80"]);
+    says(&island.run(unreachable), 2, "with --interface NAME");
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
 }
