@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps
 
-.PHONY: help demo test lint build release bench setup clean
+.PHONY: help demo test lint build release versions bench setup clean
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,10 @@ lint: setup ## Formatting, lints, documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+versions: setup ## List the table with the nft of newer Debian suites too
+	tests/nft_versions/fetch.sh
+	cargo test --locked --test nft_versions -- --include-ignored
 
 bench: setup ## The benchmarks behind benches/README.md
 	cargo bench --locked

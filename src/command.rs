@@ -10,6 +10,7 @@ mod diff;
 mod documents;
 mod error;
 mod explain;
+mod pods;
 mod render;
 mod setup;
 mod source;

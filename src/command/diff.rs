@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::render::{print, print_json, service_name};
+use super::render::{object_name, print, print_json};
 use super::{CommandError, setup, source};
 use crate::cli::people::{DiffArgs, Output};
 use crate::inspect::content::{Content, parse};
@@ -19,7 +19,7 @@ use crate::transaction::Kernel;
 
 /// Compares, prints, and answers with the exit code.
 pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
-    let service = args.service.as_deref().map(service_name).transpose()?;
+    let service = args.service.as_deref().map(object_name).transpose()?;
     let (mut diffs, names) = match &args.renders[..] {
         [found, wanted] => (files(found, wanted)?, file_names(found, wanted)),
         _ => (kernel(args)?, kernel_names()),

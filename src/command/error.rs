@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::api::ConnectionError;
+use crate::api::{ConnectionError, PodError};
 use crate::cli::Exit;
 use crate::config::{CompleteError, NodeNameError, Violations};
 use crate::inspect::content::NoListing;
@@ -53,9 +53,9 @@ pub enum CommandError {
     /// The primary family is not programmed.
     #[error(transparent)]
     Family(#[from] FamilyError),
-    /// A service name without namespace.
+    /// No name of an object.
     #[error("{0:?} is not NAMESPACE/NAME")]
-    ServiceName(String),
+    ObjectName(String),
     /// The objects make a table the kernel would refuse.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -70,6 +70,9 @@ pub enum CommandError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A pod cannot be looked up.
+    #[error("looking the pod up")]
+    Pod(#[from] PodError),
     /// nf_tables cannot be reached.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -123,11 +126,14 @@ impl CommandError {
                 "Name manifests with -f FILE, -f DIR or -f -, or a cluster with --kubeconfig FILE."
             }
             CommandError::Manifests(_) => "Mend or leave out the manifests named above.",
-            CommandError::ServiceName(_) => "Write it as kubectl does, for example default/web.",
+            CommandError::ObjectName(_) => "Write it as kubectl does, for example default/web.",
             CommandError::Dump(DumpError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
                 "Run this as root (CAP_NET_ADMIN) in the node's network namespace."
+            }
+            CommandError::Route(_) => {
+                "Name the interface that the packet arrives on with --interface NAME."
             }
             CommandError::Agent { .. } => {
                 "Is the agent running? Name its metrics address with --address IP:PORT."

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use super::render::{print, print_json, service_name};
-use super::{CommandError, source};
+use super::render::{object_name, print, print_json};
+use super::{CommandError, pods, source};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::config::address::{parse_ip, parse_ip_port};
 use crate::inspect::explain::{Question, explain};
@@ -19,7 +19,8 @@ const SOURCE_PORT: u16 = 0;
 
 /// Walks the kernel's table and prints what becomes of the packet.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
-    let from = parse_ip(&args.from).ok_or_else(|| endpoint(&args.from, NO_SOURCE))?;
+    let family = parse_to(&args.to).map(|(to, _)| Family::of(&to.ip()));
+    let from = origin(args, family)?;
     let (to, protocol) = destination(args, Family::of(&from))?;
     if Family::of(&from) != Family::of(&to.ip()) {
         return Err(endpoint(&args.to, "not of the source's address family"));
@@ -43,8 +44,28 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-const NO_SOURCE: &str =
-    "the source has to be an IP address (kubectl get pod -o wide shows a pod's)";
+/// An address, or that of a pod: of the destination's family, where that is known.
+fn origin(args: &ExplainArgs, family: Option<Family>) -> Result<IpAddr, CommandError> {
+    let text = &args.from;
+    if let Some(address) = parse_ip(text) {
+        return Ok(address);
+    }
+    if !text.contains('/') {
+        return Err(endpoint(text, "neither an address nor NAMESPACE/POD"));
+    }
+    if !source::is_named(&args.source) {
+        return Err(endpoint(text, UNNAMED));
+    }
+    let addresses = pods::addresses(&args.source, &object_name(text)?)?
+        .ok_or_else(|| endpoint(text, "there is no such pod"))?;
+    let fits = |ip: &IpAddr| family.is_none_or(|family| family == Family::of(ip));
+    addresses
+        .into_iter()
+        .find(fits)
+        .ok_or_else(|| endpoint(text, "the pod has no address of the destination's family"))
+}
+
+const UNNAMED: &str = "names need -f or --kubeconfig to look them up";
 
 fn endpoint(text: &str, reason: &str) -> CommandError {
     CommandError::Endpoint { text: text.to_owned(), reason: reason.to_owned() }
@@ -57,26 +78,35 @@ fn forget_expired(ruleset: &mut Ruleset) {
     }
 }
 
-/// `ADDRESS:PORT[/PROTOCOL]`, or `NAMESPACE/SERVICE:PORT[/PROTOCOL]` with a source of objects.
+/// The protocol behind the last slash, if it is one, and what stands before it.
+fn split_protocol(text: &str) -> (&str, Option<Protocol>) {
+    let split = text.rsplit_once('/');
+    let known = split.and_then(|(rest, name)| {
+        Protocol::from_api(&name.to_uppercase()).map(|protocol| (rest, Some(protocol)))
+    });
+    known.unwrap_or((text, None))
+}
+
+/// `ADDRESS:PORT[/PROTOCOL]`; TCP without a protocol.
+fn parse_to(text: &str) -> Option<(SocketAddr, Protocol)> {
+    let (rest, protocol) = split_protocol(text);
+    parse_ip_port(rest).map(|address| (address, protocol.unwrap_or(Protocol::Tcp)))
+}
+
+/// An address, or `NAMESPACE/SERVICE:PORT[/PROTOCOL]` with a source of objects.
 fn destination(args: &ExplainArgs, family: Family) -> Result<(SocketAddr, Protocol), CommandError> {
-    let (rest, protocol) = match args.to.rsplit_once('/') {
-        Some((rest, name)) => match Protocol::from_api(&name.to_uppercase()) {
-            Some(protocol) => (rest, Some(protocol)),
-            None => (args.to.as_str(), None),
-        },
-        None => (args.to.as_str(), None),
-    };
-    if let Some(address) = parse_ip_port(rest) {
-        return Ok((address, protocol.unwrap_or(Protocol::Tcp)));
+    if let Some(known) = parse_to(&args.to) {
+        return Ok(known);
     }
+    let (rest, protocol) = split_protocol(&args.to);
     let (name, port) = rest
         .rsplit_once(':')
         .filter(|(name, _)| name.contains('/'))
         .ok_or_else(|| endpoint(&args.to, "neither ADDRESS:PORT nor NAMESPACE/SERVICE:PORT"))?;
     if !source::is_named(&args.source) {
-        return Err(endpoint(&args.to, "names need -f or --kubeconfig to look them up"));
+        return Err(endpoint(&args.to, UNNAMED));
     }
-    let name = service_name(name)?;
+    let name = object_name(name)?;
     let objects = source::read(&args.source, "", true)?;
     let service = objects.iter().find_map(|object| match object {
         Object::Service(service) if service.name == name => Some(service),
@@ -88,7 +118,7 @@ fn destination(args: &ExplainArgs, family: Family) -> Result<(SocketAddr, Protoc
         .ok_or_else(|| endpoint(&args.to, "the Service has no ClusterIP of the source's family"))?;
     let (port, protocol) = service_port(service, port, protocol)
         .ok_or_else(|| endpoint(&args.to, "the Service has no such port"))?;
-    Ok((SocketAddr::new(IpAddr::to_canonical(&ip), port), protocol))
+    Ok((SocketAddr::new(ip, port), protocol))
 }
 
 /// By name or by number.

@@ -12,7 +12,7 @@ use crate::ruleset::render;
 
 /// Prints what a node would get, on a kernel that can own tables.
 pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
-    let service = args.service.as_deref().map(service_name).transpose()?;
+    let service = args.service.as_deref().map(object_name).transpose()?;
     let setup = setup::read(&args.node)?;
     let objects = source::read(&args.source, &setup.node, setup.allow_external_ips())?;
     let wanted = wanted(&objects, setup.for_objects(&objects, None, Families::DUAL, true))?;
@@ -27,13 +27,17 @@ pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `namespace/name`.
-pub fn service_name(text: &str) -> Result<ObjectName, CommandError> {
+/// `namespace/name`, of the characters that names consist of.
+pub fn object_name(text: &str) -> Result<ObjectName, CommandError> {
+    let is_name = |part: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        !part.is_empty() && part.chars().all(fits)
+    };
     match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
             Ok(ObjectName::new(namespace, name))
         }
-        _ => Err(CommandError::ServiceName(text.to_owned())),
+        _ => Err(CommandError::ObjectName(text.to_owned())),
     }
 }
 

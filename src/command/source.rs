@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::CommandError;
 use crate::agent::with_causes;
-use crate::api::{self, Client, Watch, user_agent};
+use crate::api::{self, Client, ConnectionError, Watch, user_agent};
 use crate::cli::people::ObjectSource;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Kind, Object};
@@ -109,16 +109,7 @@ async fn list(
     node: &str,
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
-    let options = api::Options {
-        kubeconfig: Some(kubeconfig.to_owned()),
-        master: None,
-        content_type: "application/vnd.kubernetes.protobuf".to_owned(),
-        accept_content_types: String::new(),
-        qps: -1.0,
-        burst: 0,
-        user_agent: user_agent(env!("CARGO_PKG_VERSION"), "unknown"),
-    };
-    let client = Client::new(options, Arc::new(|_| {}))?;
+    let client = client(kubeconfig, "application/vnd.kubernetes.protobuf")?;
     let lists = Arc::new(FirstLists::default());
     for kind in Kind::ALL {
         let sink: Arc<dyn Sink> = lists.clone();
@@ -128,4 +119,18 @@ async fn list(
     tokio::time::timeout(PATIENCE, lists.all())
         .await
         .map_err(|_| CommandError::ApiTimeout { host: host(), seconds: PATIENCE.as_secs() })
+}
+
+/// A client that asks once: nothing is throttled or measured. Needs a runtime.
+pub fn client(kubeconfig: &Path, content_type: &str) -> Result<Client, ConnectionError> {
+    let options = api::Options {
+        kubeconfig: Some(kubeconfig.to_owned()),
+        master: None,
+        content_type: content_type.to_owned(),
+        accept_content_types: String::new(),
+        qps: -1.0,
+        burst: 0,
+        user_agent: user_agent(env!("CARGO_PKG_VERSION"), "unknown"),
+    };
+    Client::new(options, Arc::new(|_| {}))
 }

@@ -8,6 +8,7 @@ use foldhash::HashMap;
 use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
 use crate::model::Family;
+use crate::program::objects::is_clients_map;
 use crate::program::{Class, Plane, Program, Scope, SetId, class_objects};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set};
 
@@ -58,7 +59,7 @@ fn replacing(observed: &Ruleset) -> Applied {
     let carried = observed
         .sets
         .values()
-        .filter(|(set, _)| set.name.as_str().starts_with("clients-"))
+        .filter(|(set, _)| is_clients_map(&set.name))
         .map(|(set, elements)| (set.name.clone(), elements.values().cloned().collect()))
         .collect();
     Applied { stage: Stage::Foreign, carried, ..Applied::default() }

@@ -29,6 +29,8 @@ pub struct FamilySummary {
     pub set_aside: usize,
     /// Contested frontends.
     pub conflicts: usize,
+    /// Classes of lists that have objects in the kernel.
+    pub classes: usize,
     /// Whether the rules are in force.
     pub attached: bool,
 }
@@ -100,6 +102,7 @@ impl Engine {
             dirty: state.dirty.len(),
             set_aside: state.set_aside.len(),
             conflicts: state.claims.conflict_count(),
+            classes: state.applied.classes.len(),
             attached: state.applied.stage == Stage::Attached,
         }
     }

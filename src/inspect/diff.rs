@@ -3,6 +3,9 @@
 //! Place in the flow: `kubeweir diff` prints it. Pure. What packets put into a table (clients of
 //! session affinity, counters) and what depends on history (slots, classes) is no difference.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -84,9 +87,18 @@ pub fn compare(family: &str, found: Option<&Content>, wanted: Option<&Content>) 
         (Some(found), Some(wanted)) => diff.programs(found, wanted),
     }
     let (found, wanted) = (found.unwrap_or(&empty), wanted.unwrap_or(&empty));
-    diff.frontends(&frontends(found), &frontends(wanted));
-    diff.addresses(found, wanted);
+    let (found_frontends, wanted_frontends) = (frontends(found), frontends(wanted));
+    diff.frontends(&found_frontends, &wanted_frontends);
+    let gone = endpoints_only_in(&found_frontends, &wanted_frontends);
+    let missing = endpoints_only_in(&wanted_frontends, &found_frontends);
+    diff.addresses(found, wanted, &(&gone | &missing));
     diff
+}
+
+/// Endpoints of frontends that the other side has not at all.
+fn endpoints_only_in(these: &Frontends, others: &Frontends) -> BTreeSet<String> {
+    let only = these.iter().filter(|(name, _)| !others.contains_key(*name));
+    only.flat_map(|(_, frontend)| frontend.endpoints.values().flatten().cloned()).collect()
 }
 
 impl FamilyDiff {
@@ -116,8 +128,9 @@ impl FamilyDiff {
         }
     }
 
-    /// Sets of addresses that no frontend keys: the node's, the service networks, ClusterIPs.
-    fn addresses(&mut self, found: &Content, wanted: &Content) {
+    /// Sets of addresses that no frontend keys: the node's, the service networks, ClusterIPs; without
+    /// what follows from a service's differences.
+    fn addresses(&mut self, found: &Content, wanted: &Content, endpoints: &BTreeSet<String>) {
         for (name, words) in [
             ("nodeport-ips", "NodePort address"),
             ("node-ips", "node address"),
@@ -127,7 +140,7 @@ impl FamilyDiff {
             ("hairpin", "hairpin endpoint"),
         ] {
             for (key, only) in one_sided(keys(found, name), keys(wanted, name)) {
-                if !self.explains(&key) {
+                if !self.explains(&key, endpoints) {
                     self.shares(only, &format!("{words} {key}"));
                 }
             }
@@ -135,7 +148,7 @@ impl FamilyDiff {
     }
 
     /// Whether a difference of a service has this address or endpoint in it already.
-    fn explains(&self, key: &str) -> bool {
+    fn explains(&self, key: &str, endpoints: &BTreeSet<String>) -> bool {
         let mut fields = key.split(" . ");
         let address = fields.next().unwrap_or_default();
         let starts = |text: &str| {
@@ -143,9 +156,10 @@ impl FamilyDiff {
                 rest.starts_with(']') || rest.starts_with(':') || rest.is_empty()
             })
         };
-        self.services.values().flatten().any(|difference| {
-            starts(&difference.frontend) || difference.subject.split(' ').any(starts)
-        })
+        endpoints.iter().any(|endpoint| starts(endpoint))
+            || self.services.values().flatten().any(|difference| {
+                starts(&difference.frontend) || difference.subject.split(' ').any(starts)
+            })
     }
 
     /// The chains and sets themselves. Those of classes come and go with lists.

@@ -26,12 +26,26 @@ pub struct Feature {
 
 /// Every feature, simple ones first.
 pub fn features(family: Family) -> Vec<Feature> {
-    let table = |owned| Table { comment: None, owner: owned, persist: owned };
-    let feature = |name, ops| Feature { name, required: true, table: table(false), ops };
-    let in_chain = |kind, hook, rules: Vec<Rule>| in_chain(kind, hook, rules);
-    let filter = |rule: Rule| in_chain(ChainType::Filter, Hook::Forward, vec![rule]);
-    let endpoints = SetId::Endpoints(Plane::Services, Scope::Cluster, Class::ONE);
-    let original = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
+    let owned = Table { comment: None, owner: true, persist: true };
+    let tables = [
+        needed("nf_tables", Vec::new()),
+        Feature { required: false, table: owned, ..needed("tables with an owner", Vec::new()) },
+    ];
+    let whole = needed("the whole program", whole(family));
+    tables.into_iter().chain(sets(family)).chain(rules(family)).chain([whole]).collect()
+}
+
+fn needed(name: &'static str, ops: Vec<Op>) -> Feature {
+    let table = Table { comment: None, owner: false, persist: false };
+    Feature { name, required: true, table, ops }
+}
+
+fn declared(id: SetId, family: Family) -> Vec<Op> {
+    vec![Op::AddSet(id.declaration(family))]
+}
+
+fn sets(family: Family) -> Vec<Feature> {
+    let set = |id| declared(id, family);
     let clients = Set {
         kind: SetKind::Map(vec![Field::address(family), Field::InetService]),
         dynamic: true,
@@ -39,58 +53,52 @@ pub fn features(family: Family) -> Vec<Feature> {
         size: Some(16),
         ..Set::plain("clients", vec![Field::address(family)])
     };
-    let declared = |id: SetId| Op::AddSet(id.declaration(family));
-    let dnat = rule(family).dnat(&[Part::Daddr, Part::L4Proto, Part::Dport], endpoints.name());
-    let drawn = rule(family).is_in(&[Part::Slot(4)], "slots").done();
-    let slots = Op::AddSet(Set::plain("slots", vec![Field::Mark]));
-    let refused = SetId::Refused(Plane::Services);
     let update = rule(family).update("clients", &[Part::Saddr], &[Part::Daddr, Part::Dport], 1000);
     vec![
-        feature("nf_tables", Vec::new()),
+        needed("sets of concatenated keys", set(SetId::Refused(Plane::Services))),
+        needed("interval sets", set(SetId::ServiceCidrs)),
+        needed("verdict maps", set(SetId::Restricted)),
+        needed("maps filled by packets", [vec![Op::AddSet(clients)], filter(update)].concat()),
         Feature {
             required: false,
-            table: table(true),
-            ..feature("tables with an owner", Vec::new())
+            ..needed("counters of elements", set(SetId::Connections(Plane::Services)))
         },
-        feature("sets of concatenated keys", vec![declared(refused)]),
-        feature("interval sets", vec![declared(SetId::ServiceCidrs)]),
-        feature("verdict maps", vec![declared(SetId::Restricted)]),
-        Feature {
-            required: false,
-            ..feature("counters of elements", vec![declared(SetId::Connections(Plane::Services))])
-        },
-        feature("maps filled by packets", [vec![Op::AddSet(clients)], filter(update)].concat()),
-        feature("conntrack state", filter(rule(family).ct_state(CtState::New).drops())),
-        feature(
-            "conntrack's original destination",
-            [
-                vec![declared(refused)],
-                filter(rule(family).is_in(&original, refused.name()).drops()),
-            ]
-            .concat(),
-        ),
-        feature("local addresses from the fib", filter(rule(family).from_host().drops())),
-        feature("random numbers", [vec![slots], filter(drawn)].concat()),
-        feature("refusal by ICMP", filter(rule(family).reject(RejectKind::PortUnreachable))),
-        feature("refusal by TCP reset", filter(rule(family).tcp().reject(RejectKind::TcpReset))),
-        feature(
-            "destination NAT from a map",
-            [vec![declared(endpoints)], in_chain(ChainType::Nat, Hook::Prerouting, vec![dnat])]
-                .concat(),
-        ),
-        feature(
-            "masquerading",
-            in_chain(ChainType::Nat, Hook::Postrouting, vec![rule(family).masquerade()]),
-        ),
-        feature("the whole program", whole(family)),
     ]
 }
 
-fn in_chain(kind: ChainType, hook: Hook, rules: Vec<Rule>) -> Vec<Op> {
+fn rules(family: Family) -> Vec<Feature> {
+    let rule = || rule(family);
+    let refused = SetId::Refused(Plane::Services);
+    let endpoints = SetId::Endpoints(Plane::Services, Scope::Cluster, Class::ONE);
+    let slots = Op::AddSet(Set::plain("slots", vec![Field::Mark]));
+    let original = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
+    let original = rule().is_in(&original, refused.name()).drops();
+    let dnat = rule().dnat(&[Part::Daddr, Part::L4Proto, Part::Dport], endpoints.name());
+    let dnat = in_chain(ChainType::Nat, Hook::Prerouting, dnat);
+    let drawn = filter(rule().is_in(&[Part::Slot(4)], "slots").done());
+    vec![
+        needed("conntrack state", filter(rule().ct_state(CtState::New).drops())),
+        needed(
+            "conntrack's original destination",
+            [declared(refused, family), filter(original)].concat(),
+        ),
+        needed("local addresses from the fib", filter(rule().from_host().drops())),
+        needed("random numbers", [vec![slots], drawn].concat()),
+        needed("refusal by ICMP", filter(rule().reject(RejectKind::PortUnreachable))),
+        needed("refusal by TCP reset", filter(rule().tcp().reject(RejectKind::TcpReset))),
+        needed("destination NAT from a map", [declared(endpoints, family), dnat].concat()),
+        needed("masquerading", in_chain(ChainType::Nat, Hook::Postrouting, rule().masquerade())),
+    ]
+}
+
+fn filter(rule: Rule) -> Vec<Op> {
+    in_chain(ChainType::Filter, Hook::Forward, rule)
+}
+
+fn in_chain(kind: ChainType, hook: Hook, rule: Rule) -> Vec<Op> {
     let hooked = Some(Hooked { kind, hook, priority: 0 });
     let chain = Chain { name: "probe".into(), hooked, comment: None };
-    let rules = rules.into_iter().map(|rule| Op::AddRule("probe".into(), rule));
-    [Op::AddChain(chain)].into_iter().chain(rules).collect()
+    vec![Op::AddChain(chain), Op::AddRule("probe".into(), rule)]
 }
 
 fn whole(family: Family) -> Vec<Op> {

@@ -6,12 +6,14 @@
 use crate::agent::status::{FamilyStatus, Status};
 
 /// Names of the columns of [`rows`].
-pub const COLUMNS: [&str; 10] = [
+pub const COLUMNS: [&str; 12] = [
     "FAMILY",
+    "OWNED",
     "SERVICES",
     "PORTS",
     "FRONTENDS",
     "ENDPOINTS",
+    "CLASSES",
     "PENDING",
     "SYNCS",
     "FAILED",
@@ -26,8 +28,15 @@ pub fn rows(status: &Status) -> Vec<Vec<String>> {
         let last = family.last_sync.as_ref().map_or_else(
             || "never".to_owned(),
             |last| {
-                let took = last.took_us as f64 / 1000.0;
-                format!("{} ({took:.1} ms, +{} -{})", last.at, last.added, last.deleted)
+                let millis = |micros: u64| micros as f64 / 1000.0;
+                format!(
+                    "{}: {:.1} ms, {:.1} of it in the kernel, +{} -{} elements",
+                    whole_seconds(&last.at),
+                    millis(last.took_us),
+                    millis(last.kernel_us),
+                    last.added,
+                    last.deleted
+                )
             },
         );
         let numbers = [
@@ -35,15 +44,25 @@ pub fn rows(status: &Status) -> Vec<Vec<String>> {
             totals.ports as u64,
             totals.frontends as u64,
             totals.endpoints as u64,
+            family.summary.classes as u64,
             family.summary.dirty as u64,
             family.syncs,
             family.failed_syncs,
             family.repairs,
         ];
         let numbers = numbers.iter().map(u64::to_string);
-        [name.clone()].into_iter().chain(numbers).chain([last]).collect()
+        let owned = if family.owned { "yes" } else { "no" };
+        [name.clone(), owned.to_owned()].into_iter().chain(numbers).chain([last]).collect()
     };
     status.families.iter().map(row).collect()
+}
+
+/// A time in RFC 3339 without its fraction.
+fn whole_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }
 
 /// What is not as it should be, a sentence each.
@@ -119,6 +138,23 @@ mod tests {
         change(&mut family);
         let families = [("IPv4".to_owned(), family)].into();
         problems(&Status { families, ..Status::default() })
+    }
+
+    #[test]
+    fn every_column_has_its_figure() {
+        let mut family = family();
+        family.summary.totals.services = 7;
+        family.summary.classes = 2;
+        let families = [("IPv6".to_owned(), family)].into();
+        let rows = rows(&Status { families, ..Status::default() });
+        let row: Vec<(&str, &str)> =
+            COLUMNS.into_iter().zip(rows[0].iter().map(String::as_str)).collect();
+        assert_eq!(rows[0].len(), COLUMNS.len());
+        for expected in [("FAMILY", "IPv6"), ("OWNED", "yes"), ("SERVICES", "7"), ("CLASSES", "2")]
+        {
+            assert!(row.contains(&expected), "{row:?}");
+        }
+        assert_eq!(row[COLUMNS.len() - 1], ("LAST SYNC", "never"));
     }
 
     #[test]

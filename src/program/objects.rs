@@ -28,15 +28,15 @@ pub enum Role {
 }
 
 impl Role {
-    /// Start of the chain's name: `sticky`, `sticky-local`, `sticky-policy`.
+    /// Start of the chain's name: `sticky`, `sticky.local`, `sticky.policy`.
     pub(super) fn chain_prefix(self, verb: &str) -> &'static str {
         match (verb, self) {
             ("sticky", Role::Cluster) => "sticky",
-            ("sticky", Role::Local) => "sticky-local",
-            ("sticky", Role::LocalPolicy) => "sticky-policy",
+            ("sticky", Role::Local) => "sticky.local",
+            ("sticky", Role::LocalPolicy) => "sticky.policy",
             (_, Role::Cluster) => "remember",
-            (_, Role::Local) => "remember-local",
-            (_, Role::LocalPolicy) => "remember-policy",
+            (_, Role::Local) => "remember.local",
+            (_, Role::LocalPolicy) => "remember.policy",
         }
     }
 }
@@ -63,8 +63,9 @@ impl ServiceObjects {
 
 /// `PREFIX-NAMESPACE.SERVICE.PROTOCOL.PORT`.
 ///
-/// None of the parts contains a dot, so names are unique. They contain no `/` and do not start with
-/// `affinity-`, by which upstream recognises its own leftovers.
+/// Neither namespaces nor services nor ports contain a dot, and no prefix is another one's
+/// start followed by a dash, so names are unique. They contain no `/` and do not start with `affinity-`, by which
+/// upstream recognises its own leftovers.
 pub fn chain_name(prefix: &str, port: &ServicePortName) -> Name {
     let ServicePortName { service, port: name, protocol } = port;
     let mut text = format!("{prefix}-{}.{}.{protocol}", service.namespace, service.name);
@@ -76,7 +77,12 @@ pub fn chain_name(prefix: &str, port: &ServicePortName) -> Name {
 
 /// The map that remembers clients under a policy.
 pub fn clients_map(port: &ServicePortName, local: bool) -> Name {
-    chain_name(if local { "clients-local" } else { "clients" }, port)
+    chain_name(if local { "clients.local" } else { "clients" }, port)
+}
+
+/// Whether a set is a map that remembers clients.
+pub fn is_clients_map(name: &Name) -> bool {
+    ["clients-", "clients.local-"].iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// The objects a service port needs besides its elements in the shared sets.
@@ -167,5 +173,37 @@ fn clients(family: Family, name: Name) -> Set {
         timeout: Some(0),
         size: Some(MAX_CLIENTS),
         ..Set::plain(name, vec![address])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::model::{ObjectName, Protocol};
+
+    #[test]
+    fn names_are_unique_whatever_namespaces_are_called() {
+        let namespaces = ["web", "local-web", "policy-web", "sticky-web", "local"];
+        let mut names = BTreeSet::new();
+        let mut count = 0;
+        for namespace in namespaces {
+            let service = ObjectName::new(namespace, "a");
+            let port = ServicePortName { service, port: "".into(), protocol: Protocol::Tcp };
+            for role in [Role::Cluster, Role::Local, Role::LocalPolicy] {
+                for verb in ["sticky", "remember"] {
+                    names.insert(chain_name(role.chain_prefix(verb), &port));
+                    count += 1;
+                }
+            }
+            for local in [false, true] {
+                let map = clients_map(&port, local);
+                assert!(is_clients_map(&map), "{map}");
+                names.insert(map);
+                count += 1;
+            }
+        }
+        assert_eq!(names.len(), count, "{names:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Broken situations: what a person sees who asks about them.
 
 use kubeweir::model::Protocol;
-use kubeweir::testing::lab::{Dial, Place};
+use kubeweir::testing::lab::{Dial, Netns, Place};
 
 use super::scene::{Said, Scene, kubeweir};
 
@@ -96,7 +96,11 @@ fn explain_tells_the_cause() {
 fn explain_tells_where_served_flows_go() {
     let scene = Scene::with_agent(&[]);
     let manifests = scene.manifests().display().to_string();
-    let cases: [(&[&str], &[&str]); 4] = [
+    let cases: [(&[&str], &[&str]); 5] = [
+        (
+            &["shop/web-0", "shop/cart:80/tcp", "-f", &manifests],
+            &["10.244.0.10 -> 10.96.0.11:80/tcp: refused"],
+        ),
         (
             &[POD, "shop/web:http", "-f", &manifests],
             &[
@@ -131,7 +135,8 @@ fn explain_tells_where_served_flows_go() {
     let json: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
     assert_eq!((&json["verdict"], &json["service"]), (&"refused".into(), &"shop/cart:http".into()));
     for (args, sentence) in [
-        (["explain", "shop/web-0", "10.96.0.10:80"], "the source has to be an IP address"),
+        (["explain", "shop/web-0", "10.96.0.10:80"], "names need -f or --kubeconfig"),
+        (["explain", "web-0", "10.96.0.10:80"], "neither an address nor NAMESPACE/POD"),
         (["explain", POD, "shop/web:http"], "names need -f or --kubeconfig to look them up"),
         (["explain", POD, "[fd00::1]:80"], "not of the source's address family"),
     ] {
@@ -211,5 +216,8 @@ fn what_cannot_be_answered_exits_2_with_advice() {
         2,
         "for example default/web",
     );
+    let island = Netns::new("island").unwrap();
+    let unreachable = || kubeweir(&["explain", "10.0.0.1", "10.96.0.1:80"]);
+    says(&island.run(unreachable), 2, "with --interface NAME");
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
 }

@@ -13,7 +13,8 @@ fn a_cluster_renders_as_its_manifests_do() {
         let path = Scene::source().join(file);
         let text = std::fs::read_to_string(path).unwrap();
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-        objects.iter().for_each(|object| server.put(object));
+        let served = objects.iter().filter(|object| object["kind"] != "Pod");
+        served.for_each(|object| server.put(object));
     }
     let kubeconfig = server.write_kubeconfig(directory.path()).unwrap().display().to_string();
     let manifests = Scene::source().display().to_string();
@@ -23,4 +24,36 @@ fn a_cluster_renders_as_its_manifests_do() {
     assert_eq!((live.code, written.code), (0, 0), "{}{}", live.stderr, written.stderr);
     assert_eq!(live.stdout, written.stdout);
     assert!(live.stdout.contains("shop/web:http"), "{}", live.stdout);
+}
+
+#[test]
+fn a_pod_is_looked_up_in_the_cluster() {
+    use axum::routing::get;
+
+    let pod = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "namespace": "shop"},
+        "status": {"podIPs": [{"ip": "127.0.0.2"}]},
+    });
+    let path = "/api/v1/namespaces/shop/pods/web-0";
+    let router = axum::Router::new().route(path, get(move || async move { pod.to_string() }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    let directory = tempfile::tempdir().unwrap();
+    let kubeconfig = directory.path().join("kubeconfig");
+    let text = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    });
+    std::fs::write(&kubeconfig, text.to_string()).unwrap();
+    let kubeconfig = kubeconfig.display().to_string();
+    let explain = |pod| kubeweir(&["explain", pod, "10.96.0.1:80", "--kubeconfig", &kubeconfig]);
+    let found = explain("shop/web-0");
+    assert!(found.stdout.starts_with("127.0.0.2 -> 10.96.0.1:80/tcp"), "{found:?}");
+    let missing = explain("shop/web-1");
+    assert_eq!(missing.code, 2);
+    assert!(missing.stderr.contains("\"shop/web-1\": there is no such pod"), "{}", missing.stderr);
 }

@@ -1,7 +1,7 @@
 //! Every nft an operator may have lists the table as it is rendered.
 //!
 //! The system's nft is always tried; those of newer Debian suites after `fetch.sh` unpacked them
-//! (`make nft-versions` does both).
+//! (`make versions` does both).
 
 // Clippy knows tests by their attribute; what they share has none.
 #![allow(clippy::unwrap_used)]
