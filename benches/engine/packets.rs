@@ -139,8 +139,8 @@ fn packet(source_port: u16, to: SocketAddrV4) -> [u8; 32] {
 /// One rule, as a person would write it.
 fn hand_written() -> String {
     format!(
-        "table ip hand {{ chain out {{ type nat hook output priority -100; \
-         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }} }}",
+        "table ip hand {{\nchain out {{ type nat hook output priority -100; \
+         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n}}\n",
         cluster::cluster_ip(0),
         cluster::pod(0).address,
     )
@@ -164,9 +164,9 @@ fn chain_per_service(services: u32, endpoints: u32) -> String {
     format!(
         "table ip other {{\n{chains}\
          map services {{ type ipv4_addr . inet_proto . inet_service : verdict; \
-         elements = {{ {} }}; }}\n\
+         elements = {{ {} }}\n}}\n\
          chain out {{ type nat hook output priority -100; \
-         ip daddr . meta l4proto . udp dport vmap @services; }} }}",
+         ip daddr . meta l4proto . th dport vmap @services; }}\n}}\n",
         entries.join(", ")
     )
 }
