@@ -156,7 +156,7 @@ fn chain_per_service(services: u32, endpoints: u32) -> String {
             .map(|j| format!("{j} : {} . {ENDPOINT_PORT}", cluster::pod(index * 10 + j).address))
             .collect();
         chains += &format!(
-            "chain s{index} {{ dnat ip to numgen random mod {count} map {{ {} }}; }}\n",
+            "chain s{index} {{ meta l4proto udp dnat ip to numgen random mod {count} map {{ {} }}; }}\n",
             list.join(", ")
         );
         entries.push(format!("{} . udp . 80 : goto s{index}", cluster::cluster_ip(index)));
