@@ -21,7 +21,7 @@ fn main() -> ExitCode {
                 Ok(parsed) => be_agent(&parsed, Source::Manifests(run.manifests)),
                 Err(exit) => leave(&exit),
             },
-            command => people(command),
+            command => kubeweir::command::run(&command),
         },
         Err(exit) => leave(&exit),
     }
@@ -31,11 +31,6 @@ fn leave(exit: &cli::Exit) -> ExitCode {
     print!("{}", exit.stdout);
     eprint!("{}", exit.stderr);
     ExitCode::from(exit.code)
-}
-
-fn people(_command: Command) -> ExitCode {
-    eprintln!("this sub-command is not built yet");
-    ExitCode::from(2)
 }
 
 /// Phases and messages of section 1.1: before logging is set up, plain text; after that, records.
@@ -63,6 +58,10 @@ fn start(parsed: &Parsed, source: Source) -> anyhow::Result<ExitCode> {
         std::fs::write(&flags.write_config_to, text)
             .with_context(|| format!("writing {}", flags.write_config_to))?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if !flags.cleanup {
+        // Threads inherit what this one has.
+        agent::privilege::settle(&config, flags.init_only);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

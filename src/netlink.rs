@@ -198,11 +198,9 @@ impl Kernel for NetlinkKernel {
 /// # Errors
 /// If trying is impossible, CAP_NET_ADMIN lacking above all.
 pub fn probe_ownership() -> Result<bool, ProbeError> {
-    let mut kernel = NetlinkKernel::open_for("kubeweir-probe")?;
     let table = Table { comment: None, owner: true, persist: true };
-    let ops = vec![Op::AddTable(table), Op::DeleteTable];
-    match kernel.commit(&Transaction { family: Family::V4, ops }) {
-        Ok(_) => Ok(true),
+    match rehearse(Family::V4, table, Vec::new())? {
+        Ok(()) => Ok(true),
         // Before 5.12 and 6.9 the unknown flags are refused with one of these.
         Err(CommitError::Rejected(rejection))
             if matches!(rejection.errno, libc::EINVAL | libc::EOPNOTSUPP) =>
@@ -211,4 +209,19 @@ pub fn probe_ownership() -> Result<bool, ProbeError> {
         }
         Err(error) => Err(ProbeError::Commit(error)),
     }
+}
+
+/// Tries operations in a table of its own name that is deleted in the same batch: the kernel checks
+/// everything, and nothing is ever seen of it.
+///
+/// # Errors
+/// Without a socket; within, what the kernel refuses.
+pub fn rehearse(
+    family: Family,
+    table: Table,
+    ops: Vec<Op>,
+) -> Result<Result<(), CommitError>, OpenError> {
+    let mut kernel = NetlinkKernel::open_for("kubeweir-probe")?;
+    let ops = [vec![Op::AddTable(table)], ops, vec![Op::DeleteTable]].concat();
+    Ok(kernel.commit(&Transaction { family, ops }).map(drop))
 }

@@ -9,3 +9,4 @@ pub mod families;
 pub mod nfnetlink;
 pub mod nodeport;
 pub mod object;
+pub mod route;

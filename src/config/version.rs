@@ -4,8 +4,13 @@
 
 /// The Kubernetes release whose behaviour this program has.
 pub const KUBERNETES_RELEASE: &str = "1.36.0";
-/// What `--version` prints after `Kubernetes `: the release, and this program's own version.
-pub const VERSION: &str = concat!("v1.36.0+kubeweir.", env!("CARGO_PKG_VERSION"));
+/// What `--version` prints after `Kubernetes `: the release, and this program's own version. A build
+/// for a release says it in KUBEWEIR_VERSION, whole: `v1.36.0+kubeweir.0.2.0`.
+pub const VERSION: &str = match option_env!("KUBEWEIR_VERSION") {
+    // An argument of a container build that nobody gave is there and empty.
+    Some(version) if !version.is_empty() => version,
+    _ => concat!("v1.36.0+kubeweir.", env!("CARGO_PKG_VERSION")),
+};
 /// Major number of [`KUBERNETES_RELEASE`].
 pub const MAJOR: &str = "1";
 /// Minor number of [`KUBERNETES_RELEASE`].

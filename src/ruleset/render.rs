@@ -84,8 +84,9 @@ fn set_lines(set: &Set) -> Vec<String> {
     if set.counter {
         lines.push("counter".into());
     }
-    let default = set.timeout.filter(|millis| *millis > 0);
-    lines.extend(default.map(|millis| format!("timeout {}", value::duration(millis))));
+    // Zero: elements without a timeout of their own stay for ever.
+    let timeout = set.timeout.filter(|millis| *millis > 0);
+    lines.extend(timeout.map(|millis| format!("timeout {}", value::duration(millis))));
     lines.extend(set.comment.iter().map(|comment| format!("comment \"{comment}\"")));
     lines
 }

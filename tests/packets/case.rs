@@ -12,6 +12,8 @@ use kubeweir::testing::lab::{
     external_ip, real_external_ip,
 };
 
+use super::explained::Explainer;
+
 /// The protocols of every case.
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
@@ -106,7 +108,8 @@ pub fn case_of(protocol: Protocol, name: &str, from: Place, to: To, expect: Expe
     Case { protocols: &PROTOCOLS[at..=at], ..case(name, from, to, expect) }
 }
 
-/// Dials all cases over both families and fails with every case that came out differently.
+/// Dials all cases over both families and fails with every case that came out differently, or that
+/// `kubeweir explain` explains differently.
 pub fn check(lab: &Lab, title: &str, cases: &[Case]) {
     check_families(lab, title, &Family::BOTH, cases);
 }
@@ -120,6 +123,7 @@ pub fn check_families(lab: &Lab, title: &str, families: &[Family], cases: &[Case
         }
     }
     let next = AtomicUsize::new(0);
+    let explainer = Explainer::of(lab);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..DIALLERS.min(work.len()) {
@@ -127,7 +131,7 @@ pub fn check_families(lab: &Lab, title: &str, families: &[Family], cases: &[Case
                 while let Some(&(family, protocol, case)) =
                     work.get(next.fetch_add(1, Ordering::Relaxed))
                 {
-                    if let Err(failure) = run(lab, family, protocol, case) {
+                    if let Err(failure) = run(lab, &explainer, (family, protocol), case) {
                         failures.lock().expect("no dialler panics").push(failure);
                     }
                 }
@@ -145,7 +149,12 @@ pub fn check_families(lab: &Lab, title: &str, families: &[Family], cases: &[Case
     );
 }
 
-fn run(lab: &Lab, family: Family, protocol: Protocol, case: &Case) -> Result<(), String> {
+fn run(
+    lab: &Lab,
+    explainer: &Explainer,
+    (family, protocol): (Family, Protocol),
+    case: &Case,
+) -> Result<(), String> {
     let to = case.to.address(family);
     let dial = Dial::new(protocol, to);
     let (dial, times) = match &case.expect {
@@ -164,7 +173,8 @@ fn run(lab: &Lab, family: Family, protocol: Protocol, case: &Case) -> Result<(),
             "  {}: {:?} -> {to}/{protocol}: expected {:?}: {why}",
             case.name, case.from, case.expect
         )
-    })
+    })?;
+    explainer.judge(lab, case, (to, protocol), &outcomes)
 }
 
 /// After this many dials the chance that one of `n` equally likely servers was missed is below

@@ -9,6 +9,7 @@
 mod affinity;
 mod case;
 mod changes;
+mod explained;
 mod matrix;
 mod node_ports;
 mod ranges;

@@ -1,0 +1,96 @@
+//! `kubeweir check`: what the agent needs of this kernel, tried in tables that nobody ever sees.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::render::{print, print_json};
+use super::{CommandError, table};
+use crate::cli::people::{CheckArgs, Output};
+use crate::inspect::features::{Feature, features};
+use crate::model::{Families, Family};
+use crate::netlink::{NetlinkKernel, rehearse};
+use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};
+
+/// A line of the answer.
+#[derive(Debug, Serialize)]
+struct Finding {
+    feature: &'static str,
+    /// Empty for what has no family.
+    family: &'static str,
+    ok: bool,
+    required: bool,
+    /// Why not.
+    reason: Option<String>,
+}
+
+/// Tries everything; 1 if something that is needed is missing.
+pub fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
+    let mut findings = vec![release(), conntrack()];
+    let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
+    NetlinkKernel::open()?;
+    for family in (Families { v4: true, v6: ipv6 }).iter() {
+        for feature in features(family) {
+            findings.push(attempt(family, feature)?);
+        }
+    }
+    let missing = findings.iter().any(|finding| finding.required && !finding.ok);
+    match args.output {
+        Output::Json => print_json(&findings)?,
+        Output::Text => print(&text(findings))?,
+    }
+    Ok(ExitCode::from(u8::from(missing)))
+}
+
+fn release() -> Finding {
+    let release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let skip = std::env::var(SKIP_KERNEL_CHECK).ok();
+    let reason = check_kernel(&release, skip.as_deref()).err().map(|error| error.to_string());
+    Finding {
+        feature: "kernel 5.13 or newer",
+        family: "",
+        ok: reason.is_none(),
+        required: true,
+        reason,
+    }
+}
+
+fn conntrack() -> Finding {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let reason = std::fs::metadata(path).err().map(|error| format!("{path}: {error}"));
+    // Loaded with the first rule that needs it.
+    Finding {
+        feature: "conntrack sysctls",
+        family: "",
+        ok: reason.is_none(),
+        required: false,
+        reason,
+    }
+}
+
+fn attempt(family: Family, feature: Feature) -> Result<Finding, CommandError> {
+    let reason = rehearse(family, feature.table, feature.ops)?.err().map(|e| e.to_string());
+    Ok(Finding {
+        feature: feature.name,
+        family: family.nft(),
+        ok: reason.is_none(),
+        required: feature.required,
+        reason,
+    })
+}
+
+fn text(findings: Vec<Finding>) -> String {
+    let rows = findings.into_iter().map(|finding| {
+        let result = match (finding.ok, finding.required) {
+            (true, _) => "yes".to_owned(),
+            (false, true) => table::alarming("NO"),
+            (false, false) => "no (not needed)".to_owned(),
+        };
+        let family = finding.family.to_owned();
+        vec![finding.feature.to_owned(), family, result, finding.reason.unwrap_or_default()]
+    });
+    table::plain(&["FEATURE", "FAMILY", "THERE", "REASON"], rows)
+}

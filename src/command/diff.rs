@@ -1,0 +1,85 @@
+//! `kubeweir diff`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::render::{print, print_json, service_name};
+use super::{CommandError, setup, source};
+use crate::cli::people::{DiffArgs, Output};
+use crate::inspect::content::{Content, parse};
+use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
+use crate::inspect::wanted::wanted;
+use crate::model::{Families, Family};
+use crate::netlink::NetlinkKernel;
+use crate::node::addresses;
+use crate::node::families::Ipv6State;
+use crate::transaction::Kernel;
+
+/// Compares, prints, and answers with the exit code.
+pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
+    let service = args.service.as_deref().map(service_name).transpose()?;
+    let (mut diffs, names) = match &args.renders[..] {
+        [found, wanted] => (files(found, wanted)?, file_names(found, wanted)),
+        _ => (kernel(args)?, kernel_names()),
+    };
+    if let Some(service) = service {
+        diffs = diffs.into_iter().map(|diff| diff.of_service(&service.to_string())).collect();
+    }
+    let equal = diffs.iter().all(FamilyDiff::is_empty);
+    match args.output {
+        Output::Json => print_json(&json!({
+            "equal": equal,
+            "found": names.found,
+            "wanted": names.wanted,
+            "families": diffs,
+        }))?,
+        Output::Text if equal => print("no difference\n")?,
+        Output::Text => print(&Words { diffs: &diffs, names: &names }.to_string())?,
+    }
+    Ok(ExitCode::from(u8::from(!equal)))
+}
+
+fn file_names(found: &Path, wanted: &Path) -> Names {
+    Names { found: found.display().to_string(), wanted: wanted.display().to_string() }
+}
+
+fn kernel_names() -> Names {
+    Names { found: "the kernel".to_owned(), wanted: "the objects".to_owned() }
+}
+
+fn files(found: &Path, wanted: &Path) -> Result<Vec<FamilyDiff>, CommandError> {
+    let (found, wanted) = (listing(found)?, listing(wanted)?);
+    let of = |tables: &[Content], family: &str| {
+        tables.iter().find(|table| table.family == family).cloned()
+    };
+    let compare = |family: Family| {
+        let family = family.nft();
+        compare(family, of(&found, family).as_ref(), of(&wanted, family).as_ref())
+    };
+    Ok(Family::BOTH.map(compare).to_vec())
+}
+
+fn listing(path: &Path) -> Result<Vec<Content>, CommandError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
+    parse(&text).map_err(|source| CommandError::Listing { path: path.to_owned(), source })
+}
+
+fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
+    let setup = setup::read(&args.node)?;
+    let objects = source::read(&args.source, &setup.node, setup.allow_external_ips())?;
+    let assigned = super::block_on(addresses::read())??;
+    let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
+    let families = Families { v4: true, v6: ipv6 };
+    let mut kernel = NetlinkKernel::open()?;
+    let wanted = wanted(&objects, setup.for_objects(&objects, Some(assigned), families, true))?;
+    let mut diffs = Vec::new();
+    for family in families.iter() {
+        let found = Content::of(&kernel.dump(family)?);
+        let wanted = Content::of(&wanted.rulesets[family]);
+        diffs.push(compare(family.nft(), found.as_ref(), wanted.as_ref()));
+    }
+    Ok(diffs)
+}

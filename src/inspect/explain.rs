@@ -1,0 +1,183 @@
+//! Where a packet goes, and why, in plain words.
+//!
+//! Place in the flow: `kubeweir explain` walks the kernel's table with [`walk_flow`] and prints what
+//! this module makes of the walk. Pure: the table and the node's addresses are told.
+
+mod reasons;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::content::Content;
+use crate::model::Protocol;
+use crate::ruleset::{Environment, Flow, FlowState, Outcome, Packet, Ruleset, Step, walk_flow};
+use reasons::Reasons;
+
+/// A connection somebody asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Who dials. The port is not of interest.
+    pub from: SocketAddr,
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// Over which protocol.
+    pub protocol: Protocol,
+    /// The interface it arrives on; `None` if the host itself dials.
+    pub input: Option<String>,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It goes to one of the endpoints.
+    Served,
+    /// It passes as it is.
+    Untouched,
+    /// It is refused: the client gets an error at once.
+    Refused,
+    /// It is discarded: the client waits.
+    Dropped,
+}
+
+/// One endpoint the flow may go to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Share {
+    /// Address and port.
+    pub endpoint: SocketAddr,
+    /// How likely, above 0 and up to 1.
+    pub probability: f64,
+    /// Whether the endpoint sees an address of the node instead of the client's.
+    pub masquerade: bool,
+}
+
+/// What session affinity knows of the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Affinity {
+    /// Where the client went before; `None` if it is not remembered.
+    pub endpoint: Option<SocketAddr>,
+    /// Milliseconds until it is forgotten.
+    pub expires_ms: Option<u64>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Who dials.
+    pub from: std::net::IpAddr,
+    /// What is dialled.
+    pub to: SocketAddr,
+    /// `tcp`, `udp`, `sctp`.
+    pub protocol: String,
+    /// `namespace/service:port` that was found.
+    pub service: Option<String>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Why, a sentence each; the most important first.
+    pub reasons: Vec<String>,
+    /// Possible endpoints, likeliest first, then by address.
+    pub endpoints: Vec<Share>,
+    /// With session affinity only.
+    pub affinity: Option<Affinity>,
+    /// What happened on the likeliest way, one line a rule.
+    pub steps: Vec<String>,
+}
+
+/// Walks the first packet of a connection.
+pub fn explain(ruleset: &Ruleset, question: &Question, node: &Environment) -> Explanation {
+    let packet = Packet {
+        source: question.from,
+        destination: question.to,
+        protocol: question.protocol.number(),
+        input: question.input.clone(),
+        state: FlowState::New,
+    };
+    let flow = walk_flow(ruleset, &packet, node);
+    let steps: &[Step] = flow.branches.first().map_or(&[], |branch| &branch.steps);
+    let content = Content::of(ruleset);
+    let reasons = Reasons::new(question, &flow, steps, ruleset, content.as_ref());
+    Explanation {
+        from: question.from.ip(),
+        to: question.to,
+        protocol: question.protocol.to_string(),
+        service: reasons.service(),
+        verdict: verdict(&flow),
+        reasons: reasons.sentences(),
+        endpoints: shares(&flow),
+        affinity: reasons.affinity(),
+        steps: steps.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// All branches of a flow end alike but for the endpoint.
+fn verdict(flow: &Flow) -> Verdict {
+    match flow.branches.first().map(|branch| branch.outcome) {
+        Some(Outcome::Dnat(_)) => Verdict::Served,
+        Some(Outcome::Reject(_)) => Verdict::Refused,
+        Some(Outcome::Drop) => Verdict::Dropped,
+        Some(Outcome::Untouched) | None => Verdict::Untouched,
+    }
+}
+
+fn shares(flow: &Flow) -> Vec<Share> {
+    let mut shares: Vec<Share> = flow
+        .branches
+        .iter()
+        .filter_map(|branch| match branch.outcome {
+            Outcome::Dnat(endpoint) => Some(Share {
+                endpoint,
+                probability: branch.probability,
+                masquerade: branch.masquerade,
+            }),
+            _ => None,
+        })
+        .collect();
+    let order = |a: &Share, b: &Share| {
+        // Shares of one list differ by rounding only.
+        let same = (a.probability - b.probability).abs() < 1e-3;
+        let by_probability =
+            if same { std::cmp::Ordering::Equal } else { b.probability.total_cmp(&a.probability) };
+        by_probability.then(a.endpoint.cmp(&b.endpoint))
+    };
+    shares.sort_by(order);
+    shares
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Served => "served",
+            Verdict::Untouched => "not touched",
+            Verdict::Refused => "refused",
+            Verdict::Dropped => "dropped",
+        })
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} -> {}/{}: {}", self.from, self.to, self.protocol, self.verdict)?;
+        for reason in &self.reasons {
+            writeln!(f, "  {reason}")?;
+        }
+        if !self.endpoints.is_empty() {
+            writeln!(f, "endpoints:")?;
+        }
+        for share in &self.endpoints {
+            let source = if share.masquerade { "sees the node" } else { "sees the client" };
+            let percent = share.probability * 100.0;
+            writeln!(f, "  {:<28} {percent:5.1} %  {source}", share.endpoint.to_string())?;
+        }
+        if !self.steps.is_empty() {
+            writeln!(f, "steps (the likeliest way):")?;
+        }
+        for step in &self.steps {
+            writeln!(f, "  {step}")?;
+        }
+        Ok(())
+    }
+}

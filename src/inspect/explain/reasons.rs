@@ -1,0 +1,297 @@
+//! The sentences of an explanation: from what a walk looked up to why.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Affinity, Question, Verdict};
+use crate::inspect::content::Content;
+use crate::inspect::service_view::{FrontendName, Frontends, endpoint, frontends, set_id};
+use crate::program::{Plane, Scope, SetId};
+use crate::ruleset::{Effect, Flow, Ruleset, Step};
+
+/// What sentences are made of.
+pub(super) struct Reasons<'a> {
+    question: &'a Question,
+    flow: &'a Flow,
+    steps: &'a [Step],
+    ruleset: &'a Ruleset,
+    content: Option<&'a Content>,
+    frontends: Frontends,
+}
+
+impl<'a> Reasons<'a> {
+    pub(super) fn new(
+        question: &'a Question,
+        flow: &'a Flow,
+        steps: &'a [Step],
+        ruleset: &'a Ruleset,
+        content: Option<&'a Content>,
+    ) -> Self {
+        let frontends = content.map(frontends).unwrap_or_default();
+        Reasons { question, flow, steps, ruleset, content, frontends }
+    }
+
+    fn hits(steps: &'a [Step]) -> impl DoubleEndedIterator<Item = SetId> {
+        let lookups = steps.iter().flat_map(|step| &step.lookups);
+        let found = lookups.filter(|lookup| lookup.found.is_some());
+        found.filter_map(|lookup| set_id(lookup.set.as_str()))
+    }
+
+    fn last_hit(&self) -> Option<SetId> {
+        Self::hits(self.steps).next_back()
+    }
+
+    fn dialled(&self) -> FrontendName {
+        FrontendName {
+            address: Some(self.question.to.ip().to_string()),
+            protocol: self.question.protocol.to_string(),
+            port: self.question.to.port().to_string(),
+        }
+    }
+
+    fn dialled_node_port(&self) -> FrontendName {
+        FrontendName { address: None, ..self.dialled() }
+    }
+
+    /// The service port that was dialled.
+    pub(super) fn service(&self) -> Option<String> {
+        if let Some(frontend) = self.frontends.get(&self.dialled()) {
+            return frontend.label.clone();
+        }
+        let through_node_port =
+            Self::hits(self.steps).any(|set| set.plane() == Some(Plane::NodePorts));
+        let node_port = self.frontends.get(&self.dialled_node_port());
+        node_port.filter(|_| through_node_port).and_then(|frontend| frontend.label.clone())
+    }
+
+    fn service_or_unknown(&self) -> String {
+        self.service().unwrap_or_else(|| "a service that the table does not name".to_owned())
+    }
+
+    pub(super) fn sentences(&self) -> Vec<String> {
+        match super::verdict(self.flow) {
+            Verdict::Refused => vec![self.refused()],
+            Verdict::Dropped => vec![self.dropped()],
+            Verdict::Untouched => vec![self.untouched()],
+            Verdict::Served => self.served(),
+        }
+    }
+
+    fn refused(&self) -> String {
+        let to = self.question.to;
+        match self.last_hit() {
+            Some(SetId::Refused(_)) => format!(
+                "{} has no usable endpoints anywhere: check its EndpointSlices and the readiness of its pods",
+                self.service_or_unknown()
+            ),
+            Some(SetId::ClusterIps) => format!(
+                "{} is the ClusterIP of {}, which does not have port {}/{}",
+                to.ip(),
+                self.ports_of(to.ip()),
+                to.port(),
+                self.question.protocol
+            ),
+            _ => format!("the rule \"{}\" refuses it", self.last_rule()),
+        }
+    }
+
+    fn dropped(&self) -> String {
+        match self.last_hit() {
+            Some(SetId::Dropped(_)) => format!(
+                "{} has a traffic policy of Local and no endpoint on this node: only nodes with an endpoint serve it",
+                self.service_or_unknown()
+            ),
+            Some(SetId::ServiceCidrs) => format!(
+                "{} is in the cluster's service network, but no Service has it",
+                self.question.to.ip()
+            ),
+            Some(SetId::Restricted) => format!(
+                "{} is in none of the loadBalancerSourceRanges of {}: {}",
+                self.question.from.ip(),
+                self.service_or_unknown(),
+                self.ranges()
+            ),
+            _ => format!("the rule \"{}\" drops it", self.last_rule()),
+        }
+    }
+
+    fn last_rule(&self) -> String {
+        self.steps.last().map(|step| step.rule.to_string()).unwrap_or_default()
+    }
+
+    fn ranges(&self) -> String {
+        let properties = self.frontends.get(&self.dialled()).map(|f| &f.properties);
+        let ranges =
+            properties.into_iter().flatten().filter_map(|p| p.strip_prefix("source range "));
+        ranges.collect::<Vec<_>>().join(", ")
+    }
+
+    /// `default/web (80/tcp, 443/tcp)`.
+    fn ports_of(&self, address: IpAddr) -> String {
+        let address = address.to_string();
+        let of_address: Vec<_> = self
+            .frontends
+            .iter()
+            .filter(|(name, _)| name.address.as_ref() == Some(&address))
+            .collect();
+        let ports: Vec<String> =
+            of_address.iter().map(|(name, _)| format!("{}/{}", name.port, name.protocol)).collect();
+        let label = of_address.iter().find_map(|(_, frontend)| frontend.label.as_deref());
+        let service = label.and_then(|label| label.split(':').next()).unwrap_or("a Service");
+        format!("{service} ({})", ports.join(", "))
+    }
+
+    fn untouched(&self) -> String {
+        let to = self.question.to;
+        let Some(content) = self.content else {
+            return "there is no table kube-proxy of this family: no proxy has programmed this node"
+                .to_owned();
+        };
+        if content.chains.values().flatten().all(|line| !line.contains(" hook ")) {
+            return "the table has no base chains yet: no traffic reaches it before the first sync ends"
+                .to_owned();
+        }
+        let address = to.ip().to_string();
+        if self.frontends.keys().any(|name| name.address.as_ref() == Some(&address)) {
+            return format!(
+                "{address} is an address of {}, but port {}/{} is not: it goes on as any other packet",
+                self.ports_of(to.ip()),
+                to.port(),
+                self.question.protocol
+            );
+        }
+        if let Some(frontend) = self.frontends.get(&self.dialled_node_port()) {
+            let label = frontend.label.as_deref().unwrap_or("a Service");
+            return format!(
+                "{}/{} is a NodePort of {label}, but {address} is not an address that accepts NodePorts{}",
+                to.port(),
+                self.question.protocol,
+                self.node_port_addresses()
+            );
+        }
+        format!("no Service has {to}/{}: it goes on as any other packet", self.question.protocol)
+    }
+
+    fn node_port_addresses(&self) -> String {
+        let set = self.content.and_then(|content| content.sets.get("nodeport-ips"));
+        let Some(set) = set else { return String::new() };
+        let keys: Vec<&str> = set.elements.iter().map(|item| item.key.as_str()).collect();
+        match keys[..] {
+            [] => ": none does, the node's address is not known (see --bind-address)".to_owned(),
+            _ => format!("; these are: {}", keys.join(", ")),
+        }
+    }
+
+    fn served(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        let endpoints = super::shares(self.flow).len();
+        let plural = if endpoints == 1 { "endpoint" } else { "endpoints" };
+        let policy = if self.restricted_to_local() {
+            ", those on this node only (policy Local)"
+        } else {
+            ""
+        };
+        sentences.push(format!("{}: {endpoints} {plural}{policy}", self.service_or_unknown()));
+        if let Some(reason) = self.short_circuit() {
+            sentences.push(reason.to_owned());
+        }
+        sentences.extend(self.affinity_sentence());
+        sentences.extend(self.source_sentences());
+        sentences
+    }
+
+    fn restricted_to_local(&self) -> bool {
+        Self::hits(self.steps).any(|set| matches!(set, SetId::Endpoints(_, Scope::Local, _)))
+    }
+
+    fn short_circuit(&self) -> Option<&'static str> {
+        let taken = |words: &str| {
+            let matches =
+                |step: &&Step| step.rule.contains(words) && step.effect != Effect::NoMatch;
+            self.steps.iter().any(|step| matches(&step))
+        };
+        if taken("short-circuit pod traffic") {
+            return Some("externalTrafficPolicy: Local does not bind pods of the cluster");
+        }
+        let host = "externalTrafficPolicy: Local does not bind the node itself";
+        taken("short-circuit local traffic").then_some(host)
+    }
+
+    fn source_sentences(&self) -> Vec<String> {
+        let mut sentences: Vec<String> = Vec::new();
+        for branch in &self.flow.branches {
+            let step = branch.steps.iter().find(|step| step.effect == Effect::Masquerade);
+            let sentence = step.map_or_else(
+                || "the client's address is kept".to_owned(),
+                |step| format!("the client's address is replaced by the node's: {}", why(step)),
+            );
+            if !sentences.contains(&sentence) {
+                sentences.push(sentence);
+            }
+        }
+        if sentences.len() > 1 {
+            // The exceptional one names its case; the other holds for the rest.
+            sentences.iter_mut().filter(|s| s.ends_with("is kept")).for_each(|s| {
+                s.insert_str(0, "otherwise ");
+            });
+            sentences.sort_by_key(|s| s.starts_with("otherwise"));
+        }
+        sentences
+    }
+
+    fn sticky_step(&self) -> Option<&'a Step> {
+        let of_clients = |step: &&Step| {
+            step.lookups.iter().any(|lookup| lookup.set.as_str().starts_with("clients"))
+        };
+        self.steps.iter().find(of_clients)
+    }
+
+    /// Session affinity's entry, if the frontend has affinity.
+    pub(super) fn affinity(&self) -> Option<Affinity> {
+        let step = self.sticky_step()?;
+        let lookup = step.lookups.iter().find(|l| l.set.as_str().starts_with("clients"))?;
+        let address: Option<SocketAddr> =
+            lookup.found.as_deref().and_then(|value| endpoint(value).parse().ok());
+        let elements = self.ruleset.sets.get(&lookup.set).map(|(_, elements)| elements);
+        let family = self.ruleset.family;
+        let client = self.question.from.ip();
+        let entry = elements
+            .into_iter()
+            .flat_map(|e| e.values())
+            .find(|element| element.key.address_at(0, family) == Some(client));
+        let expires_ms = entry.and_then(|entry| entry.lifetime).map(|life| life.expires);
+        Some(Affinity { endpoint: address, expires_ms: address.and(expires_ms) })
+    }
+
+    fn affinity_sentence(&self) -> Option<String> {
+        let affinity = self.affinity()?;
+        Some(match (affinity.endpoint, affinity.expires_ms) {
+            (Some(endpoint), Some(millis)) => format!(
+                "session affinity: this client goes to {endpoint} again, for {} s more",
+                millis / 1000
+            ),
+            (Some(endpoint), None) => {
+                format!("session affinity: this client goes to {endpoint} again")
+            }
+            (None, _) => {
+                "session affinity: this client is not remembered yet, the choice will be".to_owned()
+            }
+        })
+    }
+}
+
+/// Why a rule masquerades.
+fn why(step: &Step) -> String {
+    let hit = step.lookups.iter().rev().find(|lookup| lookup.found.is_some());
+    match hit.and_then(|lookup| set_id(lookup.set.as_str())) {
+        Some(SetId::Hairpin) => "the endpoint dials itself".to_owned(),
+        Some(SetId::Masquerade(_)) => {
+            "an external address or NodePort with policy Cluster".to_owned()
+        }
+        Some(SetId::MasqueradeHost(_)) => "the node itself dials an external address".to_owned(),
+        Some(SetId::ClusterIps) if step.rule.contains("masquerade all") => {
+            "masqueradeAll is set".to_owned()
+        }
+        Some(SetId::ClusterIps) => "a ClusterIP dialled from outside the pod networks".to_owned(),
+        _ => step.rule.to_string(),
+    }
+}

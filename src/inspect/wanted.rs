@@ -1,0 +1,72 @@
+//! What a node should have, built without a kernel.
+//!
+//! Place in the flow: `kubeweir render` prints it, `kubeweir diff` compares the kernel with it. The
+//! same engine as the agent's plans the same transactions; they are applied to an empty table.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::engine::{Engine, Selection};
+use crate::model::{Change, Families, Family, Kind, Object, PerFamily};
+use crate::program::RuleOptions;
+use crate::ruleset::{Ruleset, apply};
+use crate::topology::Vantage;
+use crate::transaction::Rejection;
+
+/// What of a node shapes its tables.
+#[derive(Debug, Clone)]
+pub struct NodeSetup {
+    /// Options of the program.
+    pub options: RuleOptions,
+    /// The node as endpoint selection sees it.
+    pub vantage: Vantage,
+    /// Families that are programmed.
+    pub families: Families,
+    /// Tables are owned and persistent.
+    pub owned: bool,
+    /// Addresses that accept NodePorts, or all of the node's; see [`Engine::set_local_addresses`].
+    pub local_addresses: PerFamily<Vec<IpAddr>>,
+}
+
+/// Why there is no such table.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel would refuse the {family} table at {}: {}", rejection.object,
+    std::io::Error::from_raw_os_error(rejection.errno))]
+pub struct Refused {
+    /// The family.
+    pub family: Family,
+    /// What would be refused.
+    pub rejection: Rejection,
+}
+
+/// What a node should have.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The tables; without one in a family that is not programmed.
+    pub rulesets: PerFamily<Ruleset>,
+    /// The engine that made them, with everything applied.
+    pub engine: Engine,
+}
+
+/// Builds the tables for these objects, which are all there are.
+///
+/// Errors: the first operation that the kernel would refuse.
+pub fn wanted(objects: &[Object], setup: NodeSetup) -> Result<Wanted, Refused> {
+    let NodeSetup { options, vantage, families, owned, local_addresses } = setup;
+    let mut engine = Engine::new(options, vantage, families, owned);
+    engine.set_local_addresses(&local_addresses);
+    for kind in Kind::ALL {
+        let of_kind = objects.iter().filter(|object| object.kind() == kind).cloned().collect();
+        engine.apply(Change::Replace(kind, of_kind));
+    }
+    let mut rulesets = PerFamily::from_fn(Ruleset::empty);
+    for family in families.iter() {
+        while engine.is_pending(family) {
+            let plan = engine.plan(family, Selection::Elements(usize::MAX), &BTreeMap::new());
+            apply(&mut rulesets[family], &plan.transaction)
+                .map_err(|rejection| Refused { family, rejection })?;
+            engine.applied(family, plan);
+        }
+    }
+    Ok(Wanted { rulesets, engine })
+}

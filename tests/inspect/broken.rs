@@ -1,0 +1,215 @@
+//! Broken situations: what a person sees who asks about them.
+
+use kubeweir::model::Protocol;
+use kubeweir::testing::lab::{Dial, Place};
+
+use super::scene::{Said, Scene, kubeweir};
+
+fn says(said: &Said, code: i32, sentence: &str) {
+    let text = format!("{}{}", said.stdout, said.stderr);
+    assert!(text.contains(sentence), "no {sentence:?} in:\n{text}");
+    assert_eq!(said.code, code, "{text}");
+}
+
+const POD: &str = "10.244.0.10";
+const OUTSIDE: &str = "172.20.0.2";
+
+#[test]
+fn explain_tells_the_cause() {
+    let scene = Scene::with_agent(&[]);
+    let cases = [
+        (
+            "pods are not ready",
+            POD,
+            "10.96.0.11:80",
+            "shop/cart:http has no usable endpoints anywhere: check its EndpointSlices",
+        ),
+        (
+            "policy Local, pods elsewhere",
+            OUTSIDE,
+            "198.51.100.12:443",
+            "shop/gate:https has a traffic policy of Local and no endpoint on this node",
+        ),
+        (
+            "client outside the source ranges",
+            OUTSIDE,
+            "198.51.100.13:443",
+            "172.20.0.2 is in none of the loadBalancerSourceRanges of shop/admin:https: \
+             203.0.113.0/28, 203.0.113.64/28",
+        ),
+        (
+            "wrong port",
+            POD,
+            "10.96.0.10:8080",
+            "10.96.0.10 is the ClusterIP of shop/web (80/tcp), which does not have port 8080/tcp",
+        ),
+        (
+            "wrong protocol",
+            POD,
+            "10.96.0.10:80/udp",
+            "10.96.0.10 is the ClusterIP of shop/web (80/tcp), which does not have port 80/udp",
+        ),
+        (
+            "deleted Service",
+            POD,
+            "10.96.0.99:80",
+            "10.96.0.99 is in the cluster's service network, but no Service has it",
+        ),
+        (
+            "NodePort at another address",
+            OUTSIDE,
+            "172.20.0.1:30080",
+            "30080/tcp is a NodePort of shop/web:http, but 172.20.0.1 is not an address that \
+             accepts NodePorts; these are: 192.168.10.1",
+        ),
+        (
+            "NodePort number at the ClusterIP's address",
+            OUTSIDE,
+            "198.51.100.10:30080",
+            "198.51.100.10 is an address of shop/web (80/tcp), but port 30080/tcp is not",
+        ),
+        (
+            "nothing to do with Services",
+            POD,
+            "192.0.2.1:80",
+            "no Service has 192.0.2.1:80/tcp: it goes on as any other packet",
+        ),
+    ];
+    for (name, from, to, sentence) in cases {
+        let said = scene.kubeweir(&["explain", from, to]);
+        assert!(said.stdout.contains(sentence), "{name}: no {sentence:?} in:\n{}", said.stdout);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{name}");
+    }
+    says(
+        &scene.kubeweir(&["status"]),
+        1,
+        "198.51.100.10:80/tcp belongs to shop/web:http, but test/intruder:http claims it too",
+    );
+    says(
+        &scene.kubeweir(&["status"]),
+        1,
+        "1 service ports have externalTrafficPolicy: Local and no endpoint on this node",
+    );
+}
+
+#[test]
+fn explain_tells_where_served_flows_go() {
+    let scene = Scene::with_agent(&[]);
+    let manifests = scene.manifests().display().to_string();
+    let cases: [(&[&str], &[&str]); 4] = [
+        (
+            &[POD, "shop/web:http", "-f", &manifests],
+            &[
+                "10.244.0.10 -> 10.96.0.10:80/tcp: served",
+                "shop/web:http: 3 endpoints",
+                "10.244.1.10:8080              33.3 %  sees the client",
+                "10.244.0.10:8080              33.3 %  sees the node",
+                "replaced by the node's: the endpoint dials itself",
+                "otherwise the client's address is kept",
+            ],
+        ),
+        (
+            &[OUTSIDE, "192.168.10.1:30080"],
+            &["an external address or NodePort with policy Cluster", "steps (the likeliest way):"],
+        ),
+        (
+            &[OUTSIDE, "10.96.0.10:80", "--interface", "eth1"],
+            &["a ClusterIP dialled from outside the pod networks"],
+        ),
+        (
+            &["192.168.10.1", "198.51.100.12:443"],
+            &["externalTrafficPolicy: Local does not bind the node itself", "10.244.1.10:8443"],
+        ),
+    ];
+    for (args, sentences) in cases {
+        let said = scene.kubeweir(&[&["explain"], args].concat());
+        for sentence in sentences {
+            says(&said, 0, sentence);
+        }
+    }
+    let json = scene.kubeweir(&["explain", POD, "10.96.0.11:80", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!((&json["verdict"], &json["service"]), (&"refused".into(), &"shop/cart:http".into()));
+    for (args, sentence) in [
+        (["explain", "shop/web-0", "10.96.0.10:80"], "the source has to be an IP address"),
+        (["explain", POD, "shop/web:http"], "names need -f or --kubeconfig to look them up"),
+        (["explain", POD, "[fd00::1]:80"], "not of the source's address family"),
+    ] {
+        says(&scene.kubeweir(&args), 2, sentence);
+    }
+}
+
+#[test]
+fn explain_tells_of_a_remembered_client() {
+    let scene = Scene::with_agent(&[]);
+    let explain = || scene.kubeweir(&["explain", "10.244.0.12", "10.96.0.14:80"]);
+    says(&explain(), 0, "session affinity: this client is not remembered yet");
+    let to = "10.96.0.14:80".parse().expect("an address");
+    let outcome = scene.lab.dial(Place::Pod(2), Dial::new(Protocol::Tcp, to), 1).remove(0);
+    let endpoint = outcome.answer().expect("an endpoint answers").endpoint;
+    says(&explain(), 0, &format!("session affinity: this client goes to {endpoint} again, for 35"));
+}
+
+#[test]
+fn diff_tells_what_the_kernel_lacks() {
+    let mut scene = Scene::with_agent(&[]);
+    says(&scene.diff(&[]), 0, "no difference");
+    scene.stop_agent();
+    says(&scene.kubeweir(&["status"]), 2, "Is the agent running?");
+    says(&scene.diff(&[]), 0, "no difference");
+
+    scene.edit(
+        "services.yaml",
+        "{addresses: [10.244.1.10], nodeName: elsewhere}\n---\n# Broken: its only",
+        "{addresses: [10.244.1.11], nodeName: elsewhere}\n---\n# Broken: its only",
+    );
+    let stale = scene.diff(&[]);
+    for frontend in ["10.96.0.10:80/tcp", "198.51.100.10:80/tcp", "nodePort 30080/tcp"] {
+        let old = format!(
+            "{frontend}: endpoint 10.244.1.10:8080 is in the kernel, but not in the objects"
+        );
+        says(&stale, 1, &old);
+        says(&stale, 1, &format!("{frontend}: endpoint 10.244.1.11:8080 is missing in the kernel"));
+    }
+    assert!(stale.stdout.starts_with("shop/web:http (ip)\n"), "{}", stale.stdout);
+    assert_eq!(stale.stdout.lines().count(), 7, "nothing else: {}", stale.stdout);
+    says(&scene.diff(&["--service", "shop/cart"]), 0, "no difference");
+    let json: serde_json::Value =
+        serde_json::from_str(&scene.diff(&["-o", "json"]).stdout).expect("JSON");
+    assert_eq!(json["equal"], false);
+    let difference = &json["families"][0]["services"]["shop/web:http"][0];
+    assert_eq!(difference["only"], "found", "{json}");
+
+    scene
+        .lab
+        .node
+        .nft("delete element ip kube-proxy refused-services { 10.96.0.11 . tcp . 80 }")
+        .unwrap();
+    says(&scene.diff(&[]), 1, "10.96.0.11:80/tcp is missing in the kernel");
+    scene.lab.node.nft("flush chain ip kube-proxy nat-prerouting").unwrap();
+    says(
+        &scene.diff(&[]),
+        1,
+        "rule of chain nat-prerouting: jump services is missing in the kernel",
+    );
+
+    scene.lab.node.nft("delete table ip kube-proxy").unwrap();
+    says(&scene.diff(&[]), 1, "table kube-proxy is missing in the kernel");
+    says(
+        &scene.kubeweir(&["explain", POD, "10.96.0.10:80"]),
+        0,
+        "there is no table kube-proxy of this family: no proxy has programmed this node",
+    );
+}
+
+#[test]
+fn what_cannot_be_answered_exits_2_with_advice() {
+    says(&kubeweir(&["diff"]), 2, "Name manifests with -f FILE");
+    says(&kubeweir(&["diff", "-f", "/nonexistent"]), 2, "reading /nonexistent: No such file");
+    says(
+        &kubeweir(&["render", "-f", "/dev/null", "--service", "web"]),
+        2,
+        "for example default/web",
+    );
+    says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
+}

@@ -1,0 +1,104 @@
+//! What `kubeweir explain` says of every case, against what the packets did.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use kubeweir::inspect::explain::{Explanation, Question, Verdict, explain};
+use kubeweir::model::{Family, PerFamily, Protocol};
+use kubeweir::netlink::NetlinkKernel;
+use kubeweir::node::{addresses, route};
+use kubeweir::ruleset::{Environment, Ruleset};
+use kubeweir::testing::lab::{Answer, Lab, Outcome, Place};
+use kubeweir::transaction::Kernel;
+use tokio::runtime;
+
+use super::case::Case;
+
+/// The kernel's tables and the node's addresses before the packets came.
+pub struct Explainer {
+    rulesets: PerFamily<Ruleset>,
+    node: Environment,
+}
+
+impl Explainer {
+    pub fn of(lab: &Lab) -> Explainer {
+        lab.node.run(|| {
+            let mut kernel = NetlinkKernel::open().expect("a socket");
+            let read = block_on(addresses::read()).expect("addresses");
+            Explainer {
+                rulesets: PerFamily::from_fn(|family| kernel.dump(family).expect("a dump")),
+                node: Environment { local_addresses: read.0.into_iter().collect() },
+            }
+        })
+    }
+
+    /// Says what is wrong if packets and explanation disagree.
+    pub fn judge(
+        &self,
+        lab: &Lab,
+        case: &Case,
+        (to, protocol): (SocketAddr, Protocol),
+        outcomes: &[Outcome],
+    ) -> Result<(), String> {
+        let family = Family::of(&to.ip());
+        let from = case.from.source(family).unwrap_or_else(|| self.host_source(lab, to.ip()));
+        let input = (case.from != Place::Host).then(|| {
+            let towards = lab.node.run(|| block_on(route::interface_towards(from)));
+            towards.expect("a route").expect("a source elsewhere")
+        });
+        let question = Question { from: SocketAddr::new(from, 0), to, protocol, input };
+        let said = explain(&self.rulesets[family], &question, &self.node);
+        agree(&said, case.from, outcomes).map_err(|why| format!("  {}: {why}\n{said}", case.name))
+    }
+
+    /// The address the kernel gives a dial of the host.
+    fn host_source(&self, lab: &Lab, to: IpAddr) -> IpAddr {
+        if self.node.is_local(to) {
+            return to;
+        }
+        lab.node.run(|| {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = std::net::UdpSocket::bind(any).expect("a port");
+            socket.connect((to, 9)).expect("a route");
+            socket.local_addr().expect("connected").ip()
+        })
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+fn agree(said: &Explanation, from: Place, outcomes: &[Outcome]) -> Result<(), String> {
+    let answers: Vec<&Answer> = outcomes.iter().filter_map(Outcome::answer).collect();
+    let fits = match said.verdict {
+        Verdict::Served => answers.len() == outcomes.len(),
+        Verdict::Refused => outcomes.iter().all(|outcome| *outcome == Outcome::Refused),
+        Verdict::Dropped => outcomes.iter().all(|outcome| *outcome == Outcome::Silent),
+        // What becomes of it is not the table's business; its destination is as dialled.
+        Verdict::Untouched => answers.iter().all(|answer| answer.endpoint == said.to),
+    };
+    if !fits {
+        return Err(format!("explained as {}, but: {outcomes:?}", said.verdict));
+    }
+    let seen: BTreeSet<SocketAddr> = answers.iter().map(|answer| answer.endpoint).collect();
+    let told: BTreeSet<SocketAddr> = said.endpoints.iter().map(|share| share.endpoint).collect();
+    if said.verdict == Verdict::Served && seen != told {
+        return Err(format!("endpoints {told:?} were explained, {seen:?} answered"));
+    }
+    let sum: f64 = said.endpoints.iter().map(|share| share.probability).sum();
+    if said.verdict == Verdict::Served && (sum - 1.0).abs() > 1e-6 {
+        return Err(format!("shares add up to {sum}"));
+    }
+    let wrong = answers.iter().find(|answer| !source_fits(said, from, answer));
+    wrong.map_or(Ok(()), |answer| Err(format!("the source was explained otherwise: {answer:?}")))
+}
+
+/// The host may be masqueraded to the address it has already.
+fn source_fits(said: &Explanation, from: Place, answer: &Answer) -> bool {
+    let share = said.endpoints.iter().find(|share| share.endpoint == answer.endpoint);
+    let masquerade = share.is_some_and(|share| share.masquerade);
+    let changed = answer.seen.ip() != answer.client.ip();
+    if from == Place::Host { masquerade || !changed } else { masquerade == changed }
+}
