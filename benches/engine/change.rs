@@ -5,6 +5,7 @@ use std::time::Duration;
 use kubeweir::model::{Change, Kind, Object};
 
 use crate::cluster::{self, Size};
+use crate::plot;
 use crate::report::{Table, percentile, ratio, us};
 use crate::rig::{Rig, Sample};
 
@@ -40,6 +41,7 @@ pub fn run() {
             "elements",
         ],
     );
+    let mut curves: [Vec<(f64, f64)>; 3] = Default::default();
     for services in SIZES {
         let size = Size { services, endpoints: 10 };
         let (mut rig, _) = Rig::loaded(size);
@@ -47,10 +49,44 @@ pub fn run() {
             let samples = if name.starts_with("1 000") { SAMPLES / 20 } else { SAMPLES };
             measure(&mut rig, size, pair, samples / 10);
             let samples = measure(&mut rig, size, pair, samples);
+            if name == KINDS[0].0 {
+                let points = [(total as Of, 50), (total, 99), (floor, 50)];
+                for (curve, (of, hundredths)) in curves.iter_mut().zip(points) {
+                    let mut times: Vec<Duration> = samples.iter().map(of).collect();
+                    let time = percentile(&mut times, hundredths).as_secs_f64() * 1e6;
+                    curve.push((f64::from(services), time));
+                }
+            }
             table.row(&row(name, services, &samples));
         }
     }
     table.print();
+    draw(curves);
+}
+
+/// A figure of a sample.
+type Of = fn(&Sample) -> Duration;
+
+fn total(sample: &Sample) -> Duration {
+    sample.total
+}
+
+fn floor(sample: &Sample) -> Duration {
+    sample.floor
+}
+
+/// Writes the plot of the first kind of change.
+fn draw([p50, p99, floor]: [Vec<(f64, f64)>; 3]) {
+    let series = [
+        ("Kubeweir, p99", "#7fb0e6", p99),
+        ("Kubeweir, p50", "#1f5fa8", p50),
+        ("the kernel alone, p50", "#888888", floor),
+        // One figure, measured apart from this run: see benches/README.md.
+        ("kube-proxy 1.36, nftables", "#c0392b", vec![(10_000.0, 5.5e6)]),
+    ];
+    let svg = plot::latency("One changed endpoint: event in hand to commit acknowledged", &series);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/change-latency.svg");
+    std::fs::write(path, svg).expect("the repository is writable");
 }
 
 /// Walks through the cluster in big steps, so that nothing is warm that would not be.
@@ -66,8 +102,8 @@ fn measure(rig: &mut Rig, size: Size, pair: Pair, samples: u32) -> Vec<Sample> {
 }
 
 fn row(name: &str, services: u32, samples: &[Sample]) -> Vec<String> {
-    let times = |of: fn(&Sample) -> Duration| samples.iter().map(of).collect::<Vec<Duration>>();
-    let (mut total, mut floor) = (times(|s| s.total), times(|s| s.floor));
+    let times = |of: Of| samples.iter().map(of).collect::<Vec<Duration>>();
+    let (mut total, mut floor) = (times(total), times(floor));
     let p50 = percentile(&mut total, 50);
     vec![
         name.to_owned(),
@@ -100,8 +136,7 @@ fn removed_and_added(size: Size, index: u32) -> [Vec<Change>; 2] {
     [vec![apply(after)], vec![apply(before)]]
 }
 
-/// From 10 to 17 endpoints and back to 10; the list keeps its 64 slots until it is less than a
-/// quarter full, so it goes through 3 on its way.
+/// From 10 to 17 endpoints and back, which is less than a quarter of 64 slots.
 fn class_crossed(size: Size, index: u32) -> [Vec<Change>; 2] {
     let [before, mut more] = [(), ()].map(|()| size.slices(index).remove(0));
     more.endpoints.extend((0..7).map(|j| cluster::pod(4_000_000 + index * 7 + j)));

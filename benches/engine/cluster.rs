@@ -1,13 +1,13 @@
 //! Clusters of any size, made of objects in memory.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use kubeweir::model::Change;
 use kubeweir::model::{
-    Endpoint, EndpointSlice, Family, Kind, Object, ObjectName, Protocol, Service, ServicePort,
-    ServiceType, SlicePort, TrafficPolicy,
+    Endpoint, EndpointSlice, Family, Kind, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    SlicePort, TrafficPolicy,
 };
+use kubeweir::wire::Interner;
 
 /// Name of the node that is measured.
 pub const NODE: &str = "node-0";
@@ -38,13 +38,24 @@ impl std::fmt::Display for Size {
 }
 
 impl Size {
-    /// The complete lists, services first.
+    /// The complete lists, services first. Equal strings are shared, as the decoder shares them.
     pub fn lists(self) -> [Change; 2] {
-        let services = (0..self.services).map(|i| service(i).into()).collect();
-        let slices = (0..self.services)
-            .flat_map(|i| self.slices(i))
-            .map(|slice| Object::EndpointSlice(Arc::new(slice)))
-            .collect();
+        let mut interner = Interner::default();
+        let services = (0..self.services).map(|i| {
+            let mut service = service(i);
+            share(&mut interner, &mut service.name);
+            service.into()
+        });
+        let services = services.collect();
+        let slices = (0..self.services).flat_map(|i| self.slices(i)).map(|mut slice| {
+            share(&mut interner, &mut slice.name);
+            share(&mut interner, &mut slice.service);
+            for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
+                *node = interner.intern(node);
+            }
+            slice.into()
+        });
+        let slices = slices.collect();
         [Change::Replace(Kind::Service, services), Change::Replace(Kind::EndpointSlice, slices)]
     }
 
@@ -55,6 +66,11 @@ impl Size {
         let chunks = endpoints.chunks(SLICE as usize).enumerate();
         chunks.map(|(at, endpoints)| slice(index, at, endpoints.to_vec())).collect()
     }
+}
+
+fn share(interner: &mut Interner, name: &mut ObjectName) {
+    name.namespace = interner.intern(&name.namespace);
+    name.name = interner.intern(&name.name);
 }
 
 /// The name of a service.

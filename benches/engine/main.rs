@@ -10,13 +10,23 @@
 mod change;
 mod cluster;
 mod load;
+mod packets;
+mod plot;
+mod process;
 mod report;
 mod rig;
 
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 2] = [("load", load::run), ("change", change::run)];
+const SECTIONS: [Section; 6] = [
+    ("load", load::run),
+    ("change", change::run),
+    ("memory", process::memory),
+    ("api", process::api),
+    ("churn", process::churn),
+    ("packets", packets::run),
+];
 
 fn main() {
     // Cargo itself adds `--bench`.

@@ -36,6 +36,9 @@ impl Claims {
         claims: Vec<(FrontendKey, Claim)>,
     ) -> BTreeSet<ObjectName> {
         let mut touched: Vec<FrontendKey> = self.by_service.remove(service).unwrap_or_default();
+        if touched.is_empty() && claims.is_empty() {
+            return BTreeSet::new();
+        }
         touched.extend(claims.iter().map(|(key, _)| *key));
         touched.sort_unstable();
         touched.dedup();

@@ -90,11 +90,11 @@ impl Store {
             Change::Apply(object) => self.put(object, &mut effect),
             Change::Delete(kind, name) => self.remove(kind, &name, &mut effect),
             Change::Replace(kind, objects) => {
-                let present: HashSet<ObjectName> =
-                    objects.iter().map(|object| object.name().clone()).collect();
-                for name in self.names(kind) {
-                    if !present.contains(&name) {
-                        self.remove(kind, &name, &mut effect);
+                let known = self.names(kind);
+                if !known.is_empty() {
+                    let present: HashSet<&ObjectName> = objects.iter().map(Object::name).collect();
+                    for name in known.iter().filter(|name| !present.contains(name)) {
+                        self.remove(kind, name, &mut effect);
                     }
                 }
                 for object in objects {

@@ -1,12 +1,13 @@
 //! Names of objects and of service ports.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
 use super::Protocol;
 
 /// Namespace and name of an object. Ordered by namespace, then name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObjectName {
     /// Empty for cluster-scoped objects.
     pub namespace: Arc<str>,
@@ -23,6 +24,24 @@ impl ObjectName {
     /// The name of a cluster-scoped object.
     pub fn cluster_scoped(name: impl Into<Arc<str>>) -> Self {
         ObjectName { namespace: "".into(), name: name.into() }
+    }
+}
+
+impl PartialOrd for ObjectName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ObjectName {
+    /// Sources share equal namespaces, so most comparisons need not look at theirs.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let namespaces = if Arc::ptr_eq(&self.namespace, &other.namespace) {
+            Ordering::Equal
+        } else {
+            self.namespace.cmp(&other.namespace)
+        };
+        namespaces.then_with(|| self.name.cmp(&other.name))
     }
 }
 

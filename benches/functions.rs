@@ -1,0 +1,88 @@
+//! Functions on their own, with criterion: decoding, planning.
+//!
+//! `cargo bench --bench functions`; nothing here touches the kernel.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kubeweir::engine::{Engine, Selection};
+use kubeweir::model::{Change, Families, Family, Kind};
+use kubeweir::program::RuleOptions;
+use kubeweir::sync::Synchronizer;
+use kubeweir::testing::FakeKernel;
+use kubeweir::topology::Vantage;
+use kubeweir::wire::{Decoder, Encoding};
+
+#[path = "engine/cluster.rs"]
+#[allow(dead_code)] // the other harness uses the rest
+mod cluster;
+
+use cluster::{NODE, Size};
+
+/// Lists of a real API server, repeated until they are worth measuring.
+const LISTS: [(Kind, Encoding, &[u8]); 4] = [
+    (Kind::Service, Encoding::Protobuf, include_bytes!("../tests/data/wire/list-services.pb")),
+    (Kind::Service, Encoding::Json, include_bytes!("../tests/data/wire/list-services.json")),
+    (
+        Kind::EndpointSlice,
+        Encoding::Protobuf,
+        include_bytes!("../tests/data/wire/list-endpointslices.pb"),
+    ),
+    (
+        Kind::EndpointSlice,
+        Encoding::Json,
+        include_bytes!("../tests/data/wire/list-endpointslices.json"),
+    ),
+];
+
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    for (kind, encoding, body) in LISTS {
+        let body = Bytes::from_static(body);
+        let mut decoder = Decoder::new(true);
+        let objects = decoder.list(kind, encoding, &body).expect("a real list").objects.len();
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        let name = BenchmarkId::new(format!("{kind} {encoding:?}"), format!("{objects} objects"));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| decoder.list(kind, encoding, black_box(&body)).expect("a real list"));
+        });
+    }
+    group.finish();
+}
+
+/// Everything but the kernel: an endpoint comes or goes, its service is planned.
+fn plan(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("apply and plan one endpoint");
+    for services in [100, 10_000] {
+        let size = Size { services, endpoints: 10 };
+        let vantage = Vantage { node: NODE.into(), zone: None };
+        let engine = Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true);
+        let mut synchronizer = Synchronizer::new(engine, FakeKernel::new());
+        for change in size.lists() {
+            synchronizer.engine.apply(change);
+        }
+        for family in Family::BOTH {
+            synchronizer.sync(family, Duration::ZERO);
+        }
+        let engine = &mut synchronizer.engine;
+        let whole = size.slices(7).remove(0);
+        let mut fewer = whole.clone();
+        fewer.endpoints.pop();
+        let mut turns = [whole, fewer].map(|slice| Change::Apply(slice.into())).into_iter().cycle();
+        group.bench_function(BenchmarkId::from_parameter(services), |bencher| {
+            bencher.iter(|| {
+                engine.apply(turns.next().expect("endless"));
+                let clients = BTreeMap::new();
+                let plan = engine.plan(Family::V4, Selection::Elements(10_000), &clients);
+                engine.applied(Family::V4, plan);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(functions, decode, plan);
+criterion_main!(functions);
