@@ -374,3 +374,11 @@ fn the_static_manifest_is_what_the_chart_renders() {
     rendered.check_every_object();
     golden::check("charts/static/kubeweir.yaml", &format!("{head}{}", rendered.text));
 }
+
+#[test]
+fn the_chart_installs_this_version() {
+    let text = std::fs::read_to_string(format!("{CHART}/Chart.yaml")).unwrap();
+    let chart: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+}
