@@ -10,13 +10,14 @@ mod node_source;
 mod observer;
 mod pages;
 mod prepare;
+pub mod privilege;
 mod servers;
 pub mod status;
 mod traffic;
 mod worker;
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -35,7 +36,6 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::sync::Inbox;
-use crate::sysctl;
 use observer::{Occurrence, Surroundings};
 use prepare::Ready;
 use servers::Servers;
@@ -121,7 +121,6 @@ async fn serve(
     let Ready { node, sighted, traffic, families, owned } = ready;
     let config = &launch.config;
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
-    sysctl::set_oom_score_adj(Path::new("/"), config.oom_score_adj);
     let node: Arc<str> = node.into();
     let recorder = sighted.source.recorder(&node);
     let health = Health::new(ProxyHealth::new(config.sync_period));

@@ -123,7 +123,9 @@ impl Engine {
                 if effect.service_objects.contains(service) {
                     self.claim(family, service);
                 }
-                self.mark_dirty(family, service.clone());
+                if self.concerns(family, service) {
+                    self.mark_dirty(family, service.clone());
+                }
             }
         }
         if effect.service_cidrs {
@@ -205,6 +207,17 @@ impl Engine {
         if state.set_aside.remove(service) {
             state.dirty.insert(service.clone());
         }
+    }
+
+    /// Whether a service has, had or may get something in a family. Most clusters serve most services
+    /// in one family only; the other has no work with them.
+    fn concerns(&self, family: Family, name: &ObjectName) -> bool {
+        let state = &self.state[family];
+        let has_slices = || self.store.slices(name).iter().any(|slice| slice.family == family);
+        self.store.service(name).is_some_and(|service| service.cluster_ip(family).is_some())
+            || state.applied.services.contains_key(name)
+            || state.set_aside.contains(name)
+            || has_slices()
     }
 
     fn mark_dirty(&mut self, family: Family, service: ObjectName) {

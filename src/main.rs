@@ -59,6 +59,10 @@ fn start(parsed: &Parsed, source: Source) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("writing {}", flags.write_config_to))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if !flags.cleanup {
+        // Threads inherit what this one has.
+        agent::privilege::settle(&config, flags.init_only);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -47,12 +47,16 @@ pub struct Sample {
 pub struct Recording {
     kernel: NetlinkKernel,
     batches: Vec<Vec<u8>>,
+    /// Time spent on keeping them.
+    copying: Duration,
 }
 
 impl Kernel for Recording {
     fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
         let committed = self.kernel.commit(transaction)?;
+        let start = Instant::now();
         self.batches.push(self.kernel.last_batch().to_vec());
+        self.copying += start.elapsed();
         Ok(committed)
     }
 
@@ -111,7 +115,7 @@ impl Rig {
         let other = Netns::new("floor").expect("a network namespace");
         let kernel = ours.run(NetlinkKernel::open).expect("nf_tables");
         let bare = other.run(Bare::open);
-        let recording = Recording { kernel, batches: Vec::new() };
+        let recording = Recording { kernel, batches: Vec::new(), copying: Duration::ZERO };
         let synchronizer = Synchronizer::new(engine(), recording);
         Rig { synchronizer, bare, _namespaces: [ours, other] }
     }
@@ -136,7 +140,8 @@ impl Rig {
         for family in Family::BOTH {
             reports.extend(self.synchronizer.sync(family, Duration::ZERO));
         }
-        sample.total = start.elapsed();
+        let copying = std::mem::take(&mut self.synchronizer.kernel.copying);
+        sample.total = start.elapsed() - copying;
         for report in &reports {
             assert!(report.result.is_ok() && report.refused.is_empty(), "{:?}", report.troubles);
             for commit in &report.commits {

@@ -137,7 +137,7 @@ impl AgentObserver {
     fn note_health_checks<K: Kernel>(
         &mut self,
         synchronizer: &Synchronizer<K>,
-        services: &BTreeSet<ObjectName>,
+        services: &foldhash::HashSet<ObjectName>,
     ) {
         let engine = &synchronizer.engine;
         for name in services {

@@ -1,6 +1,5 @@
 //! Objects once: from files, stdin, or a live cluster.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::CommandError;
+use crate::agent::with_causes;
 use crate::api::{self, Client, Watch, user_agent};
 use crate::cli::people::ObjectSource;
 use crate::manifest::{self, Input, ManifestError};
@@ -43,30 +43,28 @@ fn read_files(
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
     let inputs: Vec<Input> =
-        source
-            .filenames
-            .iter()
-            .map(|path| {
-                if path.as_os_str() == "-" {
-                    read_stdin(path)
-                } else {
-                    Ok(Input::Path(path.clone()))
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        source.filenames.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
     let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
-    let mut unusable = 0;
-    for error in &errors {
-        eprintln!("{}", crate::agent::with_causes(error));
-        unusable += usize::from(!matches!(error, ManifestError::Skipped { .. }));
+    errors.iter().for_each(|error| eprintln!("{}", with_causes(error)));
+    let unusable = |error: &&ManifestError| {
+        matches!(
+            error,
+            ManifestError::Read { .. }
+                | ManifestError::Document { .. }
+                | ManifestError::Object { .. }
+        )
+    };
+    match errors.iter().filter(unusable).count() {
+        0 => Ok(objects),
+        unusable => Err(CommandError::Manifests(unusable)),
     }
-    if unusable > 0 { Err(CommandError::Manifests(unusable)) } else { Ok(objects) }
 }
 
-fn read_stdin(path: &Path) -> Result<Input, CommandError> {
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
+fn input(path: &Path) -> Result<Input, CommandError> {
+    if path.as_os_str() != "-" {
+        return Ok(Input::Path(path.to_owned()));
+    }
+    let text = std::io::read_to_string(std::io::stdin())
         .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
     Ok(Input::Text { name: "stdin".to_owned(), text })
 }

@@ -1,7 +1,9 @@
 //! Taking over what the kernel already has: after a restart, a foreign change, or an outcome that is
 //! not known.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
 
 use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
@@ -28,8 +30,10 @@ impl Engine {
         let (applied, adoption) = match &observed.table {
             None => (Applied::default(), Adoption::Nothing),
             Some(table) => {
-                let ownable = !self.owned || table.persist;
-                match recognise(observed, program, family).filter(|_| ownable) {
+                // The kernel never changes this of a table that exists; and to a persistent one
+                // other kube-proxies, who could take a plain one over, can add nothing.
+                let suits = self.owned == table.persist;
+                match recognise(observed, program, family).filter(|_| suits) {
                     Some(mut applied) => {
                         applied.orphan = self.owned && !table.owner;
                         (applied, Adoption::Adopted)

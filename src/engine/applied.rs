@@ -1,7 +1,9 @@
 //! What the kernel has, as far as we know: the mirror.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+use foldhash::{HashMap, HashSet};
 
 use super::changes::Found;
 use super::{Statics, Totals};
@@ -34,6 +36,8 @@ pub struct Applied {
     /// The table was found without owner and has to be adopted.
     pub(super) orphan: bool,
     pub(super) services: HashMap<ObjectName, Vec<Placement>>,
+    /// Those of them with session affinity.
+    pub(super) sticky: HashSet<ObjectName>,
     pub(super) shared: HashMap<(SetId, Key), u32>,
     pub(super) classes: BTreeSet<(Plane, Scope, Class)>,
     pub(super) statics: Statics,

@@ -1,27 +1,33 @@
 //! Differences of elements, collected over the services of one plan.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
+
+use foldhash::HashMap;
 
 use super::applied::Applied;
 use crate::program::SetId;
 use crate::ruleset::{Element, Key};
 use crate::transaction::Op;
 
-/// What is to happen with elements, by set and key.
+/// What is to happen with elements.
 ///
 /// Elements of shared sets are counted; all others have one owner, but within a plan one service may
 /// lose the key that another gains.
 #[derive(Debug, Default)]
 pub struct Changes {
-    owned: BTreeMap<(SetId, Key), Change>,
+    /// In each set, what goes and what comes: a key at most once in each list.
+    owned: BTreeMap<SetId, Both>,
     shared: BTreeMap<(SetId, Key), i64>,
+    len: usize,
 }
 
+/// One set's part.
 #[derive(Debug, Default)]
-struct Change {
-    before: Option<Element>,
-    after: Option<Element>,
+struct Both {
+    gone: Vec<Element>,
+    come: Vec<Element>,
+    /// Found in the kernel, and nobody's.
+    orphans: Vec<Key>,
 }
 
 /// The outcome: operations, and what they mean for the applied state.
@@ -38,38 +44,59 @@ pub struct Settled {
 }
 
 impl Changes {
-    /// A service had this element.
-    pub fn had(&mut self, set: SetId, element: Element) {
+    /// A service had some elements and should have others; either list is in order of set and key.
+    /// What is in both is left alone.
+    pub fn difference(&mut self, had: Vec<(SetId, Element)>, wants: Vec<(SetId, Element)>) {
+        self.len += wants.len();
+        let mut wants = wants.into_iter().peekable();
+        for (set, element) in had {
+            let place = (set, element.key);
+            while let Some((set, wanted)) = wants.next_if(|(s, e)| (*s, e.key) < place) {
+                self.come(set, wanted);
+            }
+            if wants.next_if(|(s, wanted)| *s == set && *wanted == element).is_none() {
+                self.gone(set, element);
+            }
+        }
+        wants.for_each(|(set, element)| self.come(set, element));
+    }
+
+    /// Elements were found in the kernel that a service should have, and maybe others in their place.
+    /// What is in both is taken over.
+    pub fn takeover(&mut self, found: Vec<(SetId, Element)>, wants: Vec<(SetId, Element)>) {
+        self.len += wants.len();
+        found.into_iter().for_each(|(set, element)| self.gone(set, element));
+        wants.into_iter().for_each(|(set, element)| self.come(set, element));
+    }
+
+    fn gone(&mut self, set: SetId, element: Element) {
         if set.is_shared() {
             *self.shared.entry((set, element.key)).or_default() -= 1;
         } else {
-            let key = element.key;
-            self.owned.entry((set, key)).or_default().before = Some(element);
+            self.owned.entry(set).or_default().gone.push(element);
         }
     }
 
-    /// A service should have this element.
-    pub fn wants(&mut self, set: SetId, element: Element) {
+    fn come(&mut self, set: SetId, element: Element) {
         if set.is_shared() {
             *self.shared.entry((set, element.key)).or_default() += 1;
         } else {
-            let key = element.key;
-            self.owned.entry((set, key)).or_default().after = Some(element);
+            self.owned.entry(set).or_default().come.push(element);
         }
     }
 
     /// An element found in the kernel that no service has: it goes unless this plan wants it.
-    pub fn orphaned(&mut self, set: SetId, element: &Element) {
+    pub fn orphaned(&mut self, set: SetId, key: Key) {
         if set.is_shared() {
-            self.shared.entry((set, element.key)).or_default();
+            self.shared.entry((set, key)).or_default();
         } else {
-            self.owned.entry((set, element.key)).or_default();
+            self.owned.entry(set).or_default().orphans.push(key);
         }
     }
 
-    /// Number of elements touched so far.
+    /// Number of elements looked at so far.
     pub fn len(&self) -> usize {
-        self.owned.len() + self.shared.len()
+        self.len
     }
 
     /// Turns differences into operations. What no service had may still be in the kernel, found
@@ -92,18 +119,26 @@ impl Changes {
             }
             settled.claimed.extend(found.map(|_| (set, key)));
         }
-        for ((set, key), change) in self.owned {
-            let found = applied.found(set, &key);
-            let before = change.before.as_ref().or(found);
-            if before != change.after.as_ref() {
-                if let Some(before) = before {
-                    deletions.entry(set).or_default().push(before.clone());
+        for (set, changes) in self.owned {
+            let found = applied.found.get(&set).filter(|found| !found.is_empty());
+            let (gone, come) = match found {
+                None if changes.gone.is_empty() && changes.orphans.is_empty() => {
+                    (changes.gone, changes.come)
                 }
-                if let Some(after) = &change.after {
-                    additions.entry(set).or_default().push(after.clone());
+                _ => {
+                    let keys = changes.by_key();
+                    let known =
+                        keys.keys().filter(|key| found.is_some_and(|f| f.contains_key(*key)));
+                    settled.claimed.extend(known.map(|key| (set, *key)));
+                    replacements(keys, found)
                 }
+            };
+            if !gone.is_empty() {
+                deletions.insert(set, gone);
             }
-            settled.claimed.extend(found.map(|_| (set, key)));
+            if !come.is_empty() {
+                additions.insert(set, come);
+            }
         }
         settled.deletions = deletions
             .into_iter()
@@ -115,6 +150,41 @@ impl Changes {
             .collect();
         settled
     }
+}
+
+impl Both {
+    /// Before and after of each key.
+    fn by_key(self) -> BTreeMap<Key, (Option<Element>, Option<Element>)> {
+        let mut keys: BTreeMap<Key, (Option<Element>, Option<Element>)> = BTreeMap::new();
+        for key in self.orphans {
+            keys.entry(key).or_default();
+        }
+        for element in self.gone {
+            let key = element.key;
+            keys.entry(key).or_default().0 = Some(element);
+        }
+        for element in self.come {
+            let key = element.key;
+            keys.entry(key).or_default().1 = Some(element);
+        }
+        keys
+    }
+}
+
+/// What has to go and what has to come, of elements that services or the kernel had.
+fn replacements(
+    keys: BTreeMap<Key, (Option<Element>, Option<Element>)>,
+    found: Option<&HashMap<Key, Element>>,
+) -> (Vec<Element>, Vec<Element>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for (key, (before, after)) in keys {
+        let before = before.or_else(|| found?.get(&key).cloned());
+        if before != after {
+            gone.extend(before);
+            come.extend(after);
+        }
+    }
+    (gone, come)
 }
 
 /// Elements by set and key, as found in the kernel.

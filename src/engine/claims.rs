@@ -1,7 +1,8 @@
 //! Which service port has a frontend that several claim.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
+use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::model::{ObjectName, ServicePortName};

@@ -60,11 +60,16 @@ impl Engine {
     /// member.
     pub fn clients_needed(&self, family: Family) -> Vec<Name> {
         let state = &self.state[family];
-        let sticky = |service: &&ObjectName| {
-            state.applied.placements(service).iter().any(|p| p.affinity.is_some())
+        let (dirty, sticky) = (&state.dirty, &state.applied.sticky);
+        // From the smaller side: one change in a cluster of sticky services, or a resync of a
+        // cluster with a few.
+        let both: Vec<&ObjectName> = if dirty.len() <= sticky.len() {
+            dirty.iter().filter(|service| sticky.contains(*service)).collect()
+        } else {
+            sticky.iter().filter(|service| dirty.contains(*service)).collect()
         };
         let mut names = Vec::new();
-        for service in state.dirty.iter().filter(sticky) {
+        for service in both {
             let after = self.placements(family, service);
             for (map, _) in shrunken_maps(state.applied.placements(service), &after) {
                 names.push(map);
@@ -132,26 +137,20 @@ impl Engine {
         let state = &self.state[family];
         let before = state.applied.placements(service);
         let after = self.placements(family, service);
-        for placement in before {
-            for (set, element) in program_elements(placement, family, &self.options) {
-                changes.had(set, element);
+        let wants = self.elements(family, &after);
+        for (set, _) in &wants {
+            if let SetId::Endpoints(plane, scope, class) = *set {
+                plan.classes.insert((plane, scope, class));
             }
         }
         if before.is_empty() && !state.applied.found.is_empty() {
-            for frontend in after.iter().flat_map(|placement| &placement.frontends) {
-                let key = frontend.key.element_key();
-                for (set, element) in state.applied.found_of(frontend.key.plane(), key) {
-                    changes.had(set, element);
-                }
-            }
-        }
-        for placement in &after {
-            for (set, element) in program_elements(placement, family, &self.options) {
-                if let SetId::Endpoints(plane, scope, class) = set {
-                    plan.classes.insert((plane, scope, class));
-                }
-                changes.wants(set, element);
-            }
+            let frontends = after.iter().flat_map(|placement| &placement.frontends);
+            let found = frontends.flat_map(|frontend| {
+                state.applied.found_of(frontend.key.plane(), frontend.key.element_key())
+            });
+            changes.takeover(found.collect(), wants);
+        } else {
+            changes.difference(self.elements(family, before), wants);
         }
         self.plan_objects(family, service, before, &after, plan);
         let shrunken = if state.applied.services.contains_key(service) {
@@ -166,6 +165,17 @@ impl Engine {
         plan.recheck.extend(recheck);
         plan.services.insert(service.clone());
         plan.placements.push((service.clone(), after));
+    }
+
+    /// The elements of a service's ports, in order of set and key. A port may repeat a shared element
+    /// of another.
+    fn elements(&self, family: Family, placements: &[Placement]) -> Vec<(SetId, Element)> {
+        let of_port = |placement| program_elements(placement, family, &self.options);
+        let mut all: Vec<(SetId, Element)> = placements.iter().flat_map(of_port).collect();
+        if placements.len() > 1 {
+            all.sort_by_key(|(set, element)| (*set, element.key));
+        }
+        all
     }
 
     fn plan_objects(
@@ -312,8 +322,8 @@ fn all_maps(placements: &[Placement]) -> Vec<(Name, Vec<Backend>)> {
 /// With the last dirty service, what was found in the kernel and has no owner goes.
 fn leftovers(applied: &Applied, changes: &mut Changes) {
     for (&set, elements) in &applied.found {
-        for element in elements.values() {
-            changes.orphaned(set, element);
+        for key in elements.keys() {
+            changes.orphaned(set, *key);
         }
     }
 }
@@ -355,12 +365,7 @@ impl Plan {
             });
             members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).collect()
         };
-        for (set, element) in elements(&state.applied.statics) {
-            changes.had(set, element);
-        }
-        for (set, element) in elements(&state.statics) {
-            changes.wants(set, element);
-        }
+        changes.difference(elements(&state.applied.statics), elements(&state.statics));
         self.statics = Some(state.statics.clone());
     }
 
@@ -541,6 +546,11 @@ impl Applied {
         for (service, placements) in plan.placements {
             let (before, after) = (self.placements(&service), &placements);
             self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
+            if placements.iter().any(|placement| placement.affinity.is_some()) {
+                self.sticky.insert(service.clone());
+            } else {
+                self.sticky.remove(&service);
+            }
             if placements.is_empty() {
                 self.services.remove(&service);
             } else {

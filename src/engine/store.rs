@@ -1,7 +1,9 @@
 //! The objects as the sources gave them, by key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
 
 use crate::model::{
     Change, EndpointSlice, Family, Kind, Node, Object, ObjectName, Service, ServiceCidr,
@@ -11,13 +13,13 @@ use crate::model::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Effect {
     /// Services whose fragment may be different now.
-    pub services: BTreeSet<ObjectName>,
+    pub services: HashSet<ObjectName>,
     /// Services whose own object changed, not just their slices.
-    pub service_objects: BTreeSet<ObjectName>,
+    pub service_objects: HashSet<ObjectName>,
     /// Services one of whose slices changed.
-    pub slices: BTreeSet<ObjectName>,
+    pub slices: HashSet<ObjectName>,
     /// Services that lost a slice: their trigger times are discarded (B-257).
-    pub slices_removed: BTreeSet<ObjectName>,
+    pub slices_removed: HashSet<ObjectName>,
     /// Trigger times of slices that were added or changed.
     pub triggers: Vec<(Family, ObjectName, i64)>,
     /// The set of ServiceCIDRs changed.

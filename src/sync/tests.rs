@@ -1,4 +1,5 @@
 //! Histories against the fake kernel.
 
+mod faults;
 mod histories;
 mod refusals;

@@ -31,6 +31,7 @@ pub struct FakeKernel {
     tables: PerFamily<Ruleset>,
     committed: Vec<Transaction>,
     faults: VecDeque<Fault>,
+    good_before_faults: usize,
     dump_failures: usize,
     dislike: Option<Dislike>,
     blames: bool,
@@ -50,6 +51,7 @@ impl FakeKernel {
             tables: PerFamily::from_fn(Ruleset::empty),
             committed: Vec::new(),
             faults: VecDeque::new(),
+            good_before_faults: 0,
             dump_failures: 0,
             dislike: None,
             blames: true,
@@ -79,6 +81,12 @@ impl FakeKernel {
 
     /// The next commits go wrong, one fault each.
     pub fn fail(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.extend(faults);
+    }
+
+    /// Commits go wrong after so many that do not, one fault each.
+    pub fn fail_after(&mut self, commits: usize, faults: impl IntoIterator<Item = Fault>) {
+        self.good_before_faults = commits;
         self.faults.extend(faults);
     }
 
@@ -141,6 +149,10 @@ impl Kernel for FakeKernel {
             Some(0) => Some(Fault::Unsent),
             Some(left) => {
                 *left -= 1;
+                None
+            }
+            None if self.good_before_faults > 0 => {
+                self.good_before_faults -= 1;
                 None
             }
             None => self.faults.pop_front(),

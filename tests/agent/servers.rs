@@ -259,9 +259,11 @@ fn metrics() {
 
     let scrape = site.scrape();
     for row in UPSTREAM.iter().filter(|row| row.modes.contains(&Mode::Nftables)) {
-        // Series of failures appear with the first one.
+        // Series of failures and deletions appear with the first one.
         let Some(kind) = scrape.kinds.get(row.name) else {
-            assert!(row.name.ends_with("_failures_total"), "{} is missing", row.name);
+            let first = row.name.ends_with("_failures_total")
+                || row.name.ends_with("_deleted_entries_total");
+            assert!(first, "{} is missing", row.name);
             continue;
         };
         assert_eq!(kind, row.kind, "{}", row.name);

@@ -1,1 +1,220 @@
-//!
+//! Other kube-proxies before and after ours, and `--cleanup`.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kubeweir::model::{Family, Protocol};
+use kubeweir::testing::lab::{Dial, Lab, NODE_IP, Outcome, Place, cluster_ip, pod_ip};
+
+use crate::objects::{node_port, slice};
+use crate::site::Site;
+
+const UPSTREAM: &str = include_str!("../data/takeover/upstream.nft");
+const IPTABLES_MODE: &str = include_str!("../data/cleanup/iptables-mode.rules");
+const FOREIGN: &str = include_str!("../data/cleanup/foreign.rules");
+
+/// Upstream's transaction with an endpoint.
+fn upstream(endpoint: Place) -> String {
+    let Place::Pod(n) = endpoint else { panic!("{endpoint:?} is no pod of the node") };
+    UPSTREAM.replace("@ENDPOINT@", &pod_ip(n, Family::V4).to_string())
+}
+
+/// What an iptables-mode kube-proxy has for the same Service.
+fn iptables_mode(site: &Site) {
+    let pod = pod_ip(0, Family::V4).to_string();
+    let target = format!("{pod}:8080");
+    let cluster = cluster_ip(1, Family::V4).to_string();
+    let marks = [
+        ("@CLUSTER@", &*cluster),
+        ("@VIP@", "198.51.100.1"),
+        ("@POD@", &pod),
+        ("@TARGET@", &target),
+    ];
+    let rules = marks
+        .iter()
+        .fold(IPTABLES_MODE.to_owned(), |text, (mark, value)| text.replace(mark, value));
+    for rules in [FOREIGN, &rules] {
+        site.node().feed("iptables-nft-restore", &["--noflush"], rules).unwrap();
+    }
+}
+
+fn web(site: &Site, endpoint: Place) {
+    site.server.put(&node_port("web", 1, 30080));
+    site.server.put(&slice("web", Family::V4, &[endpoint]));
+}
+
+fn saved(site: &Site) -> String {
+    site.node().feed("iptables-nft-save", &[], "").unwrap()
+}
+
+/// What new connections came to while something was done.
+struct Dialled {
+    outcomes: Vec<Outcome>,
+    before: usize,
+}
+
+/// Dials again and again, from a pod, while `work` is done, and somewhat longer.
+fn while_dialling(lab: &Lab, to: SocketAddr, work: impl FnOnce()) -> Dialled {
+    let done = AtomicBool::new(false);
+    let started = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let dialler = scope.spawn(|| {
+            let mut outcomes = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                // Nobody who has to wait longer than a repeated SYN was served at once.
+                let dial = Dial::new(Protocol::Tcp, to).patience(Duration::from_millis(900));
+                outcomes.extend(lab.dial(Place::Pod(1), dial, 5));
+                started.store(true, Ordering::Relaxed);
+            }
+            outcomes
+        });
+        // Also when `work` panics: the scope waits for the dialler.
+        let end = Ending(&done);
+        while !started.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        work();
+        drop(end);
+        let outcomes = dialler.join().unwrap();
+        Dialled { before: 5, outcomes }
+    })
+}
+
+/// Sets a flag when it goes.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Dialled {
+    fn assert_all_served(&self) {
+        assert!(self.outcomes.len() > self.before, "dials after the start");
+        let unserved = self.outcomes.iter().filter(|outcome| outcome.answer().is_none());
+        let unserved: Vec<_> = unserved.collect();
+        assert!(unserved.is_empty(), "{} of {}: {unserved:?}", unserved.len(), self.outcomes.len());
+    }
+}
+
+fn service() -> SocketAddr {
+    SocketAddr::new(cluster_ip(1, Family::V4), 80)
+}
+
+// B-203, B-204, B-205, Q-32: after an iptables-mode kube-proxy ours are in force before theirs go;
+// no new connection fails, and of others' rules none is missing.
+#[test]
+fn after_iptables_mode() {
+    let site = Site::lab();
+    web(&site, Place::Pod(0));
+    site.node().feed("iptables-nft-restore", &["--noflush"], FOREIGN).unwrap();
+    let strip = |text: String| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
+    };
+    let foreign = strip(saved(&site));
+    iptables_mode(&site);
+    let mut proxy = None;
+    let dialled = while_dialling(site.lab_ref(), service(), || {
+        let started = site.start();
+        site.wait(&started, "the end of the old rules", || {
+            let old = saved(&site).contains("KUBE-SVC-AAAA");
+            assert!(old || site.is_synced(), "theirs are gone before ours are there");
+            !old
+        });
+        proxy = Some(started);
+    });
+    dialled.assert_all_served();
+    let proxy = proxy.unwrap();
+    proxy.wait_log(&["Removed what another proxy mode had left"]);
+    // FOREIGN was loaded twice: appended rules are there twice, too.
+    let left: Vec<String> = strip(saved(&site));
+    assert!(foreign.iter().all(|line| left.contains(line)), "{left:#?}");
+    assert!(!left.iter().any(|line| line.contains("KUBE-SERVICES")), "{left:#?}");
+}
+
+// B-188, B-191, B-207: an upstream table is replaced in one transaction, in each mode of ours.
+#[test]
+fn after_upstream_nftables_mode() {
+    for mode in ["nftables", "iptables"] {
+        let site = Site::lab();
+        web(&site, Place::Pod(0));
+        site.node().nft(&upstream(Place::Pod(0))).unwrap();
+        let mut proxy = None;
+        let dialled = while_dialling(site.lab_ref(), service(), || {
+            let started = site.start_config(|config| config["mode"] = mode.into());
+            site.wait(&started, "our table", || site.table(Family::V4).contains("chain pick"));
+            proxy = Some(started);
+        });
+        dialled.assert_all_served();
+        let table = site.table(Family::V4);
+        assert!(
+            !table.contains("service-nodeports") && !table.contains("default/web/tcp"),
+            "{table}"
+        );
+    }
+}
+
+// B-179, B-188: an upstream kube-proxy takes our table over once we have ended, and we take it back.
+#[test]
+fn upstream_after_us() {
+    let site = Site::lab();
+    web(&site, Place::Pod(2));
+    let plain =
+        |config: &mut serde_json::Value| config["kubeweir"]["tableOwnership"] = false.into();
+    let proxy = site.start_config(plain);
+    site.wait_served(&proxy, 1, "pod-2");
+    proxy.terminate();
+    let dialled = while_dialling(site.lab_ref(), service(), || {
+        site.node().nft(&upstream(Place::Pod(0))).unwrap();
+    });
+    dialled.assert_all_served();
+    let served_by = |to| {
+        let outcome = site.dial(Place::Outside, Protocol::Tcp, to);
+        outcome.answer().map(|answer| answer.server.clone())
+    };
+    assert_eq!(served_by(service()).as_deref(), Some("pod-0"));
+    assert_eq!(served_by(SocketAddr::new(NODE_IP.v4, 30080)).as_deref(), Some("pod-0"));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-2");
+}
+
+// B-022, B-023, B-204: --cleanup takes our table, upstream's and iptables mode's rules, and leaves
+// others'; a second time there is nothing to do; no API server is asked.
+#[test]
+fn cleanup() {
+    let mut site = Site::lab();
+    web(&site, Place::Pod(0));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    proxy.terminate();
+    site.server.stop();
+    iptables_mode(&site);
+    let config = site.config(|_| {});
+    let clean = |arguments: &[&str]| {
+        let output = site.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    clean(&[&config, "--cleanup"]);
+    let left = saved(&site);
+    assert!(!left.contains("KUBE-SERVICES") && left.contains("KUBE-FIREWALL"), "{left}");
+    let tables = || site.node().feed("nft", &["list", "tables"], "").unwrap();
+    assert!(!tables().contains("kube-proxy"), "{}", tables());
+
+    site.node().nft(&upstream(Place::Pod(0))).unwrap();
+    clean(&["--cleanup"]);
+    assert!(!tables().contains("kube-proxy"), "{}", tables());
+    clean(&["--cleanup"]);
+}
+
+// B-022: what cannot be removed is exit code 1: the table of an agent that still runs.
+#[test]
+fn cleanup_under_a_running_agent() {
+    let site = Site::bare();
+    let _proxy = site.start();
+    let output = site.run(&["--cleanup"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(site.is_synced(), "it stays");
+}

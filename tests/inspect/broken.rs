@@ -205,7 +205,7 @@ fn diff_tells_what_the_kernel_lacks() {
 #[test]
 fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["diff"]), 2, "Name manifests with -f FILE");
-    says(&kubeweir(&["diff", "-f", "/nonexistent"]), 2, "/nonexistent: No such file");
+    says(&kubeweir(&["diff", "-f", "/nonexistent"]), 2, "reading /nonexistent: No such file");
     says(
         &kubeweir(&["render", "-f", "/dev/null", "--service", "web"]),
         2,

@@ -1,7 +1,7 @@
 //! `kubeweir render` against the real thing.
 
 use super::listing::sorted;
-use super::scene::{Scene, kubeweir};
+use super::scene::{Scene, binary, kubeweir};
 
 /// nft 1.0.6 does not know the flag `persist` and leaves it out.
 fn shown(listing: &str) -> String {
@@ -40,4 +40,18 @@ fn renders_are_compared_and_narrowed() {
     let nothing = kubeweir(&["diff", &before, &scene.file("yaml", "kind: Service\n")]);
     assert_eq!(nothing.code, 2);
     assert!(nothing.stderr.contains("line 1: expected a table"), "{}", nothing.stderr);
+}
+
+#[test]
+fn no_privilege_is_needed() {
+    let manifest = Scene::source().join("services.yaml");
+    let output = std::process::Command::new("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
+        .arg(binary())
+        .args(["render", "-f", "-", "--node", "node"])
+        .stdin(std::fs::File::open(manifest).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("shop/web:http"));
 }

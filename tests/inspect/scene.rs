@@ -25,13 +25,18 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// The directory of the broken cluster's manifests.
+    pub fn source() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/manifests")
+    }
+
     /// The node with the broken cluster's manifests; no agent yet.
     pub fn build() -> Scene {
         let lab = Lab::new(PodNetwork::Routed).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let scene = Scene { lab, directory, agent: None };
         fs::create_dir(scene.manifests()).unwrap();
-        for entry in fs::read_dir(source()).unwrap() {
+        for entry in fs::read_dir(Scene::source()).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), scene.manifests().join(entry.file_name())).unwrap();
         }
@@ -111,11 +116,7 @@ impl Scene {
 /// The node's set-up, for the agent and for everyone who asks what it should do.
 const SETUP: [&str; 4] = ["--node", "node", "--cluster-cidr", "10.244.0.0/16,fd00:10:244::/56"];
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/manifests")
-}
-
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_kubeweir"))
 }
 

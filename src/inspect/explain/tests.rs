@@ -1,1 +1,123 @@
+//! Sentences that the tests against a kernel do not reach.
 
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::inspect::wanted::{NodeSetup, wanted};
+use crate::model::{Families, Family, Object, PerFamily, Service, ServiceType, TrafficPolicy};
+use crate::program::{LocalPods, NodePortMatch, RuleOptions};
+use crate::testing::objects::{port, service, slice};
+use crate::topology::Vantage;
+
+fn web(change: impl FnOnce(&mut Service)) -> Vec<Object> {
+    let mut web = service("web", &["10.96.0.1"]);
+    web.kind = ServiceType::NodePort;
+    web.ports = vec![port("http", Protocol::Tcp, 80, Some(30080))];
+    change(&mut web);
+    let endpoints = ["10.244.0.5@here", "10.244.1.5@there"];
+    vec![web.into(), slice("web-1", "web", ("http", Protocol::Tcp, 8080), &endpoints).into()]
+}
+
+fn ask(objects: &[Object], options: RuleOptions, from: &str, to: &str) -> Explanation {
+    let chosen = |family| match &options.node_ports[family] {
+        NodePortMatch::Addresses(addresses) => addresses.clone(),
+        NodePortMatch::AnyLocal => Vec::new(),
+    };
+    let setup = NodeSetup {
+        local_addresses: PerFamily::from_fn(chosen),
+        options,
+        vantage: Vantage { node: "here".into(), zone: None },
+        families: Families { v4: true, v6: false },
+        owned: false,
+    };
+    let wanted = wanted(objects, setup).expect("a sound table");
+    let from: std::net::IpAddr = from.parse().expect("an address");
+    let node = Environment { local_addresses: BTreeSet::from([[192, 0, 2, 1].into()]) };
+    let question = Question {
+        from: SocketAddr::new(from, 0),
+        to: to.parse().expect("an address"),
+        protocol: Protocol::Tcp,
+        input: (!node.is_local(from)).then(|| "eth0".to_owned()),
+    };
+    explain(&wanted.rulesets[Family::V4], &question, &node)
+}
+
+fn options() -> RuleOptions {
+    let pods = LocalPods::Cidr("10.244.0.0/16".parse().expect("a network"));
+    RuleOptions {
+        local_pods: PerFamily { v4: pods, v6: LocalPods::Unknown },
+        node_ports: PerFamily {
+            v4: NodePortMatch::Addresses(vec![[192, 0, 2, 1].into()]),
+            v6: NodePortMatch::AnyLocal,
+        },
+        ..RuleOptions::nftables()
+    }
+}
+
+const POD: &str = "10.244.0.9";
+const STRANGER: &str = "203.0.113.1";
+
+#[test]
+fn why_the_source_is_replaced() {
+    let local = |web: &mut Service| web.external_policy = TrafficPolicy::Local;
+    let all = RuleOptions { masquerade_all: true, ..options() };
+    let cases = [
+        (web(|_| ()), all, POD, "10.96.0.1:80", "node's: masqueradeAll is set"),
+        (web(local), options(), POD, "192.0.2.1:30080", "Local does not bind pods of the cluster"),
+        (
+            web(local),
+            options(),
+            "192.0.2.1",
+            "192.0.2.1:30080",
+            "node's: the node itself dials an external address",
+        ),
+        (
+            web(local),
+            options(),
+            STRANGER,
+            "192.0.2.1:30080",
+            "default/web:http: 1 endpoint, those on this node only (policy Local)",
+        ),
+    ];
+    for (objects, options, from, to, sentence) in cases {
+        let said = ask(&objects, options, from, to);
+        assert_eq!(said.verdict, Verdict::Served, "{said}");
+        assert!(said.reasons.iter().any(|r| r.contains(sentence)), "no {sentence:?} in\n{said}");
+    }
+}
+
+#[test]
+fn shares_are_sorted_and_add_up() {
+    let said = ask(&web(|_| ()), options(), POD, "10.96.0.1:80");
+    let shares: Vec<String> =
+        said.endpoints.iter().map(|s| format!("{} {:.2}", s.endpoint, s.probability)).collect();
+    assert_eq!(shares, ["10.244.0.5:8080 0.50", "10.244.1.5:8080 0.50"]);
+    assert_eq!(said.service.as_deref(), Some("default/web:http"));
+}
+
+#[test]
+fn node_ports_without_a_known_address() {
+    let unknown = PerFamily::from_fn(|_| NodePortMatch::Addresses(Vec::new()));
+    let options = RuleOptions { node_ports: unknown, ..options() };
+    let said = ask(&web(|_| ()), options, STRANGER, "192.0.2.1:30080");
+    assert!(
+        said.reasons[0]
+            .ends_with("none does, the node's address is not known (see --bind-address)")
+    );
+}
+
+#[test]
+fn without_a_table_or_without_hooks() {
+    let question = Question {
+        from: SocketAddr::new([203, 0, 113, 1].into(), 0),
+        to: SocketAddr::new([10, 96, 0, 1].into(), 80),
+        protocol: Protocol::Tcp,
+        input: Some("eth0".to_owned()),
+    };
+    let mut ruleset = Ruleset::empty(Family::V4);
+    let said = explain(&ruleset, &question, &Environment::default());
+    assert!(said.reasons[0].starts_with("there is no table kube-proxy"), "{said}");
+    ruleset.table = Some(crate::ruleset::Table { comment: None, owner: false, persist: false });
+    let said = explain(&ruleset, &question, &Environment::default());
+    assert!(said.reasons[0].starts_with("the table has no base chains yet"), "{said}");
+}

@@ -14,10 +14,10 @@ use crate::testing::{FakeKernel, Fault};
 use crate::topology::Vantage;
 use crate::transaction::{Kernel, Op, Transaction};
 
-const V4: Family = Family::V4;
+pub(super) const V4: Family = Family::V4;
 
 /// Services s0 to s(n-1), each with two endpoints.
-fn cluster(count: u8) -> Vec<Object> {
+pub(super) fn cluster(count: u8) -> Vec<Object> {
     (0..count)
         .flat_map(|i| {
             let mut object = service(&format!("s{i}"), &[&format!("10.96.0.{i}")]);
@@ -35,7 +35,7 @@ fn cluster(count: u8) -> Vec<Object> {
         .collect()
 }
 
-fn start(objects: Vec<Object>, kernel: FakeKernel) -> Synchronizer<FakeKernel> {
+pub(super) fn start(objects: Vec<Object>, kernel: FakeKernel) -> Synchronizer<FakeKernel> {
     let vantage = Vantage { node: "a".into(), zone: None };
     let families = Families { v4: true, v6: false };
     let mut engine = Engine::new(RuleOptions::nftables(), vantage, families, true);
@@ -46,7 +46,7 @@ fn start(objects: Vec<Object>, kernel: FakeKernel) -> Synchronizer<FakeKernel> {
     Synchronizer::new(engine, kernel)
 }
 
-fn expected(objects: Vec<Object>) -> crate::testing::normal::NormalForm {
+pub(super) fn expected(objects: Vec<Object>) -> crate::testing::normal::NormalForm {
     let mut fresh = start(objects, FakeKernel::new());
     assert!(fresh.sync(V4, Duration::ZERO).unwrap().result.is_ok());
     normal_form(fresh.kernel.ruleset(V4))

@@ -1,0 +1,121 @@
+//! The errors of a real nf_tables, one by one: what each costs, and where it ends.
+
+use std::time::Duration;
+
+use super::refusals::{V4, cluster, expected, start};
+use crate::engine::Adoption;
+use crate::model::{Change, Kind};
+use crate::testing::normal::normal_form;
+use crate::testing::objects::name;
+use crate::testing::{FakeKernel, Fault};
+use crate::transaction::{CommitError, DumpError, Op};
+
+/// Errors that say nothing about a service: a lack of memory or of descriptors, a table that somebody
+/// else is busy with, a signal, an interrupted batch.
+const PASSING: [i32; 7] = [
+    libc::ENOMEM,
+    libc::ENFILE,
+    libc::EBUSY,
+    libc::EINTR,
+    libc::EAGAIN,
+    libc::ENOBUFS,
+    libc::EPERM,
+];
+
+// At every commit of a cold start once, twice, and so often that the sync fails: everything is
+// served in the end, nobody is blamed.
+#[test]
+fn passing_errors_cost_a_retry_and_no_service() {
+    let mut injected = 0;
+    let mut whole = start(cluster(40), FakeKernel::new()).in_batches_of(50);
+    whole.sync(V4, Duration::ZERO);
+    for errno in PASSING {
+        for before in 0..whole.kernel.commits() {
+            for times in [1, 2, 12] {
+                let mut current = start(cluster(40), FakeKernel::new()).in_batches_of(50);
+                current.kernel.fail_after(before, vec![Fault::Refused(errno); times]);
+                injected += times;
+                let mut syncs = 0;
+                while current.is_pending(V4) || !current.quarantined(V4).is_empty() {
+                    syncs += 1;
+                    assert!(syncs < 20, "errno {errno} x{times} after {before} commits");
+                    current.sync(V4, Duration::from_secs(1000 * syncs));
+                }
+                assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(40)));
+            }
+        }
+    }
+    println!("{injected} refusals injected");
+}
+
+#[test]
+fn lost_outcomes_at_any_commit_are_settled_by_reading_back() {
+    let mut whole = start(cluster(40), FakeKernel::new()).in_batches_of(50);
+    whole.sync(V4, Duration::ZERO);
+    for before in 0..whole.kernel.commits() {
+        for fault in [Fault::LostBefore, Fault::LostAfter] {
+            let mut current = start(cluster(40), FakeKernel::new()).in_batches_of(50);
+            current.kernel.fail_after(before, vec![fault; 2]);
+            let report = current.sync(V4, Duration::ZERO).unwrap();
+            assert!(report.result.is_ok(), "{fault:?} after {before}: {:?}", report.result);
+            let lost = |error: &CommitError| matches!(error, CommitError::Unknown(_));
+            assert!(report.troubles.iter().all(lost) && report.troubles.len() <= 2);
+            assert!(current.quarantined(V4).is_empty());
+            assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(40)));
+        }
+    }
+}
+
+// A set that something still uses cannot be deleted: it is tried again with the next sync, and
+// until then hinders nothing.
+#[test]
+fn garbage_that_is_busy_stays_and_goes_later() {
+    let mut current = start(cluster(3), FakeKernel::new());
+    current.sync(V4, Duration::ZERO);
+    let garbage = |op: &Op| matches!(op, Op::DeleteSet(_) | Op::DeleteChain(_));
+    current.kernel.dislike(move |op| garbage(op).then_some(libc::EBUSY));
+    let mut sticky = crate::testing::objects::service("s1", &["10.96.0.1"]);
+    sticky.ports.push(crate::testing::objects::port("http", crate::model::Protocol::Tcp, 80, None));
+    let plain = sticky.clone();
+    sticky.session_affinity = Some(60);
+    current.engine.apply(Change::Apply(sticky.into()));
+    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    current.engine.apply(Change::Apply(plain.into()));
+    let report = current.sync(V4, Duration::ZERO).unwrap();
+    assert!(report.result.is_ok(), "{:?}", report.result);
+    let busy = |error: &CommitError| matches!(error, CommitError::Rejected(rejection) if rejection.errno == libc::EBUSY);
+    assert!(report.troubles.iter().any(busy), "{:?}", report.troubles);
+    assert!(current.quarantined(V4).is_empty());
+    let maps = |kernel: &FakeKernel| {
+        kernel.ruleset(V4).sets.keys().filter(|name| name.as_str().starts_with("clients-")).count()
+    };
+    assert!(maps(&current.kernel) > 0, "the garbage is still there");
+    current.kernel.like_everything();
+    current.engine.apply(Change::Delete(Kind::Service, name("s2")));
+    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    assert_eq!(maps(&current.kernel), 0, "gone with the next sync");
+}
+
+// A table that kept changing, or was cut off, is no reason to believe anything.
+#[test]
+fn a_table_that_cannot_be_read_is_read_again() {
+    let mut first = start(cluster(3), FakeKernel::new());
+    first.sync(V4, Duration::ZERO);
+    let mut kernel = first.kernel;
+    kernel.close_socket();
+    let before = kernel.commits();
+    kernel.fail_dumps(3);
+    let mut second = start(cluster(3), kernel);
+    for _ in 0..3 {
+        let report = second.sync(V4, Duration::ZERO).unwrap();
+        let interrupted =
+            matches!(report.result, Err(crate::sync::SyncError::Dump(DumpError::Interrupted(_))));
+        assert!(interrupted && report.commits.is_empty(), "{report:?}");
+        assert_eq!(second.kernel.commits(), before, "nothing is written in the dark");
+        assert!(second.is_pending(V4));
+    }
+    let report = second.sync(V4, Duration::ZERO).unwrap();
+    assert_eq!(report.adoption, Some(Adoption::Adopted));
+    assert!(report.result.is_ok());
+    assert_eq!(normal_form(second.kernel.ruleset(V4)), expected(cluster(3)));
+}
