@@ -400,7 +400,7 @@ fn the_guides_helm_commands_and_values_render() {
         blocks.iter().flat_map(|block| block.split("$ ")).filter(|c| c.starts_with("helm"));
     let mut installs = 0;
     for command in commands.filter(|command| command.contains(" install ")) {
-        let settings: Vec<&str> = command.split("--set ").skip(1).map(|s| word(s)).collect();
+        let settings: Vec<&str> = command.split("--set ").skip(1).map(word).collect();
         let file = if command.contains("--values values.yaml") { values } else { "" };
         helm::render_with(file, &settings).check_every_object();
         installs += 1;
