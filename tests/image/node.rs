@@ -16,6 +16,8 @@ use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork, cluster_ip,
     pod_ip,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::archive::Archive;
@@ -48,10 +50,10 @@ pub struct Node {
     started: AtomicUsize,
 }
 
-/// A running container; killed when dropped.
+/// A running container; killed when dropped, which lasts until it has ended.
 pub struct Pod {
     log: PathBuf,
-    agent: Agent,
+    agent: Option<Agent>,
 }
 
 /// The namespaces, and an API server outside of the node.
@@ -225,7 +227,7 @@ impl Node {
         args.push(name.into());
         let file = File::create(&log).unwrap();
         let agent = Agent::start(&self.lab.node, Path::new("unshare"), &args, &file).unwrap();
-        Pod { log, agent }
+        Pod { log, agent: Some(agent) }
     }
 
     /// Which server answers, if one does.
@@ -281,9 +283,9 @@ impl Pod {
     }
 
     /// Waits for the end, which has to be a good one.
-    fn wait(self) {
+    fn wait(mut self) {
         let log = self.log.clone();
-        let status = self.agent.wait(PATIENCE);
+        let status = self.agent.take().unwrap().wait(PATIENCE);
         let text = fs::read_to_string(log).unwrap();
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {text}");
     }
@@ -296,5 +298,18 @@ impl Pod {
         let worse = |line: &&str| line.starts_with(['E', 'F']) && !line.contains(upstreams);
         let errors: Vec<&str> = log.lines().filter(worse).collect();
         assert!(errors.is_empty(), "{errors:#?}");
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let Some(agent) = self.agent.take() else { return };
+        // The first process of the pid namespace: it ends after all others, and unshare after it.
+        let pid = agent.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL).ok();
+        }
+        agent.wait(PATIENCE);
     }
 }
