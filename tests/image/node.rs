@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::ApiServer;
 use kubeweir::testing::lab::{
-    Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork, cluster_ip,
-    pod_ip,
+    Agent, CLUSTER_CIDR, Dial, Lab, LabError, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork,
+    cluster_ip, pod_ip,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -185,8 +185,15 @@ impl Node {
 
     /// The main container of the pod.
     pub fn start(&self) -> Pod {
+        self.start_with(&[])
+    }
+
+    /// The main container with more flags, as the chart's `extraArgs`.
+    pub fn start_with(&self, flags: &[&str]) -> Pod {
         let container = &self.pod.containers[0];
-        self.run(container, &command(container))
+        let mut args = command(container);
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.run(container, &args)
     }
 
     /// The init container, to its end.
@@ -244,10 +251,15 @@ impl Node {
             if answer.as_deref() == server {
                 return;
             }
-            let newest = self.started.load(Ordering::Relaxed) - 1;
-            let log = || fs::read_to_string(self.at(&format!("container-{newest}/log")));
-            assert!(Instant::now() < deadline, "{to} is served by {answer:?}; {}", log().unwrap());
+            let late = Instant::now() >= deadline;
+            assert!(!late, "{to} is served by {answer:?}; {}", self.newest_log());
         }
+    }
+
+    /// What the container that was started last says.
+    fn newest_log(&self) -> String {
+        let newest = self.started.load(Ordering::Relaxed) - 1;
+        fs::read_to_string(self.at(&format!("container-{newest}/log"))).unwrap()
     }
 
     pub fn node_port(&self) -> SocketAddr {
@@ -259,9 +271,23 @@ impl Node {
         self.lab.node.nft("list tables").unwrap()
     }
 
-    /// What upstream's kube-proxy does first when it starts in another mode.
-    pub fn delete_tables(&self) {
-        self.lab.node.nft("delete table ip kube-proxy; delete table ip6 kube-proxy").unwrap();
+    /// Waits until both families have a table, which no process owns (`nft` shows the flag).
+    pub fn wait_for_plain_tables(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        // One listing a run: nft 1.0.6 looks for both tables in the family of the last.
+        let listing = |family| self.lab.node.nft(&format!("list table {family} kube-proxy"));
+        let both = || Ok::<_, LabError>(listing("ip")? + &listing("ip6")?);
+        loop {
+            match both() {
+                Ok(text) if !text.contains("\n\tflags") => return, // those of sets stand deeper
+                state => assert!(Instant::now() < deadline, "{state:?} {}", self.newest_log()),
+            }
+        }
+    }
+
+    /// Runs an nft script on the node.
+    pub fn nft(&self, script: &str) -> String {
+        self.lab.node.nft(script).unwrap()
     }
 
     /// The sysctl that the test's configuration sets, in seconds.
