@@ -374,3 +374,41 @@ fn the_static_manifest_is_what_the_chart_renders() {
     rendered.check_every_object();
     golden::check("charts/static/kubeweir.yaml", &format!("{head}{}", rendered.text));
 }
+
+#[test]
+fn the_chart_installs_this_version() {
+    let text = std::fs::read_to_string(format!("{CHART}/Chart.yaml")).unwrap();
+    let chart: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn the_guides_helm_commands_and_values_render() {
+    let guide = std::fs::read_to_string(format!("{CHART}/../README.md")).unwrap();
+    let blocks: Vec<&str> = guide.split("```").skip(1).step_by(2).collect();
+    let values: Vec<&str> = blocks
+        .iter()
+        .filter_map(|block| {
+            block.strip_prefix("yaml\n").filter(|text| text.contains("# values.yaml"))
+        })
+        .collect();
+    let [values] = values[..] else { panic!("one values.yaml, not {}", values.len()) };
+    render(values).check_every_object();
+
+    let commands =
+        blocks.iter().flat_map(|block| block.split("$ ")).filter(|c| c.starts_with("helm"));
+    let mut installs = 0;
+    for command in commands.filter(|command| command.contains(" install ")) {
+        let settings: Vec<&str> = command.split("--set ").skip(1).map(word).collect();
+        let file = if command.contains("--values values.yaml") { values } else { "" };
+        helm::render_with(file, &settings).check_every_object();
+        installs += 1;
+    }
+    assert_eq!(installs, 3, "a trial, a new cluster, kind");
+}
+
+/// Up to the first white space.
+fn word(text: &str) -> &str {
+    text.split_whitespace().next().unwrap_or_default()
+}

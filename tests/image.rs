@@ -121,7 +121,8 @@ fn the_privileged_daemon_set_serves() {
     pod.check_no_errors();
 }
 
-// B-260: kubeadm's DaemonSet with nothing but the image exchanged; and back.
+// B-260: kubeadm's DaemonSet with nothing but the image exchanged; and back: what upstream's kube-proxy
+// does first in iptables mode is to delete the tables.
 #[test]
 fn kubeadms_daemon_set_serves_and_leaves_tables_that_others_can_delete() {
     let node = Node::kubeadm();
@@ -131,6 +132,27 @@ fn kubeadms_daemon_set_serves_and_leaves_tables_that_others_can_delete() {
     node.wait_until(Place::Outside, node.node_port(), Some("pod-0"));
     pod.check_no_errors();
     drop(pod);
-    node.delete_tables();
+    for table in node.tables().lines() {
+        node.nft(&format!("delete {table}"));
+    }
     assert_eq!(node.tables(), "");
+}
+
+// The way back to upstream's nftables mode: every transaction of it adds the table, which the kernel
+// refuses where the table was an owned one; so the ownership is given up before.
+#[test]
+fn without_ownership_the_tables_are_ones_that_upstream_takes_over() {
+    let node = Node::new("privileged: true");
+    let frontend = SocketAddr::new(cluster_ip(0, Family::V4), PORT);
+    let owner = node.start();
+    node.wait_until(Place::Pod(1), frontend, Some("pod-0"));
+    drop(owner);
+    let pod = node.start_with(&["--table-ownership=false"]);
+    node.wait_for_plain_tables();
+    assert_eq!(node.dial(Place::Pod(1), frontend).as_deref(), Some("pod-0"));
+    drop(pod);
+    for family in ["ip", "ip6"] {
+        node.nft(&format!("add table {family} kube-proxy {{ comment \"rules for kube-proxy\"; }}"));
+    }
+    assert_eq!(node.dial(Place::Pod(1), frontend).as_deref(), Some("pod-0"));
 }

@@ -65,6 +65,12 @@ pub fn render_set(values: &str, setting: &str) -> Rendered {
     rendered(&template(values, &["--set-json", setting]), setting)
 }
 
+/// As `helm install` with these `--set`.
+pub fn render_with(values: &str, settings: &[&str]) -> Rendered {
+    let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    rendered(&template(values, &flags), &flags.join(" "))
+}
+
 /// What Helm says to values that it does not render.
 pub fn refused(values: &str) -> String {
     let output = template(values, &[]);

@@ -13,9 +13,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::ApiServer;
 use kubeweir::testing::lab::{
-    Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork, cluster_ip,
-    pod_ip,
+    Agent, CLUSTER_CIDR, Dial, Lab, LabError, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork,
+    cluster_ip, pod_ip,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::archive::Archive;
@@ -48,10 +50,10 @@ pub struct Node {
     started: AtomicUsize,
 }
 
-/// A running container; killed when dropped.
+/// A running container; killed when dropped, which lasts until it has ended.
 pub struct Pod {
     log: PathBuf,
-    agent: Agent,
+    agent: Option<Agent>,
 }
 
 /// The namespaces, and an API server outside of the node.
@@ -183,8 +185,15 @@ impl Node {
 
     /// The main container of the pod.
     pub fn start(&self) -> Pod {
+        self.start_with(&[])
+    }
+
+    /// The main container with more flags, as the chart's `extraArgs`.
+    pub fn start_with(&self, flags: &[&str]) -> Pod {
         let container = &self.pod.containers[0];
-        self.run(container, &command(container))
+        let mut args = command(container);
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        self.run(container, &args)
     }
 
     /// The init container, to its end.
@@ -225,7 +234,7 @@ impl Node {
         args.push(name.into());
         let file = File::create(&log).unwrap();
         let agent = Agent::start(&self.lab.node, Path::new("unshare"), &args, &file).unwrap();
-        Pod { log, agent }
+        Pod { log, agent: Some(agent) }
     }
 
     /// Which server answers, if one does.
@@ -242,10 +251,15 @@ impl Node {
             if answer.as_deref() == server {
                 return;
             }
-            let newest = self.started.load(Ordering::Relaxed) - 1;
-            let log = || fs::read_to_string(self.at(&format!("container-{newest}/log")));
-            assert!(Instant::now() < deadline, "{to} is served by {answer:?}; {}", log().unwrap());
+            let late = Instant::now() >= deadline;
+            assert!(!late, "{to} is served by {answer:?}; {}", self.newest_log());
         }
+    }
+
+    /// What the container that was started last says.
+    fn newest_log(&self) -> String {
+        let newest = self.started.load(Ordering::Relaxed) - 1;
+        fs::read_to_string(self.at(&format!("container-{newest}/log"))).unwrap()
     }
 
     pub fn node_port(&self) -> SocketAddr {
@@ -257,9 +271,23 @@ impl Node {
         self.lab.node.nft("list tables").unwrap()
     }
 
-    /// What upstream's kube-proxy does first when it starts in another mode.
-    pub fn delete_tables(&self) {
-        self.lab.node.nft("delete table ip kube-proxy; delete table ip6 kube-proxy").unwrap();
+    /// Waits until both families have a table, which no process owns (`nft` shows the flag).
+    pub fn wait_for_plain_tables(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        // One listing a run: nft 1.0.6 looks for both tables in the family of the last.
+        let listing = |family| self.lab.node.nft(&format!("list table {family} kube-proxy"));
+        let both = || Ok::<_, LabError>(listing("ip")? + &listing("ip6")?);
+        loop {
+            match both() {
+                Ok(text) if !text.contains("\n\tflags") => return, // those of sets stand deeper
+                state => assert!(Instant::now() < deadline, "{state:?} {}", self.newest_log()),
+            }
+        }
+    }
+
+    /// Runs an nft script on the node.
+    pub fn nft(&self, script: &str) -> String {
+        self.lab.node.nft(script).unwrap()
     }
 
     /// The sysctl that the test's configuration sets, in seconds.
@@ -281,9 +309,9 @@ impl Pod {
     }
 
     /// Waits for the end, which has to be a good one.
-    fn wait(self) {
+    fn wait(mut self) {
         let log = self.log.clone();
-        let status = self.agent.wait(PATIENCE);
+        let status = self.agent.take().unwrap().wait(PATIENCE);
         let text = fs::read_to_string(log).unwrap();
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {text}");
     }
@@ -296,5 +324,18 @@ impl Pod {
         let worse = |line: &&str| line.starts_with(['E', 'F']) && !line.contains(upstreams);
         let errors: Vec<&str> = log.lines().filter(worse).collect();
         assert!(errors.is_empty(), "{errors:#?}");
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let Some(agent) = self.agent.take() else { return };
+        // The first process of the pid namespace: it ends after all others, and unshare after it.
+        let pid = agent.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL).ok();
+        }
+        agent.wait(PATIENCE);
     }
 }
