@@ -5,9 +5,9 @@ SHELL := /bin/bash
 
 # Libraries to build against, and the programs tests compare with or live beside.
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
-DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps
+DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo test lint build release versions bench setup clean
+.PHONY: help demo test lint build release versions bench setup clean helm image sbom deny
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,13 +23,10 @@ setup: ## Install the Debian packages that are missing
 build: setup ## Build the binary for development
 	cargo build --locked
 
-release: setup ## Build the binary as it is shipped
-	cargo build --locked --release
-
 demo: setup ## Show it working on namespaces of its own, in under a minute once built
 	cargo test --locked --test demo -- --show
 
-test: setup ## All tests
+test: setup helm ## All tests
 	cargo test --locked --no-fail-fast
 
 lint: setup ## Formatting, lints, documentation
@@ -42,7 +39,43 @@ versions: setup ## List the table with the nft of newer Debian suites too
 	cargo test --locked --test nft_versions -- --include-ignored
 
 bench: setup ## The benchmarks behind benches/README.md
-	cargo bench --locked
+	cargo bench --locked --bench engine --bench functions
 
 clean: ## Remove what was built
 	cargo clean
+
+# The version that is built; CI says the tag's.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+KUBERNETES_RELEASE := $(shell sed -n 's/^pub const KUBERNETES_RELEASE: &str = "\(.*\)";/\1/p' src/config/version.rs)
+# The same bytes wherever it is built: no path of this machine in the binary, the time of the commit in the image.
+REPRODUCIBLE := RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo"
+BUILD_OF := KUBEWEIR_VERSION=v$(KUBERNETES_RELEASE)+kubeweir.$(VERSION) KUBEWEIR_COMMIT=$$(git rev-parse HEAD)
+
+release: setup ## Build the binary as it is shipped
+	$(BUILD_OF) $(REPRODUCIBLE) cargo build --locked --release --bin kubeweir
+
+helm: target/tools/helm ## Helm, for the chart's tests
+
+target/tools/helm: tests/chart/install-helm
+	tests/chart/install-helm $(@D)
+
+image: release ## The container image as an OCI archive, target/image/kubeweir.tar, without a registry
+	rm -rf target/image && mkdir -p target/image
+	tests/image/rootfs target/release/kubeweir target/image/root
+	find target/image/root ! -type d -printf '%10s  /%P\n'
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) REVISION=$$(git rev-parse HEAD) \
+	    tests/image/oci target/image/root target/image/kubeweir.tar kubeweir $(VERSION)
+
+target/tools/bin/cargo-cyclonedx:
+	cargo install --quiet --locked --root target/tools cargo-cyclonedx@0.5.9
+
+sbom: target/tools/bin/cargo-cyclonedx ## The bill of materials, target/image/kubeweir.cdx.json
+	mkdir -p target/image
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) target/tools/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --override-filename kubeweir.cdx
+	sed "s|path+file://$(CURDIR)|path+file:///src|" kubeweir.cdx.json >target/image/kubeweir.cdx.json && rm kubeweir.cdx.json
+
+target/tools/bin/cargo-deny:
+	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
+
+deny: target/tools/bin/cargo-deny ## Licences, advisories, bans and sources of the dependencies
+	target/tools/bin/cargo-deny --all-features check --config .cargo/deny.toml
