@@ -187,6 +187,11 @@ fn every_exchange_is_measured() {
     setup.server.refuse_streaming_lists();
     let setup = setup.watching(&[Kind::Service]);
     let host = setup.server.address().to_string();
+    // The watch begins after its list was delivered.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while setup.exchanges.lock().unwrap().len() < 3 && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
     let exchanges = setup.exchanges.lock().unwrap();
     let seen: Vec<_> = exchanges
         .iter()
