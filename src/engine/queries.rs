@@ -123,11 +123,6 @@ impl Engine {
         self.state[family].applied.placements(service)
     }
 
-    /// Everything that is applied in a family, in no order.
-    pub fn all_applied(&self, family: Family) -> impl Iterator<Item = &Placement> {
-        self.state[family].applied.services.values().flatten()
-    }
-
     /// The contested frontends of a family.
     pub fn conflicts(&self, family: Family) -> Vec<Conflict> {
         let conflict = |(frontend, claims): (&FrontendKey, &[Claim])| Conflict {

@@ -6,8 +6,6 @@
 use std::io;
 use std::path::Path;
 
-use ipnet::IpNet;
-
 use crate::model::{Families, Family};
 
 /// Set and non-empty, it allows kernels that upstream refuses (B-064).
@@ -36,14 +34,6 @@ pub enum FamilyError {
     Kernel {
         /// `uname -r`.
         release: String,
-    },
-    /// No CIDR of a list is of a family that needs one (B-066, B-067).
-    #[error("{field} has only CIDRs of the wrong family, {wanted} is needed")]
-    Cidrs {
-        /// `podCIDRs` or `clusterCIDR`.
-        field: &'static str,
-        /// The primary family.
-        wanted: Family,
     },
 }
 
@@ -106,30 +96,6 @@ pub fn check_kernel(release: &str, skip: Option<&str>) -> Result<(), FamilyError
 fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// NodeCIDR mode with podCIDRs that are all of the other family cannot work (B-066).
-pub fn check_pod_cidrs(pod_cidrs: &[IpNet], primary: Family) -> Result<(), FamilyError> {
-    check_cidrs("podCIDRs", pod_cidrs, primary)
-}
-
-/// ClusterCIDR mode with CIDRs that are all of the other family cannot work, but with two families
-/// upstream goes on with an error record (B-067).
-pub fn check_cluster_cidrs(
-    cluster_cidrs: &[IpNet],
-    families: Families,
-    primary: Family,
-) -> Result<(), FamilyError> {
-    if families == Families::DUAL {
-        return Ok(());
-    }
-    check_cidrs("clusterCIDR", cluster_cidrs, primary)
-}
-
-/// An empty list is no contradiction: that family runs without a detector.
-fn check_cidrs(field: &'static str, cidrs: &[IpNet], wanted: Family) -> Result<(), FamilyError> {
-    let wrong = !cidrs.is_empty() && cidrs.iter().all(|net| Family::of_net(net) != wanted);
-    if wrong { Err(FamilyError::Cidrs { field, wanted }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -207,26 +173,5 @@ mod tests {
         assert_eq!(error.to_string(), "unable to create IPv6 proxier: nf_tables cannot be used");
         let cause = std::error::Error::source(&error).expect("a cause").to_string();
         assert!(cause.contains("not permitted"), "{cause}");
-    }
-
-    fn nets(texts: &[&str]) -> Vec<IpNet> {
-        texts.iter().map(|t| t.parse().expect("a literal CIDR")).collect()
-    }
-
-    // B-066: one CIDR of the primary family is enough, none at all is not a contradiction.
-    #[test]
-    fn pod_cidrs_of_the_wrong_family() {
-        assert!(check_pod_cidrs(&nets(&["fd00::/64"]), Family::V4).is_err());
-        assert!(check_pod_cidrs(&nets(&["fd00::/64", "10.0.0.0/24"]), Family::V4).is_ok());
-        assert!(check_pod_cidrs(&[], Family::V4).is_ok());
-    }
-
-    // B-067: fatal in single-stack only.
-    #[test]
-    fn cluster_cidrs_of_the_wrong_family() {
-        let single = Families { v4: true, v6: false };
-        assert!(check_cluster_cidrs(&nets(&["fd00::/64"]), single, Family::V4).is_err());
-        assert!(check_cluster_cidrs(&nets(&["fd00::/64"]), Families::DUAL, Family::V4).is_ok());
-        assert!(check_cluster_cidrs(&nets(&["10.0.0.0/8"]), single, Family::V4).is_ok());
     }
 }

@@ -216,12 +216,4 @@ impl Set {
     pub fn key_len(&self) -> usize {
         self.key.iter().map(|f| f.padded_len()).sum()
     }
-
-    /// Bytes of the data on the wire; 0 for sets and verdict maps.
-    pub fn data_len(&self) -> usize {
-        match &self.kind {
-            SetKind::Map(fields) => fields.iter().map(|f| f.padded_len()).sum(),
-            SetKind::Set | SetKind::VerdictMap => 0,
-        }
-    }
 }

@@ -36,6 +36,8 @@ fn pod_cidrs_of_the_wrong_family() {
         assert!(error.to_string().contains("podCIDRs"), "{error}");
         let right = check_node(&flags, Family::V4, dual_stack, &["fd00::/64", "10.0.0.0/24"]);
         assert_eq!(right, Ok(Vec::new()));
+        let none = check_node(&flags, Family::V4, dual_stack, &[]);
+        assert!(none.is_ok(), "none at all is not a contradiction");
         let other_mode = check_node(&[PRIMARY], Family::V4, dual_stack, &["fd00::/64"]);
         assert_eq!(other_mode.expect("only a note").len(), 1);
     }
@@ -46,6 +48,8 @@ fn pod_cidrs_of_the_wrong_family() {
 fn cluster_cidrs_of_the_wrong_family() {
     let flags = [PRIMARY, "--cluster-cidr=fd00::/64"];
     assert!(check_node(&flags, Family::V4, false, &[]).is_err());
+    let right = [PRIMARY, "--cluster-cidr=10.0.0.0/8"];
+    assert!(check_node(&right, Family::V4, false, &[]).is_ok());
     assert_eq!(check_node(&flags, Family::V4, true, &[]).expect("only a note").len(), 1);
     assert_eq!(
         check_node(&flags, Family::V6, false, &[]).expect("right family").len(),
