@@ -128,20 +128,6 @@ impl<K: Kernel> Synchronizer<K> {
         Family::BOTH.into_iter().filter_map(|family| self.quarantine[family].next_retry()).min()
     }
 
-    /// Replaces an owned table by an equal plain one, for the end of the process.
-    ///
-    /// An owned table would outlive the process, too, but only another of us could ever change it:
-    /// the kernel refuses every `add table` on a table that was made persistent (EOPNOTSUPP, seen
-    /// up to 6.18), so that no upstream kube-proxy could follow.
-    pub fn release(&mut self, family: Family) -> Result<(), SyncError> {
-        let ruleset = self.kernel.dump(family)?;
-        if let Some(table) = ruleset.table.clone().filter(|table| table.owner) {
-            let plain = Table { owner: false, persist: false, ..table };
-            self.kernel.commit(&ruleset.recreated(plain))?;
-        }
-        Ok(())
-    }
-
     /// Brings a family to the wanted state. `None` if it is there already.
     pub fn sync(&mut self, family: Family, now: Duration) -> Option<Report> {
         for service in self.quarantine[family].due(now) {
@@ -336,6 +322,24 @@ impl<K: Kernel> Synchronizer<K> {
             Err(error) => report.troubles.push(error),
         }
     }
+}
+
+/// Replaces a persistent table by an equal plain one, in one transaction; no other process may own
+/// it.
+///
+/// A persistent table outlives its process, too, but only another of us could ever change it: the
+/// kernel refuses every `add table` on it without the same flags (EOPNOTSUPP, seen up to 6.18), so
+/// that no upstream kube-proxy could follow.
+///
+/// # Errors
+/// If the table cannot be read, or the kernel refuses; then it is as it was.
+pub fn release(kernel: &mut impl Kernel, family: Family) -> Result<(), SyncError> {
+    let ruleset = kernel.dump(family)?;
+    if let Some(table) = ruleset.table.clone().filter(|table| table.persist) {
+        let plain = Table { owner: false, persist: false, ..table };
+        kernel.commit(&ruleset.recreated(plain))?;
+    }
+    Ok(())
 }
 
 /// Whether reading the table again can teach nothing: it was just read, and the kernel refused.
