@@ -257,13 +257,16 @@ impl<K: Kernel> Synchronizer<K> {
         report: &mut Report,
     ) -> Result<(), SyncError> {
         if let Some(culprit) = self.engine.culprit(family, &plan, &rejection) {
-            self.set_aside(family, culprit, rejection, now, report);
-            return Ok(());
+            if plan.replaces_table() {
+                self.set_aside(family, culprit, rejection, now, report);
+                return Ok(());
+            }
+            return self.judge(family, culprit, now, report);
         }
-        // Without any service the same plan must pass, or else no service is to blame.
         if plan.services.is_empty() || plan.replaces_table() {
             return Err(CommitError::Rejected(rejection).into());
         }
+        // Without any service the same plan must pass, or else no service is to blame.
         let none = BTreeSet::new();
         let bare = self.plan(family, Selection::Only(&none))?;
         self.commit(family, bare, report).map_err(|(_, error)| error)?;
@@ -282,9 +285,8 @@ impl<K: Kernel> Synchronizer<K> {
         let plan = self.plan(family, Selection::Only(&only))?;
         match (self.commit(family, plan, report), services) {
             (Ok(()), _) => Ok(()),
-            (Err((_, CommitError::Rejected(rejection))), [culprit]) => {
-                self.set_aside(family, culprit.clone(), rejection, now, report);
-                Ok(())
+            (Err((_, CommitError::Rejected(_))), [culprit]) => {
+                self.judge(family, culprit.clone(), now, report)
             }
             (Err((_, CommitError::Rejected(_))), _) => {
                 let (left, right) = services.split_at(services.len() / 2);
@@ -292,6 +294,29 @@ impl<K: Kernel> Synchronizer<K> {
                 self.bisect(family, right, now, report)
             }
             (Err((_, error)), _) => Err(error.into()),
+        }
+    }
+
+    /// A refusal points at a service. It is set aside if it is refused once more, alone, while the
+    /// kernel takes something else: a lack of memory, too, may strike at any element.
+    fn judge(
+        &mut self,
+        family: Family,
+        suspect: ObjectName,
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let nothing_new = Op::AddTable(self.engine.table(family));
+        self.kernel.commit(&Transaction { family, ops: vec![nothing_new] })?;
+        let only = BTreeSet::from([suspect.clone()]);
+        let plan = self.plan(family, Selection::Only(&only))?;
+        match self.commit(family, plan, report) {
+            Ok(()) => Ok(()),
+            Err((_, CommitError::Rejected(rejection))) => {
+                self.set_aside(family, suspect, rejection, now, report);
+                Ok(())
+            }
+            Err((_, error)) => Err(error.into()),
         }
     }
 

@@ -33,7 +33,7 @@ fn passing_errors_cost_a_retry_and_no_service() {
     whole.sync(V4, Duration::ZERO);
     for errno in PASSING {
         for before in 0..whole.kernel.commits() {
-            for times in [1, 2, 12] {
+            for times in [1, 2, 5, 7, 12] {
                 let mut current = start(cluster(40), FakeKernel::new()).in_batches_of(50);
                 current.kernel.fail_after(before, vec![Fault::Refused(errno); times]);
                 injected += times;
@@ -41,7 +41,8 @@ fn passing_errors_cost_a_retry_and_no_service() {
                 while current.is_pending(V4) || !current.quarantined(V4).is_empty() {
                     syncs += 1;
                     assert!(syncs < 20, "errno {errno} x{times} after {before} commits");
-                    current.sync(V4, Duration::from_secs(1000 * syncs));
+                    let report = current.sync(V4, Duration::from_secs(1000 * syncs)).unwrap();
+                    assert!(report.refused.is_empty(), "errno {errno} x{times} after {before}");
                 }
                 assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(40)));
             }
