@@ -19,6 +19,7 @@ mod life;
 mod modes;
 mod node;
 mod objects;
+mod quarantine;
 mod secrets;
 mod servers;
 mod site;

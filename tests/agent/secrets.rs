@@ -90,7 +90,7 @@ fn a_malformed_kubeconfig_is_not_quoted() {
     ] {
         let (code, text) = launch(&site, &user).end();
         assert_eq!(code, Some(1), "{title}: {text}");
-        assert!(text.contains("kubeconfig") || text.contains("key"), "{title}: {text}");
+        assert!(text.contains("kubeconfig") || text.contains("credentials"), "{title}: {text}");
         assert_secret_kept(title, &log(&site));
     }
 }

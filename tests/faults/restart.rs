@@ -209,9 +209,9 @@ fn foreign_affinity() -> String {
     let cluster_ip = cluster_ip(STICKY, Family::V4);
     format!(
         "table ip kube-proxy {{ comment \"rules for kube-proxy\"\n{sets}{chains}\
-           chain service-b {{ {rules} numgen random mod 3 vmap {{ {all} }} }}\n\
+           chain service-b {{ {rules} numgen random mod 3 vmap {{ {all} }}\n }}\n\
            map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict;\n\
-             elements = {{ {cluster_ip} . tcp . 80 : goto service-b }} }}\n\
+             elements = {{ {cluster_ip} . tcp . 80 : goto service-b }}\n }}\n\
            chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}\n\
            chain masquerading {{ ip daddr 10.244.1.0/24 fib saddr type local masquerade; }}\n\
            chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}\n\
