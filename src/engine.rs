@@ -18,6 +18,7 @@ mod claims;
 mod desired;
 mod plan;
 mod queries;
+mod size;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Plan, Selection, replace_clients};
 pub use queries::{Conflict, FamilySummary, Totals};
+pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};

@@ -19,7 +19,7 @@ pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::{Damper, Limits, Schedule};
 pub use worker::{Observer, Timing, Worker};
 
-use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
+use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
 use crate::ruleset::{Element, Name, Table};
 use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
@@ -170,6 +170,11 @@ impl<K: Kernel> Synchronizer<K> {
                 continue;
             }
             let plan = self.plan(family, Selection::Elements(self.batch))?;
+            for (service, entries) in &plan.oversized {
+                let object = format!("{entries} list entries (at most {MOST_ENTRIES})");
+                let rejection = Rejection { op: None, element: None, object, errno: libc::E2BIG };
+                self.set_aside(family, service.clone(), rejection, now, report);
+            }
             match self.commit(family, plan, report) {
                 Ok(()) => {}
                 Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),
