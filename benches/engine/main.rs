@@ -9,6 +9,7 @@
 
 mod change;
 mod cluster;
+mod kernel_memory;
 mod load;
 mod packets;
 mod plot;
@@ -19,9 +20,10 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("load", load::run),
     ("change", change::run),
+    ("kernel", kernel_memory::run),
     ("memory", process::memory),
     ("api", process::api),
     ("churn", process::churn),
