@@ -384,6 +384,9 @@ impl<K: Kernel> Observer<K> for AgentObserver {
         self.log_conflicts(synchronizer, family);
         self.update_metrics(synchronizer, report);
         self.update_status(synchronizer, report, timing);
+        if report.garbage_stays {
+            metrics.proxy.cleanup_failed(family);
+        }
         if report.result.is_err() {
             metrics.proxy.sync_failed(family, report.full);
             return;
