@@ -104,7 +104,11 @@ fn worker(
     around: Surroundings,
     synchronizer: Synchronizer<FakeKernel>,
 ) -> Worker<FakeKernel, AgentObserver> {
-    let limits = Limits { min_interval: Duration::ZERO, retry: Duration::from_secs(30) };
+    let limits = Limits {
+        min_interval: Duration::ZERO,
+        retry: Duration::from_secs(30),
+        audit: Limits::AUDIT,
+    };
     let observer = AgentObserver::new(around, NodeAddresses::default());
     Worker::new(synchronizer, inbox.clone(), observer, limits)
 }

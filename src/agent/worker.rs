@@ -92,8 +92,11 @@ fn start_threads(
     if !owned {
         start_monitor(Monitor::open(kernel.portid())?, inbox.clone())?;
     }
-    let limits =
-        Limits { min_interval: launch.config.min_sync_period, retry: launch.config.sync_period };
+    let limits = Limits {
+        min_interval: launch.config.min_sync_period,
+        retry: launch.config.sync_period,
+        audit: Limits::AUDIT,
+    };
     let observer = AgentObserver::new(surroundings, assigned);
     let synchronizer = Synchronizer::new(engine, kernel);
     let worker = Worker::new(synchronizer, inbox.clone(), observer, limits);
