@@ -1,10 +1,10 @@
 //! Which UDP flows are stale: translated to an endpoint that no longer serves (section 7.7).
 //!
 //! A UDP "connection" never ends by itself while its client keeps sending, so that the kernel keeps
-//! sending it where it was first sent. Place in the flow: after a sync that [`Trigger`] found worth
-//! it, the shell builds a [`Reconciliation`] of the services and lets [`kernel`] delete the flows it
-//! calls stale. Apart from [`kernel`] this is pure; it must not know rules or how an endpoint is
-//! chosen.
+//! sending it where it was first sent. Place in the flow: after a sync of services whose slices have,
+//! or had, a UDP port (B-226), the shell builds a [`Reconciliation`] of the services and lets
+//! [`kernel`] delete the flows it calls stale. Apart from [`kernel`] this is pure; it must not know
+//! rules or how an endpoint is chosen.
 //!
 //! What is stale:
 //! - a flow to a frontend that has serving endpoints and is answered by none of them (B-218, B-219,
@@ -169,28 +169,6 @@ impl<'a> Reconciliation<'a> {
             return answering != destination && answered_by(then);
         }
         claims.iter().any(|port| !port.endpoints.is_empty()) && !answered_by(claims)
-    }
-}
-
-/// Whether a sync has to be followed by a reconciliation: a changed slice has, or had, a UDP port
-/// (B-226). Changes of Services alone are not reported here (B-227); what they left behind is found
-/// at the next reconciliation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Trigger {
-    due: bool,
-}
-
-impl Trigger {
-    /// Takes note of a changed slice, old and new state.
-    pub fn slice_changed(&mut self, old: Option<&EndpointSlice>, new: Option<&EndpointSlice>) {
-        let has_udp =
-            |slice: &EndpointSlice| slice.ports.iter().any(|p| p.protocol == Protocol::Udp);
-        self.due |= old.is_some_and(has_udp) || new.is_some_and(has_udp);
-    }
-
-    /// Asked after a successful sync; starts over.
-    pub fn take(&mut self) -> bool {
-        std::mem::take(&mut self.due)
     }
 }
 

@@ -199,22 +199,3 @@ fn udp_ports_of_a_service() {
     assert_eq!(v6[0].addresses, vec![ip("fd96::a"), ip("fd11::1")]);
     assert!(v6[0].endpoints.is_empty());
 }
-
-// B-226, B-227: a slice with a UDP port, now or before, is due once; nothing else is.
-#[test]
-fn trigger() {
-    let udp = slice(vec![("dns", Protocol::Udp, 53)], vec![]);
-    let tcp = slice(vec![("web", Protocol::Tcp, 80)], vec![]);
-    for (name, old, new, due) in [
-        ("first seen", None, Some(&udp), true),
-        ("deleted", Some(&udp), None, true),
-        ("no longer UDP", Some(&udp), Some(&tcp), true),
-        ("TCP only", Some(&tcp), Some(&tcp), false),
-    ] {
-        let mut trigger = Trigger::default();
-        assert!(!trigger.take(), "{name}: without a slice change nothing is due");
-        trigger.slice_changed(old, new);
-        assert_eq!(trigger.take(), due, "{name}");
-        assert!(!trigger.take(), "{name}: once");
-    }
-}
