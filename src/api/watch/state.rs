@@ -153,11 +153,17 @@ impl Machine {
     pub fn next(&mut self, outcome: Outcome, jitter: f64) -> Step {
         let progressed = std::mem::replace(&mut self.progressed, false);
         let after = match &outcome {
+            // A list is no success yet if the watch after it is refused as the one before it was.
             Outcome::Page { .. } => {
+                if !self.remedied {
+                    self.failures = 0;
+                }
+                Duration::ZERO
+            }
+            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => {
                 self.succeeded();
                 Duration::ZERO
             }
-            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => Duration::ZERO,
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
             _ => self.back_off(jitter),
         };
@@ -223,6 +229,10 @@ impl Machine {
         }
         // The remedy is another request, not time: but only once, in case it fails the same way.
         let remedied = refusal.wrong_version() || !refusal.is_passing();
+        if self.request == Request::StreamingList && !refusal.wrong_version() && remedied {
+            // It is not asked for again.
+            return Duration::ZERO;
+        }
         if !remedied || std::mem::replace(&mut self.remedied, true) {
             return self.back_off(jitter);
         }

@@ -154,6 +154,18 @@ fn a_remedy_that_keeps_failing_is_slowed_down() {
 }
 
 #[test]
+fn lists_that_lead_to_the_same_refusal_are_slowed_down() {
+    let mut machine = watching_after_pages();
+    machine.advanced("41");
+    let mut millis = Vec::new();
+    for _ in 0..4 {
+        millis.push(machine.next(refused(410, "Expired", None), 0.0).after.as_millis());
+        assert_eq!(machine.next(page("41", None), 0.0).after, Duration::ZERO);
+    }
+    assert_eq!(millis, [0, 1600, 3200, 6400]);
+}
+
+#[test]
 fn after_a_loss_a_forgotten_version_is_remedied_soon() {
     let mut machine = watching();
     for _ in 0..7 {
