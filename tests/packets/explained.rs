@@ -3,8 +3,9 @@
 //! [`super::case::check`] asks for each of its cases, tests that dial by themselves ask here. The one
 //! exception is dials that race with commits: no table is the one they met.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
 
 use kubeweir::inspect::explain::{Explanation, Question, Verdict, explain};
 use kubeweir::model::{Family, PerFamily, Protocol};
@@ -19,6 +20,8 @@ use tokio::runtime;
 pub struct Explainer {
     rulesets: PerFamily<Ruleset>,
     node: Environment,
+    /// On which interface packets of a client outside arrive: the same for all of them.
+    from_outside: Mutex<BTreeMap<Family, String>>,
 }
 
 impl Explainer {
@@ -29,6 +32,7 @@ impl Explainer {
             Explainer {
                 rulesets: PerFamily::from_fn(|family| kernel.dump(family).expect("a dump")),
                 node: Environment { local_addresses: read.0.into_iter().collect() },
+                from_outside: Mutex::default(),
             }
         })
     }
@@ -58,10 +62,14 @@ impl Explainer {
     ) -> Explanation {
         let family = Family::of(&to.ip());
         let source = from.source(family).unwrap_or_else(|| self.host_source(lab, to.ip()));
-        let input = (from != Place::Host).then(|| {
-            let towards = lab.node.run(|| block_on(route::interface_towards(source)));
-            towards.expect("a route").expect("a source elsewhere")
-        });
+        let input = match from {
+            Place::Host => None,
+            Place::OutsideAt(_) => {
+                let mut known = self.from_outside.lock().expect("no dialler panics");
+                Some(known.entry(family).or_insert_with(|| interface(lab, source)).clone())
+            }
+            _ => Some(interface(lab, source)),
+        };
         let question = Question { from: SocketAddr::new(source, 0), to, protocol, input };
         explain(&self.rulesets[family], &question, &self.node)
     }
@@ -78,6 +86,11 @@ impl Explainer {
             socket.local_addr().expect("connected").ip()
         })
     }
+}
+
+fn interface(lab: &Lab, source: IpAddr) -> String {
+    let towards = lab.node.run(|| block_on(route::interface_towards(source)));
+    towards.expect("a route").expect("a source elsewhere")
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
