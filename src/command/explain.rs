@@ -7,7 +7,7 @@ use super::render::{object_name, print, print_json};
 use super::{CommandError, pods, source};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::config::address::{parse_ip, parse_ip_port};
-use crate::inspect::explain::{Question, explain};
+use crate::inspect::explain::{Explainer, Question};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
@@ -36,7 +36,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let mut ruleset = NetlinkKernel::open()?.dump(Family::of(&from))?;
     forget_expired(&mut ruleset);
     let question = Question { from: SocketAddr::new(from, SOURCE_PORT), to, protocol, input };
-    let explanation = explain(&ruleset, &question, &node);
+    let explanation = Explainer::new(ruleset).explain(&question, &node);
     match args.output {
         Output::Text => print(&explanation.to_string())?,
         Output::Json => print_json(&explanation)?,

@@ -7,18 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 
-use kubeweir::inspect::explain::{Explanation, Question, Verdict, explain};
+use kubeweir::inspect::explain;
+use kubeweir::inspect::explain::{Explanation, Question, Verdict};
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::node::{addresses, route};
-use kubeweir::ruleset::{Environment, Ruleset};
+use kubeweir::ruleset::Environment;
 use kubeweir::testing::lab::{Answer, Lab, Outcome, Place};
 use kubeweir::transaction::Kernel;
 use tokio::runtime;
 
 /// The kernel's tables and the node's addresses at one moment.
 pub struct Explainer {
-    rulesets: PerFamily<Ruleset>,
+    tables: PerFamily<explain::Explainer>,
     node: Environment,
     /// On which interface packets of a client outside arrive: the same for all of them.
     from_outside: Mutex<BTreeMap<Family, String>>,
@@ -30,7 +31,9 @@ impl Explainer {
             let mut kernel = NetlinkKernel::open().expect("a socket");
             let read = block_on(addresses::read()).expect("addresses");
             Explainer {
-                rulesets: PerFamily::from_fn(|family| kernel.dump(family).expect("a dump")),
+                tables: PerFamily::from_fn(|family| {
+                    explain::Explainer::new(kernel.dump(family).expect("a dump"))
+                }),
                 node: Environment { local_addresses: read.0.into_iter().collect() },
                 from_outside: Mutex::default(),
             }
@@ -71,7 +74,7 @@ impl Explainer {
             _ => Some(interface(lab, source)),
         };
         let question = Question { from: SocketAddr::new(source, 0), to, protocol, input };
-        explain(&self.rulesets[family], &question, &self.node)
+        self.tables[family].explain(&question, &self.node)
     }
 
     /// The address the kernel gives a dial of the host.
