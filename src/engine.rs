@@ -30,7 +30,7 @@ pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, Totals};
+pub use queries::{Conflict, FamilySummary, Totals, Unserved};
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};

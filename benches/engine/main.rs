@@ -9,6 +9,7 @@
 
 mod change;
 mod cluster;
+mod counters;
 mod load;
 mod packets;
 mod plot;
@@ -19,13 +20,14 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("load", load::run),
     ("change", change::run),
     ("memory", process::memory),
     ("api", process::api),
     ("churn", process::churn),
     ("packets", packets::run),
+    ("counters", counters::run),
 ];
 
 fn main() {

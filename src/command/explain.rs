@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use super::render::{object_name, print, print_json};
-use super::{CommandError, pods, source};
+use super::{CommandError, pods, source, table};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::config::address::{parse_ip, parse_ip_port};
-use crate::inspect::explain::{Explainer, Question};
+use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
@@ -38,10 +38,21 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let question = Question { from: SocketAddr::new(from, SOURCE_PORT), to, protocol, input };
     let explanation = Explainer::new(ruleset).explain(&question, &node);
     match args.output {
-        Output::Text => print(&explanation.to_string())?,
+        Output::Text => print(&coloured(&explanation))?,
         Output::Json => print_json(&explanation)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first line stands out if the connection fails.
+fn coloured(explanation: &Explanation) -> String {
+    let text = explanation.to_string();
+    match (explanation.verdict, text.split_once('\n')) {
+        (Verdict::Refused | Verdict::Dropped, Some((first, rest))) => {
+            format!("{}\n{rest}", table::alarming(first))
+        }
+        _ => text,
+    }
 }
 
 /// An address, or that of a pod: of the destination's family, where that is known.

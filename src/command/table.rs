@@ -4,6 +4,10 @@ use std::io::IsTerminal;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use super::CommandError;
+use crate::agent::with_causes;
+use crate::cli::people::Output;
+
 /// A table without lines, as kubectl prints them; as wide as it needs to be.
 pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -12,8 +16,9 @@ pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     for row in rows {
         table.add_row(row);
     }
-    let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
-    lines.collect()
+    // Each cell has a space on both sides.
+    let line = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n";
+    table.lines().map(line).collect()
 }
 
 /// Red on a terminal, plain anywhere else.
@@ -22,7 +27,24 @@ pub fn alarming(text: &str) -> String {
     if colourful { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Clears a terminal for the next picture; nothing anywhere else.
-pub fn clear() -> &'static str {
-    if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" }
+/// What a watching command writes each time: over the last picture on a terminal, after an empty line
+/// anywhere else. Programs get one document after the other.
+pub fn picture(text: &str, output: Output) -> String {
+    match output {
+        Output::Json => text.to_owned(),
+        Output::Text if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[2J{text}"),
+        Output::Text => format!("\n{text}"),
+    }
+}
+
+/// The picture when the agent does not answer: it may be restarting, so that watching goes on.
+pub fn trouble(error: &CommandError, output: Output) -> String {
+    let told = format!("error: {}\n", with_causes(error));
+    match output {
+        Output::Text => told,
+        Output::Json => {
+            eprint!("{told}");
+            String::new()
+        }
+    }
 }

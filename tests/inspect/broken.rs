@@ -85,11 +85,12 @@ fn explain_tells_the_cause() {
         1,
         "198.51.100.10:80/tcp belongs to shop/web:http, but test/intruder:http claims it too",
     );
-    says(
-        &scene.kubeweir(&["status"]),
-        1,
-        "1 service ports have externalTrafficPolicy: Local and no endpoint on this node",
-    );
+    for note in [
+        "notes:\n  IPv4: refused, no usable endpoint anywhere: shop/cart:http",
+        "IPv4: dropped from outside, externalTrafficPolicy: Local and no endpoint here: shop/gate:https",
+    ] {
+        says(&scene.kubeweir(&["status"]), 1, note);
+    }
 }
 
 #[test]
