@@ -45,7 +45,7 @@ fn flows() {
             name.to_owned(),
             format!("{:.2}", percentile(&mut scene.times, 50).as_secs_f64() * 1e6),
             format!("{:.2}", percentile(&mut scene.times, 99).as_secs_f64() * 1e6),
-            format!("{:.1}", memory as f64 / f64::from(1 << 20)),
+            format!("{:.1}", *memory as f64 / f64::from(1 << 20)),
         ]);
     }
     table.print();

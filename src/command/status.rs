@@ -53,16 +53,16 @@ async fn fetch(address: &str) -> Result<Status, CommandError> {
 fn text(status: &Status) -> String {
     let Status { version, node, mode, backlog, .. } = status;
     let mut text = format!("kubeweir {version} on {node}, mode {mode}, backlog {backlog}\n");
-    let (header, rows) = figures(status);
-    if !status.families.is_empty() {
-        text += &format!("\n{}", table::plain(&header, rows));
-        text += &format!("\n{}", table::plain(&SYNC_COLUMNS, syncs(status)));
-    }
     let problems: Vec<String> = problems(status).iter().map(|p| table::alarming(p)).collect();
     for (title, sentences) in [("problems", problems), ("notes", remarks(status))] {
         if !sentences.is_empty() {
             text += &format!("\n{title}:\n  {}\n", sentences.join("\n  "));
         }
+    }
+    if !status.families.is_empty() {
+        let (header, rows) = figures(status);
+        text += &format!("\n{}", table::plain(&header, rows));
+        text += &format!("\n{}", table::plain(&SYNC_COLUMNS, syncs(status)));
     }
     text
 }

@@ -32,19 +32,62 @@ pub fn alarming(text: &str) -> String {
 pub fn picture(text: &str, output: Output) -> String {
     match output {
         Output::Json => text.to_owned(),
-        Output::Text if std::io::stdout().is_terminal() => format!("\x1b[H\x1b[2J{text}"),
-        Output::Text => format!("\n{text}"),
+        Output::Text => match rustix::termios::tcgetwinsize(std::io::stdout()) {
+            Ok(size) => {
+                let (rows, columns) = (size.ws_row.into(), size.ws_col.into());
+                format!("\x1b[H\x1b[2J{}", clipped(text, rows, columns))
+            }
+            Err(_) => format!("\n{text}"),
+        },
     }
+}
+
+/// The lines that fit: what scrolls away at the top would be the most important. A terminal of no
+/// size does not tell its size.
+fn clipped(text: &str, rows: usize, columns: usize) -> String {
+    let mut left = if rows == 0 { usize::MAX } else { rows.saturating_sub(1) };
+    let fits = |line: &&str| {
+        let height = line.chars().count().div_ceil(columns.max(1)).max(1);
+        let fits = height <= left;
+        left = left.saturating_sub(height);
+        fits
+    };
+    text.split_inclusive('\n').take_while(fits).collect()
 }
 
 /// The picture when the agent does not answer: it may be restarting, so that watching goes on.
 pub fn trouble(error: &CommandError, output: Output) -> String {
     let told = format!("error: {}\n", with_causes(error));
     match output {
-        Output::Text => told,
+        Output::Text => told + "trying again\n",
         Output::Json => {
             eprint!("{told}");
             String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_under_an_empty_header_too() {
+        let rows = [["a", "1"], ["long", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(plain(&["", "B"], rows), "      B\na     1\nlong  2\n");
+    }
+
+    #[test]
+    fn a_picture_is_not_higher_than_the_terminal() {
+        let text = "one\ntwo and more\nthree\nfour\n";
+        let cases = [
+            (4, 80, "one\ntwo and more\nthree\n"),
+            (4, 8, "one\ntwo and more\n"),
+            (3, 8, "one\n"),
+            (0, 0, text),
+        ];
+        for (rows, columns, expected) in cases {
+            assert_eq!(clipped(text, rows, columns), expected, "{rows} x {columns}");
         }
     }
 }

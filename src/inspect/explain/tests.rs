@@ -128,31 +128,26 @@ fn steps_for_programs_and_for_people() {
     let said = ask(&web(|_| ()), options(), POD, "10.96.0.1:80");
     let json = serde_json::to_value(&said).expect("plain data");
     let steps = json["steps"].as_array().expect("a list");
-    let restricted = |step: &&serde_json::Value| step["chain"] == "firewall-check";
+    let first = steps.iter().position(|step| step["chain"] == "services").expect("a lookup");
     assert_eq!(
-        steps.iter().find(restricted).expect("every new flow is checked"),
-        &serde_json::json!({
+        steps[first],
+        serde_json::json!({
             "hook": "prerouting",
-            "chain": "firewall-check",
-            "rule": "ip daddr . meta l4proto . th dport vmap @restricted-services",
+            "chain": "services",
+            "rule": "ip daddr @frontend-ips jump frontends",
             "times": 1,
-            "lookups": [{
-                "set": "restricted-services",
-                "key": "10.96.0.1 . tcp . 80",
-                "found": null,
-                "comment": null,
-            }],
-            "effect": "no-match",
+            "lookups": [
+                {"set": "frontend-ips", "key": "10.96.0.1", "found": "member", "comment": null},
+            ],
+            "effect": "jump",
+            "target": "frontends",
         })
     );
-    let jump = &steps[0];
-    assert_eq!((&jump["effect"], &jump["target"]), (&"jump".into(), &"firewall-check".into()));
     let dnat = steps.iter().find(|step| step["effect"] == "dnat").expect("it is served");
     assert_eq!(dnat["endpoint"], said.endpoints[0].endpoint.to_string());
     let text = said.to_string();
-    let expected = "  prerouting, chain firewall-check\n    \
-        ip daddr . meta l4proto . th dport vmap @restricted-services\n      \
-        10.96.0.1 . tcp . 80 in restricted-services: nothing -> no match\n  prerouting, chain ";
+    let expected = "  prerouting, chain services\n    ip daddr @frontend-ips jump frontends\n      \
+        10.96.0.1 in frontend-ips: member -> jump frontends\n  prerouting, chain frontends\n";
     assert!(text.contains(expected), "{text}");
     let drawn = "(up to 16 draws)\n      10.96.0.1 . tcp . 80 . random mod 4 in endpoints-4: \
         10.244.0.5 . 8080 -> dnat to 10.244.0.5:8080\n";
