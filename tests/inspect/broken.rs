@@ -1,4 +1,11 @@
-//! Broken situations: what a person sees who asks about them.
+//! Broken situations: what a person sees who asks about them with `explain`, `status` and `diff`.
+//!
+//! 1. pods are not ready; 2. policy Local and the pods elsewhere; 3. a client outside of
+//! loadBalancerSourceRanges; 4. a wrong port; 5. a wrong protocol; 6. a deleted Service; 7. a NodePort
+//! on an address that takes none; 8. a NodePort's number on another address of the Service; 9. two
+//! Services that claim one address; 10. an agent that does not run while endpoints change; 11. an
+//! element or a rule that someone deleted; 12. a table that someone deleted; 13. a Service that the
+//! kernel refuses.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +25,7 @@ fn says(said: &Said, code: i32, sentence: &str) {
 const POD: &str = "10.244.0.10";
 const OUTSIDE: &str = "172.20.0.2";
 
+// Situations 1 to 9.
 #[test]
 fn explain_tells_the_cause() {
     let scene = Scene::with_agent(&[]);
@@ -160,6 +168,7 @@ fn explain_tells_of_a_remembered_client() {
     says(&explain(), 0, &format!("session affinity: this client goes to {endpoint} again, for 35"));
 }
 
+// Situations 10 to 12.
 #[test]
 fn diff_tells_what_the_kernel_lacks() {
     let mut scene = Scene::with_agent(&[]);
@@ -227,7 +236,7 @@ fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
 }
 
-// The kernels of tests refuse nothing: an agent's page says that one did. That the agent says so is
+// Situation 13. The kernels of tests refuse nothing: an agent's page says that one did. That the agent says so is
 // held where its kernel can be made to refuse, `src/agent/tests.rs`.
 #[test]
 fn status_tells_which_service_the_kernel_refused() {
