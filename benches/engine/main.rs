@@ -9,6 +9,7 @@
 
 mod change;
 mod cluster;
+mod counters;
 mod kernel_memory;
 mod load;
 mod packets;
@@ -28,6 +29,7 @@ const SECTIONS: [Section; 7] = [
     ("api", process::api),
     ("churn", process::churn),
     ("packets", packets::run),
+    ("counters", counters::run),
 ];
 
 fn main() {

@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
+use kubeweir::engine::Engine;
 use kubeweir::model::{Change, Family, Kind, Object, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::sync::Synchronizer;
@@ -27,12 +28,13 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 1);
 const ENDPOINT_PORT: u16 = 8080;
 
 /// A namespace with rules in it, a client and the endpoints.
-struct Scene {
+pub struct Scene {
     name: String,
     netns: Netns,
     raw: Socket,
     server: UdpSocket,
-    times: Vec<Duration>,
+    /// Of every flow so far.
+    pub times: Vec<Duration>,
     spent: Duration,
     _proxy: Option<Synchronizer<NetlinkKernel>>,
 }
@@ -62,9 +64,15 @@ impl Scene {
 
     /// Our rules. Service 0 has so many endpoints, every other one has ten.
     fn ours(services: u32, endpoints: u32) -> Scene {
+        Scene::of(engine(), Size { services, endpoints })
+    }
+
+    /// The same with an engine of one's own.
+    pub fn of(engine: Engine, size: Size) -> Scene {
+        let Size { services, endpoints } = size;
         let mut scene = Scene::new(format!("kubeweir, {services} services"));
         let kernel = scene.netns.run(NetlinkKernel::open).expect("nf_tables");
-        let mut proxy = Synchronizer::new(engine(), kernel);
+        let mut proxy = Synchronizer::new(engine, kernel);
         let udp = |change| match change {
             Change::Replace(kind, objects) => {
                 Change::Replace(kind, objects.into_iter().map(as_udp).collect())
@@ -88,7 +96,8 @@ impl Scene {
         scene
     }
 
-    fn turn(&mut self, turn: u16) {
+    /// Dials once more; no two turns may have the same number.
+    pub fn turn(&mut self, turn: u16) {
         let to = SocketAddrV4::new(cluster::cluster_ip(0), 80);
         let target = SockAddr::from(to);
         let mut answer = [0; 64];
