@@ -2,11 +2,12 @@
 //!
 //! Place in the flow: pure, between [`crate::topology`]'s lists and [`crate::engine`]'s differences.
 //! Every chain, rule, set and element that Kubeweir writes is born here: chains and rules in
-//! [`chains`], sets in [`set`], the elements of services in [`placement`], the few objects that only one
+//! [`chains`] and, written only when needed, in [`extension`], sets in [`set`], the elements of services in [`placement`], the few objects that only one
 //! service has in [`objects`]. `rules/README.md` walks
 //! through the result hook by hook.
 
 pub mod chains;
+pub mod extension;
 pub mod objects;
 pub mod options;
 pub mod placement;
@@ -14,7 +15,8 @@ pub mod rule;
 pub mod set;
 pub mod slots;
 
-pub use chains::{ClassObjects, Program, class_objects, program};
+pub use chains::{Program, program};
+pub use extension::{Extension, ExtensionObjects};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
 pub use options::{LocalPods, NodePortMatch, RuleOptions};
 pub use placement::{Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, elements};

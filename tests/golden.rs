@@ -21,7 +21,7 @@ use kubeweir::engine::Engine;
 use kubeweir::model::{Change, Families, Family, Kind, Object};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::RuleOptions;
-use kubeweir::ruleset::{Ruleset, Table, render};
+use kubeweir::ruleset::{Ruleset, Table, render, render_part};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
 use kubeweir::topology::Vantage;
@@ -59,8 +59,13 @@ fn added(table: &Ruleset, base: &Ruleset) -> Ruleset {
             added.sets.insert(name.clone(), (set.clone(), new));
         }
     }
-    let new = table.chains.iter().filter(|(name, _)| !base.chains.contains_key(*name));
-    added.chains.extend(new.map(|(name, chain)| (name.clone(), chain.clone())));
+    for (name, (chain, rules)) in &table.chains {
+        let known = base.chains.get(name);
+        let own = known.map_or(&[][..], |(_, rules)| rules);
+        if known.is_none() || rules.len() > own.len() {
+            added.chains.insert(name.clone(), (chain.clone(), rules[own.len()..].to_vec()));
+        }
+    }
     added
 }
 
@@ -111,7 +116,7 @@ fn shapes_of_services() {
         for family in Family::BOTH {
             let added = added(table.kernel.ruleset(family), base.kernel.ruleset(family));
             if !added.sets.is_empty() {
-                text.push_str(&render(&added));
+                text.push_str(&render_part(&added, table.kernel.ruleset(family)));
             }
             assert_listed(file, &options, &objects, family);
         }

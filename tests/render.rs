@@ -10,7 +10,7 @@ mod netns;
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{
-    Class, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, class_objects, program,
+    Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, program,
 };
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, Field, Hook, Hooked, Key, MetaKey,
@@ -72,11 +72,16 @@ fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
     ops.extend(program.sets.iter().cloned().map(Op::AddSet));
     let mut chains = program.chains.clone();
     chains.extend(program.base_chains.clone());
-    let class = class_objects(family, Plane::Services, Scope::Cluster, Class::FOUR);
-    ops.extend(class.sets.into_iter().map(Op::AddSet));
-    chains.extend(class.chain);
+    let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
+    let mut dispatch = Vec::new();
+    for extension in [class, Extension::Remembering, Extension::SourceRanges] {
+        let objects = extension.objects(family, program.addresses);
+        ops.extend(objects.sets.into_iter().map(Op::AddSet));
+        chains.extend(objects.chain);
+        dispatch.extend(objects.dispatch);
+    }
     let mut ops = [ops, chain_ops(chains)].concat();
-    ops.extend(class.dispatch.map(|(chain, rule)| Op::AddRule(chain, rule)));
+    ops.extend(dispatch.into_iter().map(|(chain, rule)| Op::AddRule(chain, rule)));
     ops
 }
 

@@ -9,7 +9,7 @@ use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
 use crate::model::Family;
 use crate::program::objects::is_clients_map;
-use crate::program::{Class, Plane, Program, Scope, SetId, class_objects};
+use crate::program::{Extension, Program, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set};
 
 /// What was found.
@@ -75,8 +75,8 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
     let mut applied = Applied { stage: Stage::Attached, ..Applied::default() };
 
     let mut known: Vec<SetId> = SetId::fixed().collect();
-    let classes = classes(observed, family)?;
-    for &(plane, scope, class) in &classes {
+    applied.extensions = extensions(observed, program, family)?;
+    for (plane, scope, class) in applied.classes() {
         known.push(SetId::Members(plane, scope, class));
         known.push(SetId::Endpoints(plane, scope, class));
     }
@@ -102,35 +102,36 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         .map(|(name, (set, elements))| (name.clone(), (set.clone(), elements.clone())))
         .collect();
 
-    applied.classes = classes;
     applied.statics = Statics::default();
     recognise_chains(observed, program, family, &mut applied)?;
     Some(applied)
 }
 
-/// The classes whose objects are all there and as we write them; `None` if some are not.
-fn classes(observed: &Ruleset, family: Family) -> Option<BTreeSet<(Plane, Scope, Class)>> {
+/// The extensions whose objects are all there and as we write them; `None` if some are there in part.
+fn extensions(
+    observed: &Ruleset,
+    program: &Program,
+    family: Family,
+) -> Option<BTreeSet<Extension>> {
     let mut found = BTreeSet::new();
-    for (plane, scope, class) in Class::all_with_slots() {
-        if !observed.sets.contains_key(&SetId::Endpoints(plane, scope, class).name()) {
-            continue;
-        }
-        let objects = class_objects(family, plane, scope, class);
-        for set in &objects.sets {
-            if observed.sets.get(&set.name)?.0 != *set {
-                return None;
-            }
-        }
-        let (chain, rules) = objects.chain?;
-        if observed.chains.get(&chain.name)?.1 != rules {
+    for extension in Extension::all() {
+        let objects = extension.objects(family, program.addresses);
+        let has_set = |set: &Set| observed.sets.get(&set.name).map(|(found, _)| found == set);
+        let sets = objects.sets.iter().map(has_set);
+        let chain = objects.chain.iter().map(|(chain, rules)| {
+            observed.chains.get(&chain.name).map(|(_, found)| found == rules)
+        });
+        let dispatch = objects.dispatch.iter().map(|(chain, rule)| {
+            let rules = &observed.chains.get(chain)?.1;
+            let times = rules.iter().filter(|known| *known == rule).count();
+            (times > 0).then_some(times == 1)
+        });
+        let parts: Vec<Option<bool>> = sets.chain(chain).chain(dispatch).collect();
+        if parts.iter().all(|part| *part == Some(true)) {
+            found.insert(extension);
+        } else if parts.iter().any(Option::is_some) {
             return None;
         }
-        let (dispatcher, rule) = objects.dispatch?;
-        let dispatched = &observed.chains.get(&dispatcher)?.1;
-        if dispatched.iter().filter(|known| **known == rule).count() != 1 {
-            return None;
-        }
-        found.insert((plane, scope, class));
     }
     Some(found)
 }
@@ -146,11 +147,12 @@ fn recognise_chains(
     let mut expected: BTreeMap<Name, Vec<Rule>> =
         program.chains.iter().map(|(chain, rules)| (chain.name.clone(), rules.clone())).collect();
     let mut dispatched: BTreeMap<Name, usize> = BTreeMap::new();
-    for &(plane, scope, class) in &applied.classes {
-        let objects = class_objects(family, plane, scope, class);
-        let (chain, rules) = objects.chain?;
-        expected.insert(chain.name, rules);
-        *dispatched.entry(objects.dispatch?.0).or_default() += 1;
+    for extension in &applied.extensions {
+        let objects = extension.objects(family, program.addresses);
+        expected.extend(objects.chain.map(|(chain, rules)| (chain.name, rules)));
+        for (chain, _) in objects.dispatch {
+            *dispatched.entry(chain).or_default() += 1;
+        }
     }
     let attached = program
         .base_chains
@@ -171,7 +173,7 @@ fn recognise_chains(
     }
     for (name, rules) in &expected {
         let found = &observed.chains.get(name)?.1;
-        // Dispatch rules of classes follow the program's own, in the order in which they came.
+        // Dispatch rules of extensions follow the program's own, in the order in which they came.
         let own = rules.len();
         let more = dispatched.get(name).copied().unwrap_or(0);
         if found.len() != own + more || found[..own] != rules[..] {

@@ -8,7 +8,7 @@ use foldhash::{HashMap, HashSet};
 use super::changes::Found;
 use super::{Statics, Totals};
 use crate::model::{Family, ObjectName};
-use crate::program::{Class, Placement, Plane, Role, Scope, SetId, Slots};
+use crate::program::{Class, Extension, Placement, Plane, Role, Scope, SetId, Slots};
 use crate::ruleset::{Element, Key, Name, Rule, Set, Value};
 use crate::topology::Backend;
 
@@ -39,7 +39,7 @@ pub struct Applied {
     /// Those of them with session affinity.
     pub(super) sticky: HashSet<ObjectName>,
     pub(super) shared: HashMap<(SetId, Key), u32>,
-    pub(super) classes: BTreeSet<(Plane, Scope, Class)>,
+    pub(super) extensions: BTreeSet<Extension>,
     pub(super) statics: Statics,
     pub(super) totals: Totals,
     /// Elements found in the kernel that nobody owns yet.
@@ -63,6 +63,14 @@ impl Applied {
     /// The placements of a service.
     pub fn placements(&self, service: &ObjectName) -> &[Placement] {
         self.services.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Classes with slots whose objects are there.
+    pub fn classes(&self) -> impl Iterator<Item = (Plane, Scope, Class)> {
+        self.extensions.iter().filter_map(|extension| match *extension {
+            Extension::Class(plane, scope, class) => Some((plane, scope, class)),
+            Extension::Remembering | Extension::SourceRanges => None,
+        })
     }
 
     /// How many services put an element there.
@@ -126,8 +134,9 @@ impl Applied {
         if let Some(backend) = self.found(one, &key).and_then(|e| backend(e, family)) {
             return Some(Slots::found(Class::ONE, vec![backend]));
         }
-        let class = self.classes.iter().map(|(_, _, class)| *class).find(|class| {
-            *class != Class::ONE && self.found(SetId::Members(plane, scope, *class), &key).is_some()
+        let (_, _, class) = self.classes().find(|(p, s, class)| {
+            (*p, *s) == (plane, scope)
+                && self.found(SetId::Members(plane, scope, *class), &key).is_some()
         })?;
         let endpoints = SetId::Endpoints(plane, scope, class);
         let members = (0..class.slots())

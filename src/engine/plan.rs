@@ -7,9 +7,8 @@ use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
-use crate::program::chains::local_addresses;
 use crate::program::{
-    Class, Placement, Plane, Role, Scope, ServiceObjects, SetId, class_objects, clients_map,
+    Extension, ExtensionObjects, Placement, Role, ServiceObjects, SetId, clients_map,
     elements as program_elements, service_objects,
 };
 use crate::ruleset::{Chain, Element, Key, Name, Rule};
@@ -38,7 +37,7 @@ pub struct Plan {
     pub recheck: Vec<(Name, Vec<Backend>)>,
     placements: Vec<(ObjectName, Vec<Placement>)>,
     settled: Settled,
-    classes: BTreeSet<(Plane, Scope, Class)>,
+    extensions: BTreeSet<Extension>,
     objects: ObjectChanges,
     statics: Option<Statics>,
     finishes: bool,
@@ -101,7 +100,7 @@ impl Engine {
             }
             self.plan_service(family, service, clients, &mut changes, &mut plan);
         }
-        plan.statics(family, state, self, &mut changes);
+        plan.statics(state, &mut changes);
         plan.finishes = state.dirty.len() == plan.services.len();
         if plan.finishes {
             leftovers(&state.applied, &mut changes);
@@ -138,11 +137,7 @@ impl Engine {
         let before = state.applied.placements(service);
         let after = self.placements(family, service);
         let wants = self.elements(family, &after);
-        for (set, _) in &wants {
-            if let SetId::Endpoints(plane, scope, class) = *set {
-                plan.classes.insert((plane, scope, class));
-            }
-        }
+        plan.extensions.extend(wants.iter().filter_map(|(set, _)| Extension::of(*set)));
         if before.is_empty() && !state.applied.found.is_empty() {
             let frontends = after.iter().flat_map(|placement| &placement.frontends);
             let found = frontends.flat_map(|frontend| {
@@ -336,7 +331,7 @@ impl Plan {
             recheck: Vec::new(),
             placements: Vec::new(),
             settled: Settled::default(),
-            classes: BTreeSet::new(),
+            extensions: BTreeSet::new(),
             objects: ObjectChanges::default(),
             statics: None,
             finishes: false,
@@ -344,18 +339,12 @@ impl Plan {
         }
     }
 
-    fn statics(
-        &mut self,
-        family: Family,
-        state: &FamilyState,
-        engine: &Engine,
-        changes: &mut Changes,
-    ) {
+    fn statics(&mut self, state: &FamilyState, changes: &mut Changes) {
         let found = !state.applied.found.is_empty();
         if state.statics == state.applied.statics && !found {
             return;
         }
-        let ips = SetId::NodePortIps(local_addresses(family, &engine.options));
+        let ips = SetId::NodePortIps(state.program.addresses);
         let elements = |statics: &Statics| -> Vec<(SetId, Element)> {
             let addresses = statics.node_port_ips.iter().map(|ip| Key::new().address(*ip));
             let members = addresses.map(|key| (ips, Element::member(key)));
@@ -384,12 +373,8 @@ impl Plan {
         } else if state.applied.orphan {
             ops.push(Op::AddTable(state.program.table(owned)));
         }
-        let missing = self
-            .classes
-            .iter()
-            .filter(|class| class.2 != Class::ONE && !state.applied.classes.contains(class));
-        for &(plane, scope, class) in missing {
-            create_class(family, plane, scope, class, ops);
+        for extension in self.extensions.difference(&state.applied.extensions) {
+            extend_program(extension.objects(family, state.program.addresses), ops);
         }
         ops.append(&mut self.objects.ops);
         ops.append(&mut self.settled.deletions);
@@ -437,15 +422,12 @@ fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<
     }
 }
 
-fn create_class(family: Family, plane: Plane, scope: Scope, class: Class, ops: &mut Vec<Op>) {
-    let objects = class_objects(family, plane, scope, class);
+fn extend_program(objects: ExtensionObjects, ops: &mut Vec<Op>) {
     ops.extend(objects.sets.into_iter().map(Op::AddSet));
     if let Some((chain, rules)) = objects.chain {
         create_chain(&chain, &rules, ops);
     }
-    if let Some((chain, rule)) = objects.dispatch {
-        ops.push(Op::AddRule(chain, rule));
-    }
+    ops.extend(objects.dispatch.into_iter().map(|(chain, rule)| Op::AddRule(chain, rule)));
 }
 
 fn create_chain(chain: &Chain, rules: &[Rule], ops: &mut Vec<Op>) {
@@ -569,7 +551,7 @@ impl Applied {
                 elements.remove(&key);
             }
         }
-        self.classes.extend(plan.classes);
+        self.extensions.extend(plan.extensions);
         if let Some(statics) = plan.statics {
             self.statics = statics;
         }

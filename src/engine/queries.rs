@@ -102,7 +102,7 @@ impl Engine {
             dirty: state.dirty.len(),
             set_aside: state.set_aside.len(),
             conflicts: state.claims.conflict_count(),
-            classes: state.applied.classes.len(),
+            classes: state.applied.classes().count(),
             attached: state.applied.stage == Stage::Attached,
         }
     }

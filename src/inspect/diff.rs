@@ -169,10 +169,10 @@ impl FamilyDiff {
         }
         let differing = fixed_chains(found)
             .intersection(&fixed_chains(wanted))
-            .find(|chain| rules(found, chain) != rules(wanted, chain))
-            .cloned();
-        if let Some(chain) = differing {
-            for (rule, only) in one_sided(rules(found, &chain), rules(wanted, &chain)) {
+            .map(|chain| (chain.clone(), differing_rules(found, wanted, chain)))
+            .find(|(_, rules)| !rules.is_empty());
+        if let Some((chain, rules)) = differing {
+            for (rule, only) in rules {
                 self.shares(only, &format!("rule of chain {chain}: {rule}"));
             }
         }
@@ -235,6 +235,16 @@ fn rules(content: &Content, chain: &str) -> BTreeSet<String> {
     let of_class = |rule: &str| chain.starts_with("pick") && rule.contains("goto pick");
     let rules = content.chains.get(chain).into_iter().flatten();
     rules.filter(|rule| !of_class(rule)).cloned().collect()
+}
+
+/// Rules of a chain on one side only. Those of extensions are no difference where they are there for
+/// nothing: they stay when the last service that needed them is gone.
+fn differing_rules(found: &Content, wanted: &Content, chain: &str) -> Vec<(String, Side)> {
+    let of_extension =
+        |rule: &str| rule.contains("vmap @remember-") || rule.contains("vmap @restricted-");
+    let mut rules = one_sided(rules(found, chain), rules(wanted, chain));
+    rules.retain(|(rule, only)| *only == Side::Wanted || !of_extension(rule));
+    rules
 }
 
 impl Difference {

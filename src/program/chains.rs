@@ -9,29 +9,31 @@ use sha2::{Digest, Sha256};
 
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
-use super::{Class, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
+use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::model::Family;
 use crate::ruleset::{Chain, ChainType, CmpOp, Hook, Hooked, Name, RejectKind, Rule, Set, Table};
 
 /// What a client dials, as the packet says it before DNAT.
-const DIALLED: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
+pub(super) const DIALLED: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
 /// The same for NodePorts.
-const DIALLED_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::Dport];
+pub(super) const DIALLED_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::Dport];
 /// What the client dialled, as conntrack knows it after DNAT.
-const ORIGINAL: [Part; 3] = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
+pub(super) const ORIGINAL: [Part; 3] = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
 /// The same for NodePorts.
-const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalDport];
+pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalDport];
 
-/// Draws per list: with at least a quarter of the slots filled, all of them miss in at most one of
-/// a hundred flows, and then a slot of the first quarter is taken, so every endpoint's share is
-/// within 1 % of 1/N.
-const DRAWS: usize = 16;
+/// Where session affinity remembers clients; empty until a service has it.
+pub(super) const REMEMBERING: &str = "remembering";
+/// Where source ranges are checked; empty until a service has some.
+pub(super) const FIREWALL_CHECK: &str = "firewall-check";
 
 /// The fixed part of one family's table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Program {
     /// The table; its comment carries [`Program::mark`].
     pub comment: String,
+    /// What it knows of the node's addresses.
+    pub addresses: LocalAddresses,
     /// Identifies the program: equal marks mean equal chains and sets.
     pub mark: String,
     /// Sets and maps, empty.
@@ -42,17 +44,6 @@ pub struct Program {
     pub base_chains: Vec<(Chain, Vec<Rule>)>,
 }
 
-/// Sets, chain and dispatch rule of one class of lists: written when a list first needs them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClassObjects {
-    /// The lists, and from class 4 on the set of frontends that have one.
-    pub sets: Vec<Set>,
-    /// The chain that draws; none in class 1.
-    pub chain: Option<(Chain, Vec<Rule>)>,
-    /// The chain that dispatches to it, and the rule to append there; none in class 1.
-    pub dispatch: Option<(Name, Rule)>,
-}
-
 /// The program of a family.
 pub fn program(family: Family, options: &RuleOptions) -> Program {
     let sets = fixed_sets(family, options);
@@ -60,7 +51,8 @@ pub fn program(family: Family, options: &RuleOptions) -> Program {
     let base_chains = base_chains(family, options);
     let mark = mark(family, &sets, &[&chains[..], &base_chains[..]].concat());
     let comment = format!("rules for kube-proxy, kubeweir program {mark}");
-    Program { comment, mark, sets, chains, base_chains }
+    let addresses = local_addresses(family, options);
+    Program { comment, addresses, mark, sets, chains, base_chains }
 }
 
 impl Program {
@@ -78,9 +70,12 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
     for (chain, rules) in chains {
         hash.update(format!("{chain:?}\n{rules:?}\n"));
     }
-    // Class objects are not in the program, but a change of their shape is a change of program.
-    let class = class_objects(family, Plane::Services, Scope::Cluster, Class::FOUR);
-    hash.update(format!("{class:?}"));
+    // Extensions are not in the program, but a change of their shape is a change of program.
+    let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
+    for extension in [class, Extension::Remembering, Extension::SourceRanges] {
+        let objects = extension.objects(family, LocalAddresses::Chosen);
+        hash.update(format!("{objects:?}\n"));
+    }
     hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -123,7 +118,9 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
         chains.push(frontends(family, plane, options));
     }
     chains.push(services(family, options));
-    chains.push(remembering(family, options));
+    // Both are empty until an extension fills them.
+    chains.push(regular(REMEMBERING, Vec::new()));
+    chains.push(regular(FIREWALL_CHECK, Vec::new()));
     chains.push(masquerading_node_ports(family));
     chains.push(masquerading(family, options));
     chains.push(regular(
@@ -133,15 +130,11 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
             rule(family).reject(RejectKind::PortUnreachable),
         ],
     ));
-    chains.push(regular(
-        "firewall-check",
-        vec![rule(family).vmap(&DIALLED, SetId::Restricted.name())],
-    ));
     chains.extend(checks(family, options));
     chains
 }
 
-fn dialled(plane: Plane) -> &'static [Part] {
+pub(super) fn dialled(plane: Plane) -> &'static [Part] {
     match plane {
         Plane::Services => &DIALLED,
         Plane::NodePorts => &DIALLED_NODE_PORT,
@@ -257,27 +250,17 @@ fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     regular("services", rules)
 }
 
-/// Session affinity is written down after DNAT, when the endpoint stands in the packet.
-fn remembering(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
-    regular(
-        "remembering",
-        vec![
-            rule(family).vmap(&ORIGINAL, SetId::Remember(Plane::Services).name()),
-            rule(family)
-                .is_in(&[Part::OriginalDaddr], node_port_ips(family, options))
-                .vmap(&ORIGINAL_NODE_PORT, SetId::Remember(Plane::NodePorts).name()),
-        ],
-    )
-}
-
 /// Decides from conntrack, on a flow's first packet, whether the client's address is kept: no bit of
 /// the packet mark is needed.
 fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let hairpin = [Part::Saddr, Part::Daddr, Part::L4Proto, Part::Dport];
     let node_ports = "masquerading-nodeports";
     let mut rules = vec![
-        rule(family).jump("remembering"),
+        rule(family).jump(REMEMBERING),
         rule(family).is_in(&hairpin, SetId::Hairpin.name()).masquerade(),
+    ];
+    rules.extend(between_pods(family, options));
+    rules.extend([
         rule(family).is_in(&ORIGINAL, SetId::Masquerade(Plane::Services).name()).masquerade(),
         rule(family)
             .is_in(&ORIGINAL, SetId::MasqueradeHost(Plane::Services).name())
@@ -285,7 +268,7 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
             .masquerade(),
         // The rest of the chain is about ClusterIPs and NodePorts.
         rule(family).is_in(&ORIGINAL, SetId::LocalPolicy(Plane::Services).name()).returns(),
-    ];
+    ]);
     let cluster_ip = rule(family).is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
     if options.masquerade_all {
         rules.push(cluster_ip.comment("masquerade all clusterIP traffic").masquerade());
@@ -303,6 +286,21 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         );
     }
     regular("masquerading", rules)
+}
+
+/// A pod that dials a ClusterIP keeps its address. Most flows do just that, so they leave here, before
+/// the lookups for external frontends. (An external IP that is some other service's ClusterIP is
+/// taken for the latter: a pod needs no masquerade to reach a pod.)
+fn between_pods(family: Family, options: &RuleOptions) -> Option<Rule> {
+    if options.masquerade_all {
+        return None;
+    }
+    let cluster_ip =
+        |rule: RuleBuilder| rule.is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
+    match &options.local_pods[family] {
+        LocalPods::Unknown => Some(cluster_ip(rule(family)).returns()),
+        pods => Some(cluster_ip(rule(family).pod(CmpOp::Eq, pods)?).returns()),
+    }
 }
 
 /// One rule or more, any of which matches in postrouting if the source is not a pod.
@@ -336,17 +334,24 @@ fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
 
 /// What was not translated and may not pass.
 fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
-    let unserved = |plane: Plane| {
+    let checks = |plane: Plane| {
         vec![
             rule(family).is_in(dialled(plane), SetId::Dropped(plane).name()).drops(),
             rule(family).is_in(dialled(plane), SetId::Refused(plane).name()).goto("reject-chain"),
         ]
     };
+    let to_frontend = || {
+        rule(family)
+            .is_in(&[Part::Daddr], SetId::FrontendIps.name())
+            .jump("service-endpoints-check")
+    };
     let mut chains = vec![
-        regular("service-endpoints-check", unserved(Plane::Services)),
-        regular("nodeport-endpoints-check", unserved(Plane::NodePorts)),
+        regular("service-endpoints-check", checks(Plane::Services)),
+        regular("nodeport-endpoints-check", checks(Plane::NodePorts)),
     ];
+    let mut unserved = vec![to_frontend()];
     if options.guard_cluster_ips {
+        unserved.push(rule(family).jump("cluster-ips-check"));
         chains.push(regular(
             "cluster-ips-check",
             vec![
@@ -361,7 +366,20 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
             ],
         ));
     }
+    let node_port = to_node_ports(family, options).jump("nodeport-endpoints-check");
+    chains.push(regular("unserved", unserved));
+    chains.push(regular("unserved-here", vec![node_port, to_frontend()]));
     chains
+}
+
+/// Packets to an address where NodePorts answer. In the input hook every destination is local.
+fn to_node_ports(family: Family, options: &RuleOptions) -> RuleBuilder {
+    let any = rule(family);
+    match options.node_ports[family] {
+        NodePortMatch::Addresses(_) => any.is_in(&[Part::Daddr], node_port_ips(family, options)),
+        NodePortMatch::AnyLocal if options.loopback_node_ports(family) => any,
+        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, loopback(family)),
+    }
 }
 
 fn base(
@@ -382,28 +400,19 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
     const FILTER: i32 = 0;
     const SRCNAT: i32 = 100;
 
-    let new = || rule(family).ct_state(CtState::New);
-    let to_frontend = || new().is_in(&[Part::Daddr], SetId::FrontendIps.name());
-    let guard = |rules: &mut Vec<Rule>| {
-        if options.guard_cluster_ips {
-            rules.push(new().jump("cluster-ips-check"));
-        }
-    };
-
+    // New flows that nothing translated: what is translated has passed every check by that.
+    let untranslated = || rule(family).ct_state(CtState::New).ct_status_not_dnat();
     let input = vec![
-        node_port_guard(family, options).jump("nodeport-endpoints-check"),
-        to_frontend().jump("service-endpoints-check"),
-        new().ct_status_dnat().jump("remembering"),
+        untranslated().jump("unserved-here"),
+        rule(family).ct_state(CtState::New).ct_status_dnat().jump(REMEMBERING),
     ];
     let mut forward = Vec::new();
     if options.drop_invalid {
         forward.push(rule(family).ct_state(CtState::Invalid).drops());
     }
-    forward.push(to_frontend().jump("service-endpoints-check"));
-    guard(&mut forward);
-    let mut output = vec![to_frontend().jump("service-endpoints-check")];
-    guard(&mut output);
-    let firewall = || vec![to_frontend().jump("firewall-check")];
+    forward.push(untranslated().jump("unserved"));
+    let output = vec![untranslated().jump("unserved")];
+    let firewall = || vec![rule(family).ct_state(CtState::New).jump(FIREWALL_CHECK)];
     let dispatch = || vec![rule(family).jump("services")];
     let masquerade = vec![rule(family).ct_status_dnat().jump("masquerading")];
 
@@ -417,41 +426,4 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
         base("nat-output", Nat, Hook::Output, DSTNAT, dispatch()),
         base("nat-prerouting", Nat, Hook::Prerouting, DSTNAT, dispatch()),
     ]
-}
-
-/// New packets to an address where NodePorts answer. In the input hook every destination is local.
-fn node_port_guard(family: Family, options: &RuleOptions) -> RuleBuilder {
-    let new = rule(family).ct_state(CtState::New);
-    match options.node_ports[family] {
-        NodePortMatch::Addresses(_) => new.is_in(&[Part::Daddr], node_port_ips(family, options)),
-        NodePortMatch::AnyLocal if options.loopback_node_ports(family) => new,
-        NodePortMatch::AnyLocal => new.network(Part::Daddr, CmpOp::Neq, loopback(family)),
-    }
-}
-
-/// The objects of one class of lists.
-pub fn class_objects(family: Family, plane: Plane, scope: Scope, class: Class) -> ClassObjects {
-    let endpoints = SetId::Endpoints(plane, scope, class);
-    if class == Class::ONE {
-        return ClassObjects {
-            sets: vec![endpoints.declaration(family)],
-            chain: None,
-            dispatch: None,
-        };
-    }
-    let members = SetId::Members(plane, scope, class);
-    let draw = |modulus: u32| {
-        let mut key = dialled(plane).to_vec();
-        key.push(Part::Slot(modulus));
-        rule(family).dnat(&key, endpoints.name())
-    };
-    let mut rules: Vec<Rule> = (0..DRAWS).map(|_| draw(class.slots())).collect();
-    rules.push(draw(class.slots() / 4));
-    let chain = pick_chain(plane, scope, class);
-    let dispatch = rule(family).is_in(dialled(plane), members.name()).goto(chain.clone());
-    ClassObjects {
-        sets: vec![members.declaration(family), endpoints.declaration(family)],
-        chain: Some(regular(chain, rules)),
-        dispatch: Some((pick_chain(plane, scope, Class::ONE), dispatch)),
-    }
 }

@@ -121,15 +121,20 @@ impl RuleBuilder {
 
     /// Matches packets in a conntrack state.
     pub fn ct_state(self, state: CtState) -> Self {
-        self.ct_bit(CtKey::State, state as u32)
+        self.ct_bit(CtKey::State, state as u32, CmpOp::Neq)
     }
 
     /// Matches flows whose destination was translated.
     pub fn ct_status_dnat(self) -> Self {
-        self.ct_bit(CtKey::Status, CT_STATUS_DNAT)
+        self.ct_bit(CtKey::Status, CT_STATUS_DNAT, CmpOp::Neq)
     }
 
-    fn ct_bit(mut self, key: CtKey, bit: u32) -> Self {
+    /// Matches flows whose destination was not translated.
+    pub fn ct_status_not_dnat(self) -> Self {
+        self.ct_bit(CtKey::Status, CT_STATUS_DNAT, CmpOp::Eq)
+    }
+
+    fn ct_bit(mut self, key: CtKey, bit: u32, than_none: CmpOp) -> Self {
         let reg = Register(0);
         self.exprs.extend([
             Expr::Ct { key, direction: None, dst: reg },
@@ -139,7 +144,7 @@ impl RuleBuilder {
                 mask: Key::new().slot(bit),
                 xor: Key::new().slot(0),
             },
-            Expr::Cmp { op: CmpOp::Neq, src: reg, data: Key::new().slot(0) },
+            Expr::Cmp { op: than_none, src: reg, data: Key::new().slot(0) },
         ]);
         self
     }

@@ -19,12 +19,17 @@ pub use rule::render_rule;
 /// The table as `nft list table` prints it, sets by name first, then chains by name; empty if there
 /// is no table.
 pub fn render(ruleset: &Ruleset) -> String {
+    render_part(ruleset, ruleset)
+}
+
+/// Part of a table. Rules are written as in the whole, whose sets tell how wide a key is.
+pub fn render_part(ruleset: &Ruleset, whole: &Ruleset) -> String {
     let Some(table) = &ruleset.table else { return String::new() };
     let sets = ruleset.sets.values().map(|(set, elements)| {
         let elements: Vec<&Element> = elements.values().collect();
         set_block(set, &elements)
     });
-    let chains = ruleset.chains.values().map(|(chain, rules)| chain_block(chain, rules, ruleset));
+    let chains = ruleset.chains.values().map(|(chain, rules)| chain_block(chain, rules, whole));
     let blocks: Vec<String> = sets.chain(chains).collect();
     format!(
         "table {} {} {{\n{}{}}}\n",

@@ -1,12 +1,13 @@
 //! What a table means, apart from where in its slots an endpoint happens to be.
 //!
-//! Two tables with equal normal forms treat every packet alike. Slots and classes depend on history
-//! by design, so histories are compared in this form.
+//! Two tables with equal normal forms treat every packet alike. Slots, classes and other extensions of
+//! the program depend on history by design, so histories are compared in this form.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::Family;
-use crate::program::{Class, Plane, Scope, SetId, class_objects};
+use crate::program::set::LocalAddresses;
+use crate::program::{Class, Extension, Plane, Scope, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Value};
 
 /// The normal form of a table.
@@ -14,7 +15,7 @@ use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Value};
 pub struct NormalForm {
     /// The table's comment.
     pub table: Option<String>,
-    /// Chains without those of classes, and without the rules that dispatch to them.
+    /// Chains without those of extensions, and without the rules that lead to them.
     pub chains: BTreeMap<Name, Vec<Rule>>,
     /// Elements of all sets except those of lists; clients of affinity maps are left out, packets
     /// put them there.
@@ -30,14 +31,10 @@ pub struct NormalForm {
 /// once, too many free slots, a duplicate endpoint.
 pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
     let mut lists: BTreeMap<(Plane, Scope, Key), (Class, Vec<Key>)> = BTreeMap::new();
-    let mut class_chains = BTreeSet::new();
-    let mut dispatch = Vec::new();
+    let (extra_chains, dispatch) = extensions(ruleset.family);
     let mut of_lists = BTreeSet::new();
     let planes = Plane::BOTH.into_iter().flat_map(|p| Scope::BOTH.map(|s| (p, s, Class::ONE)));
     for (plane, scope, class) in planes.chain(Class::all_with_slots()) {
-        let objects = class_objects(ruleset.family, plane, scope, class);
-        class_chains.extend(objects.chain.map(|(chain, _)| chain.name));
-        dispatch.extend(objects.dispatch.map(|(_, rule)| rule));
         let endpoints = SetId::Endpoints(plane, scope, class).name();
         let members = SetId::Members(plane, scope, class).name();
         if let Some((_, elements)) = ruleset.sets.get(&endpoints) {
@@ -60,7 +57,7 @@ pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
         chains: ruleset
             .chains
             .iter()
-            .filter(|(name, _)| !class_chains.contains(*name))
+            .filter(|(name, _)| !extra_chains.contains(*name))
             .map(|(name, (_, rules))| {
                 let own = rules.iter().filter(|rule| !dispatch.contains(rule)).cloned().collect();
                 (name.clone(), own)
@@ -80,6 +77,19 @@ pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
             .map(|(key, (_, members))| (key, members.into_iter().collect()))
             .collect(),
     }
+}
+
+/// Chains of extensions, and the rules that lead to them: once there, they stay.
+fn extensions(family: Family) -> (BTreeSet<Name>, Vec<Rule>) {
+    let addresses = [LocalAddresses::Chosen, LocalAddresses::All];
+    let objects = Extension::all()
+        .flat_map(|extension| addresses.map(|addresses| extension.objects(family, addresses)));
+    let (mut chains, mut dispatch) = (BTreeSet::new(), Vec::new());
+    for objects in objects {
+        chains.extend(objects.chain.map(|(chain, _)| chain.name));
+        dispatch.extend(objects.dispatch.into_iter().map(|(_, rule)| rule));
+    }
+    (chains, dispatch)
 }
 
 fn collect(
