@@ -32,7 +32,7 @@ pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, Totals};
+pub use queries::{Conflict, FamilySummary, Totals, Unserved};
 pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 

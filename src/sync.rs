@@ -62,6 +62,8 @@ pub struct Report {
     pub refused: Vec<(ObjectName, Rejection)>,
     /// Refusals and lost outcomes on the way, in order; the sync may have succeeded in spite of them.
     pub troubles: Vec<CommitError>,
+    /// Objects that nothing needs any more could not be deleted; the last trouble says why.
+    pub garbage_stays: bool,
     /// `Err` if the family is not at the wanted state.
     pub result: Result<(), SyncError>,
 }
@@ -144,6 +146,7 @@ impl<K: Kernel> Synchronizer<K> {
             commits: Vec::new(),
             refused: Vec::new(),
             troubles: Vec::new(),
+            garbage_stays: false,
             result: Ok(()),
         };
         report.result = self.converge(family, now, &mut report);
@@ -349,7 +352,10 @@ impl<K: Kernel> Synchronizer<K> {
                 report.commits.push(CommitReport { counts: garbage.counts(), committed });
             }
             // It stays garbage and is tried again after the next sync.
-            Err(error) => report.troubles.push(error),
+            Err(error) => {
+                report.troubles.push(error);
+                report.garbage_stays = true;
+            }
         }
     }
 }

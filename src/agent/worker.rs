@@ -57,8 +57,11 @@ pub async fn start(
     }
     let synchronizer = synchronizer(subject, &surroundings, &assigned, kernel);
     let observer = AgentObserver::new(surroundings, assigned);
-    let limits =
-        Limits { min_interval: launch.config.min_sync_period, retry: launch.config.sync_period };
+    let limits = Limits {
+        min_interval: launch.config.min_sync_period,
+        retry: launch.config.sync_period,
+        audit: Limits::AUDIT,
+    };
     let worker = Worker::new(synchronizer, inbox.clone(), observer, limits);
     let programming = spawn("netlink", || drop(worker.run()))?;
     let inbox = inbox.clone();

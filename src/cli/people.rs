@@ -283,6 +283,9 @@ pub struct TopArgs {
     /// Measure once and exit
     #[arg(long)]
     pub once: bool,
+    /// Form of the answer
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// `kubeweir check`.

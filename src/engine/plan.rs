@@ -536,6 +536,7 @@ impl Applied {
         for (service, placements) in plan.placements {
             let (before, after) = (self.placements(&service), &placements);
             self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
+            self.note_unserved(&service, &placements);
             if placements.iter().any(|placement| placement.affinity.is_some()) {
                 self.sticky.insert(service.clone());
             } else {

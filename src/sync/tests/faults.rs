@@ -88,6 +88,7 @@ fn garbage_that_is_busy_stays_and_goes_later() {
     assert!(report.result.is_ok(), "{:?}", report.result);
     let busy = |error: &CommitError| matches!(error, CommitError::Rejected(rejection) if rejection.errno == libc::EBUSY);
     assert!(report.troubles.iter().any(busy), "{:?}", report.troubles);
+    assert!(report.garbage_stays);
     assert!(current.quarantined(V4).is_empty());
     let maps = |kernel: &FakeKernel| {
         kernel.ruleset(V4).sets.keys().filter(|name| name.as_str().starts_with("clients-")).count()
@@ -95,7 +96,8 @@ fn garbage_that_is_busy_stays_and_goes_later() {
     assert!(maps(&current.kernel) > 0, "the garbage is still there");
     current.kernel.like_everything();
     current.engine.apply(Change::Delete(Kind::Service, name("s2")));
-    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    let report = current.sync(V4, Duration::ZERO).unwrap();
+    assert!(report.result.is_ok() && !report.garbage_stays);
     assert_eq!(maps(&current.kernel), 0, "gone with the next sync");
 }
 
