@@ -1,6 +1,7 @@
 //! What is fuzzed: each takes any bytes and must neither panic nor leave nonsense behind. Shared by
 //! the test of the corpus and by cargo-fuzz.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,9 +63,13 @@ pub fn engine(bytes: &[u8]) {
     let (objects, _) = load_all(&[input], true);
     let fresh = run(&objects, FakeKernel::new());
     let mut changed = run(&[], FakeKernel::new());
-    for object in &objects {
-        changed.engine.apply(Change::Apply(object.clone()));
-        sync(&mut changed);
+    // In the other order; of objects of one name the last counts.
+    let mut seen = BTreeSet::new();
+    for object in objects.iter().rev() {
+        if seen.insert((object.kind(), object.name().clone())) {
+            changed.engine.apply(Change::Apply(object.clone()));
+            sync(&mut changed);
+        }
     }
     same(&changed, &fresh, "one by one");
     changed.kernel.close_socket();
