@@ -60,6 +60,7 @@ fn killed_in_the_middle_of_a_cold_start() {
     let mut node = with_services();
     node.write("bystanders", &bystanders(1000, 2500, 0));
     let mut half_made = 0;
+    let mut met = Vec::new();
     for _ in 0..8 {
         let listed = node.lab.node.nft("list tables").unwrap();
         for table in ["ip kube-proxy", "ip6 kube-proxy"] {
@@ -89,10 +90,17 @@ fn killed_in_the_middle_of_a_cold_start() {
             "killed {lived:.0?} after the first write: {elements:?} elements, in force {attached:?}"
         );
         half_made += usize::from(attached != [true, true]);
+        met.extend(elements.into_iter().zip(attached).zip(Family::BOTH));
     }
     println!("{half_made} of 8 kills met a start half done");
     assert!(half_made > 0, "no kill met a start half done");
     node.start_and_settle(&[]);
+    // What attracts packets comes last: nobody is refused for a Service that is yet to come.
+    let tables = node.tables();
+    for ((elements, attached), family) in met {
+        let all = tables[family].sets.values().map(|(_, e)| e.len()).sum::<usize>();
+        assert!(!attached || elements == all, "in force with {elements} of {all} elements");
+    }
     node.like_fresh(&[]);
 }
 
