@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::flows::Job;
-use super::status::{Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus};
+use super::status::{
+    Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
+};
 use super::traffic::Traffic;
 use crate::conntrack::UdpPort;
 use crate::engine::{Conflict, Effect};
@@ -36,6 +38,12 @@ pub enum Occurrence {
     /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).
     PodCidrsChanged,
 }
+
+/// How many syncs before the last one the status shows.
+const SHOWN_EARLIER_SYNCS: usize = 4;
+
+/// How many service ports the status names for each reason why they are not served.
+const SHOWN_UNSERVED: usize = 5;
 
 /// What the health-check node ports are to serve.
 pub type HealthChecks = (BTreeMap<ObjectName, ServiceHealth>, ListenAddresses);
@@ -318,8 +326,16 @@ impl AgentObserver {
             }
         });
         let quarantine = quarantine.collect();
+        let unserved = engine.unserved(family).iter().map(|(reason, labels)| {
+            let first = labels.iter().take(SHOWN_UNSERVED).map(|label| label.to_string()).collect();
+            (*reason, UnservedPorts { count: labels.len(), first })
+        });
+        let unserved = unserved.collect();
         self.around.status.update(|status| {
             let entry = status.families.entry(family.to_string()).or_default();
+            let mut earlier_syncs = std::mem::take(&mut entry.earlier_syncs);
+            earlier_syncs.splice(..0, entry.last_sync.take());
+            earlier_syncs.truncate(SHOWN_EARLIER_SYNCS);
             *entry = FamilyStatus {
                 summary: engine.summary(family),
                 program: engine.program(family).mark.clone(),
@@ -328,7 +344,9 @@ impl AgentObserver {
                 failed_syncs: entry.failed_syncs + u64::from(report.result.is_err()),
                 repairs: entry.repairs + u64::from(timing.repair),
                 last_sync: Some(last),
+                earlier_syncs,
                 contested,
+                unserved,
                 quarantine,
             };
         });
