@@ -258,8 +258,8 @@ pub struct ExplainArgs {
 /// `kubeweir status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
-    /// Metrics address of the agent
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    /// Metrics address of the agent; port 10249 if there is only an IP
+    #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:10249")]
     pub address: String,
     /// Refresh every second
     #[arg(short = 'w', long)]
@@ -272,8 +272,8 @@ pub struct StatusArgs {
 /// `kubeweir top`.
 #[derive(Debug, Clone, Args)]
 pub struct TopArgs {
-    /// Metrics address of the agent
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10249")]
+    /// Metrics address of the agent; port 10249 if there is only an IP
+    #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:10249")]
     pub address: String,
     /// How many services to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]

@@ -21,7 +21,7 @@ use kubeweir::agent::status::{FamilyStatus, PATH, QuarantinedService, Status};
 use kubeweir::model::Protocol;
 use kubeweir::testing::lab::{Dial, Netns, Place};
 
-use super::scene::{Said, Scene, binary, kubeweir};
+use super::scene::{Said, Scene, binary, kubeweir, unprivileged};
 
 fn says(said: &Said, code: i32, sentence: &str) {
     let text = format!("{}{}", said.stdout, said.stderr);
@@ -180,6 +180,10 @@ fn explain_tells_of_a_remembered_client() {
 fn diff_tells_what_the_kernel_lacks() {
     let mut scene = Scene::with_agent(&[]);
     says(&scene.diff(&[]), 0, "no difference");
+    let counting = scene.diff(&["--service-counters"]);
+    says(&counting, 1, "set connections-services is missing in the kernel");
+    says(&counting, 1, "note: the rules themselves differ; does diff have the agent's flags");
+    assert!(!counting.stdout.contains("shop/"), "no service differs: {}", counting.stdout);
     scene.stop_agent();
     says(&scene.kubeweir(&["status"]), 2, "Is the agent running?");
     says(&scene.diff(&[]), 0, "no difference");
@@ -232,6 +236,10 @@ fn diff_tells_what_the_kernel_lacks() {
 fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["diff"]), 2, "Name manifests with -f FILE");
     says(&kubeweir(&["diff", "-f", "/nonexistent"]), 2, "reading /nonexistent: No such file");
+    let missing = kubeweir(&["render", "-f", "/dev/null", "--service", "shop/web"]);
+    says(&missing, 0, "note: shop/web has no rules: there is no such Service");
+    says(&unprivileged(&["check"]), 2, "Run this as root (CAP_NET_ADMIN)");
+    says(&kubeweir(&["explain", "10.0.0.1", "10.96.0.1"]), 2, "Write a pod as default/web-0");
     says(
         &kubeweir(&["render", "-f", "/dev/null", "--service", "web"]),
         2,
