@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo test lint build release nft bench setup clean helm image sbom deny
+.PHONY: help demo test lint build release binary nft bench setup clean helm image sbom deny advisories
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,14 +48,18 @@ bench: setup ## The benchmarks behind benches/README.md
 clean: ## Remove what was built
 	cargo clean
 
-# The version that is built; CI says the tag's.
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# The version that is built: the tag's, with the distance to it; before any tag, Cargo.toml's.
+VERSION := $(or $(patsubst v%,%,$(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null)),$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1))
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 KUBERNETES_RELEASE := $(shell sed -n 's/^pub const KUBERNETES_RELEASE: &str = "\(.*\)";/\1/p' src/config/version.rs)
 # The same bytes wherever it is built: no path of this machine in the binary, the time of the commit in the image.
 REPRODUCIBLE := RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo"
-BUILD_OF := KUBEWEIR_VERSION=v$(KUBERNETES_RELEASE)+kubeweir.$(VERSION) KUBEWEIR_COMMIT=$$(git rev-parse HEAD)
+BUILD_OF := KUBEWEIR_VERSION=v$(KUBERNETES_RELEASE)+kubeweir.$(VERSION) KUBEWEIR_COMMIT=$(COMMIT)
 
-release: setup ## Build the binary as it is shipped
+release: setup binary ## Build the binary as it is shipped
+
+# The same, where all packages are installed: in the Dockerfile.
+binary:
 	$(BUILD_OF) $(REPRODUCIBLE) cargo build --locked --release --bin kubeweir
 
 helm: target/tools/helm ## Helm, for the chart's tests
@@ -67,7 +71,7 @@ image: release ## The container image as an OCI archive, target/image/kubeweir.t
 	rm -rf target/image && mkdir -p target/image
 	tests/image/rootfs target/release/kubeweir target/image/root
 	find target/image/root ! -type d -printf '%10s  /%P\n'
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) REVISION=$$(git rev-parse HEAD) \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) REVISION=$(COMMIT) \
 	    tests/image/oci target/image/root target/image/kubeweir.tar kubeweir $(VERSION)
 
 target/tools/bin/cargo-cyclonedx:
@@ -81,5 +85,10 @@ sbom: target/tools/bin/cargo-cyclonedx ## The bill of materials, target/image/ku
 target/tools/bin/cargo-deny:
 	cargo install --quiet --locked --root target/tools cargo-deny@0.20.2
 
-deny: target/tools/bin/cargo-deny ## Licences, advisories, bans and sources of the dependencies
-	target/tools/bin/cargo-deny --all-features check --config .cargo/deny.toml
+DENY := target/tools/bin/cargo-deny --all-features --config .cargo/deny.toml check --hide-inclusion-graph
+
+deny: target/tools/bin/cargo-deny ## Licences, bans and sources of the dependencies
+	$(DENY) licenses bans sources
+
+advisories: target/tools/bin/cargo-deny ## Known vulnerabilities of the dependencies; fetches RustSec's database from GitHub
+	$(DENY) advisories

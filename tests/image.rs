@@ -138,8 +138,28 @@ fn kubeadms_daemon_set_serves_and_leaves_tables_that_others_can_delete() {
     assert_eq!(node.tables(), "");
 }
 
-// The way back to upstream's nftables mode: every transaction of it adds the table, which the kernel
-// refuses where the table was an owned one; so the ownership is given up before.
+/// What upstream's nftables mode begins every transaction with; refused where the table is, or was
+/// left as, an owned one.
+fn add_tables_as_upstream(node: &Node) {
+    for family in ["ip", "ip6"] {
+        node.nft(&format!("add table {family} kube-proxy {{ comment \"rules for kube-proxy\"; }}"));
+    }
+}
+
+// The way back to upstream's nftables mode, when the kubelet ends the pod in order.
+#[test]
+fn ended_in_order_it_leaves_tables_that_upstream_takes_over() {
+    let node = Node::new("");
+    node.run_init();
+    let pod = node.start();
+    let frontend = SocketAddr::new(cluster_ip(0, Family::V4), PORT);
+    node.wait_until(Place::Pod(1), frontend, Some("pod-0"));
+    pod.end();
+    add_tables_as_upstream(&node);
+    assert_eq!(node.dial(Place::Pod(1), frontend).as_deref(), Some("pod-0"));
+}
+
+// The same after a crash: by a next pod without ownership.
 #[test]
 fn without_ownership_the_tables_are_ones_that_upstream_takes_over() {
     let node = Node::new("privileged: true");
@@ -151,8 +171,6 @@ fn without_ownership_the_tables_are_ones_that_upstream_takes_over() {
     node.wait_for_plain_tables();
     assert_eq!(node.dial(Place::Pod(1), frontend).as_deref(), Some("pod-0"));
     drop(pod);
-    for family in ["ip", "ip6"] {
-        node.nft(&format!("add table {family} kube-proxy {{ comment \"rules for kube-proxy\"; }}"));
-    }
+    add_tables_as_upstream(&node);
     assert_eq!(node.dial(Place::Pod(1), frontend).as_deref(), Some("pod-0"));
 }

@@ -10,6 +10,7 @@
 mod change;
 mod cluster;
 mod counters;
+mod kernel_memory;
 mod load;
 mod packets;
 mod plot;
@@ -20,9 +21,10 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("load", load::run),
     ("change", change::run),
+    ("kernel", kernel_memory::run),
     ("memory", process::memory),
     ("api", process::api),
     ("churn", process::churn),

@@ -155,6 +155,28 @@ fn hand_written() -> String {
     )
 }
 
+/// The same rule where kube-proxy's nftables mode has its own: behind base chains in five hooks.
+fn hand_written_in_upstreams_hooks() -> String {
+    let filter = |name: &str, hook: &str, priority: &str| {
+        format!(
+            "chain {name} {{ type filter hook {hook} priority {priority}; ct state new jump nothing; }}\n"
+        )
+    };
+    format!(
+        "table ip hand {{\nchain nothing {{ }}\n{}{}{}{}\
+         chain in {{ type nat hook prerouting priority -100; jump nothing; }}\n\
+         chain post {{ type nat hook postrouting priority 100; jump nothing; }}\n\
+         chain out {{ type nat hook output priority -100; \
+         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n}}\n",
+        filter("before-in", "prerouting", "-110"),
+        filter("before-out", "output", "-110"),
+        filter("input", "input", "0"),
+        filter("output", "output", "0"),
+        cluster::cluster_ip(0),
+        cluster::pod(0).address,
+    )
+}
+
 /// A verdict map to one chain a service, each with an anonymous map of its endpoints.
 fn chain_per_service(services: u32, endpoints: u32) -> String {
     let mut chains = String::new();
@@ -196,6 +218,10 @@ pub fn run() {
     for endpoints in [1, 3, 10, 100, 1_000] {
         let mut scenes = vec![
             Scene::scripted("one hand-written dnat rule".into(), &hand_written()),
+            Scene::scripted(
+                "the same rule behind kube-proxy's base chains".into(),
+                &hand_written_in_upstreams_hooks(),
+            ),
             Scene::ours(10, endpoints),
             Scene::ours(10_000, endpoints),
             // nft itself needs minutes for 10 000 of these.

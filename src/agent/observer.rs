@@ -87,6 +87,7 @@ pub struct AgentObserver {
     udp_due: PerFamily<BTreeSet<ObjectName>>,
     health_services: BTreeMap<ObjectName, ServiceHealth>,
     health_changed: bool,
+    node_changed: bool,
     reported_conflicts: PerFamily<usize>,
     elements: PerFamily<usize>,
 }
@@ -103,6 +104,7 @@ impl AgentObserver {
             udp_due: PerFamily::default(),
             health_services: BTreeMap::new(),
             health_changed: true,
+            node_changed: false,
             reported_conflicts: PerFamily::default(),
             elements: PerFamily::default(),
         }
@@ -202,6 +204,15 @@ impl AgentObserver {
         if !job.current.is_empty() || !job.previous.is_empty() {
             // The thread ends only with the process.
             let _ = self.around.flows.send(job);
+        }
+    }
+
+    /// Only the newest Node counts: at the start older ones come first, which may lack podCIDRs.
+    fn judge_pod_cidrs<K: Kernel>(&mut self, synchronizer: &Synchronizer<K>) {
+        let changed = std::mem::take(&mut self.node_changed) && self.around.node_cidr_mode;
+        let Some(node) = synchronizer.engine.store().node().filter(|_| changed) else { return };
+        if pod_cidrs_differ(&self.around.traffic.pod_cidrs, node) {
+            let _ = self.around.occurrences.send(Occurrence::PodCidrsChanged);
         }
     }
 
@@ -365,10 +376,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
             && let Some(node) = synchronizer.engine.store().node()
         {
             self.around.health.observe_node(node);
-            if self.around.node_cidr_mode && pod_cidrs_differ(&self.around.traffic.pod_cidrs, node)
-            {
-                let _ = self.around.occurrences.send(Occurrence::PodCidrsChanged);
-            }
+            self.node_changed = true;
         }
         if let Change::Apply(Object::Node(_)) = change
             && effect.zone
@@ -402,6 +410,9 @@ impl<K: Kernel> Observer<K> for AgentObserver {
         self.log_conflicts(synchronizer, family);
         self.update_metrics(synchronizer, report);
         self.update_status(synchronizer, report, timing);
+        if report.garbage_stays {
+            metrics.proxy.cleanup_failed(family);
+        }
         if report.result.is_err() {
             metrics.proxy.sync_failed(family, report.full);
             return;
@@ -415,6 +426,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
                 external: totals.external_without_local,
             },
         );
+        metrics.proxy.no_iptables_rules(family);
         self.around.health.updated(family);
         metrics.proxy.sync_success(family, Timestamp::now());
         self.clean_flows(synchronizer, report);
@@ -422,6 +434,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
 
     fn settled(&mut self, synchronizer: &Synchronizer<K>, backlog: usize) {
         self.around.status.update(|status| status.backlog = backlog);
+        self.judge_pod_cidrs(synchronizer);
         if !self.health_changed || !synchronizer.engine.is_ready() {
             return;
         }

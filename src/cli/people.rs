@@ -39,6 +39,8 @@ pub enum Command {
     Top(TopArgs),
     /// Probe the kernel features and privileges that the agent needs
     Check(CheckArgs),
+    /// After a crash of the agent: make its tables plain, rules unchanged, so that kube-proxy can follow
+    Release,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page

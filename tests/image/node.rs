@@ -316,6 +316,15 @@ impl Pod {
         assert!(status.is_some_and(|status| status.success()), "{status:?}: {text}");
     }
 
+    /// Ends it as the kubelet does.
+    pub fn end(mut self) {
+        let agent = self.agent.take().unwrap();
+        signal_children(&agent, Signal::SIGTERM); // crun passes it on
+        let status = agent.wait(PATIENCE);
+        let ended_in_order = status.is_some_and(|status| status.code() == Some(143));
+        assert!(ended_in_order, "{status:?}: {}", self.log());
+    }
+
     /// The program wanted nothing that it was not given.
     pub fn check_no_errors(&self) {
         let log = self.log();
@@ -331,11 +340,15 @@ impl Drop for Pod {
     fn drop(&mut self) {
         let Some(agent) = self.agent.take() else { return };
         // The first process of the pid namespace: it ends after all others, and unshare after it.
-        let pid = agent.pid();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        for child in children.unwrap_or_default().split_whitespace() {
-            kill(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL).ok();
-        }
+        signal_children(&agent, Signal::SIGKILL);
         agent.wait(PATIENCE);
+    }
+}
+
+fn signal_children(agent: &Agent, signal: Signal) {
+    let pid = agent.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    for child in children.unwrap_or_default().split_whitespace() {
+        kill(Pid::from_raw(child.parse().unwrap()), signal).ok();
     }
 }
