@@ -251,8 +251,8 @@ fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
 }
 
-// Situation 13. The kernels of tests refuse nothing: an agent's page says that one did. That the agent says so is
-// held where its kernel can be made to refuse, `src/agent/tests.rs`.
+// Situation 13. The kernel of this scene refuses nothing: an agent's page says that one did.
+// `tests/agent/quarantine.rs` holds that the agent says so when one does.
 #[test]
 fn status_tells_which_service_the_kernel_refused() {
     let refused = QuarantinedService {
