@@ -44,6 +44,15 @@ fn decode(criterion: &mut Criterion) {
         let body = Bytes::from_static(body);
         let mut decoder = Decoder::new(true);
         let objects = decoder.list(kind, encoding, &body).expect("a real list").objects.len();
+        let counted = allocation_counter::measure(|| {
+            drop(decoder.list(kind, encoding, &body).expect("a real list"));
+        });
+        let each = |count: u64| count as f64 / objects as f64;
+        println!(
+            "decode {kind} {encoding:?}: {:.1} allocations and {:.0} bytes an object",
+            each(counted.count_total),
+            each(counted.bytes_total),
+        );
         group.throughput(Throughput::Bytes(body.len() as u64));
         let name = BenchmarkId::new(format!("{kind} {encoding:?}"), format!("{objects} objects"));
         group.bench_function(name, |bencher| {

@@ -9,6 +9,7 @@ mod flows;
 mod node_source;
 mod observer;
 mod pages;
+mod patience;
 mod prepare;
 pub mod privilege;
 mod servers;
@@ -17,7 +18,7 @@ mod traffic;
 mod worker;
 
 use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +27,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-pub use cleaning::clean_up;
+pub use cleaning::{clean_up, release_tables};
 pub use error::AgentError;
 pub use observer::with_causes;
 pub use traffic::Traffic;
 
 use crate::api::{Event, Reason, Recorder, Regarding};
+use crate::config::watch::Watch;
 use crate::config::{Config, DetectLocal, ProxyMode};
 use crate::health::{Health, ProxyHealth};
 use crate::logging;
@@ -81,70 +83,80 @@ pub enum Ended {
     Signalled(SignalKind),
 }
 
-/// How long the last commit, and the release of owned tables, may take at the end: well within a
-/// pod's grace period.
+/// How long the last commit may take at the end: well within a pod's grace period.
 const LAST_COMMIT: Duration = Duration::from_secs(20);
 
 /// Runs the agent until something ends it.
 pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
-    let mut signals = Signals::handle()?;
-    let file = launch.config_file.as_deref();
-    let mut file = file.map(crate::config::watch::watch).transpose()?;
-    let changed = async {
-        match &mut file {
-            Some(file) => file.changed().await,
-            None => std::future::pending().await,
+    let mut endings = Endings::handle(launch.config_file.as_deref())?;
+    let node = crate::config::node_name(&launch.config.hostname_override, &hostname())?;
+    let release = nix::sys::utsname::uname().map_err(AgentError::Uname)?;
+    let skip = std::env::var(SKIP_KERNEL_CHECK).ok();
+    check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
+    let metrics = Arc::new(pages::metrics(&launch, Timestamp::now()));
+    let inbox = Arc::new(Inbox::new());
+    let outcome = tokio::select! {
+        ready = prepared(&launch, node, &inbox, &metrics) => {
+            let ready = ready?;
+            if launch.init_only {
+                return Ok(Ended::Prepared);
+            }
+            serve(&launch, ready, metrics, &inbox, &mut endings).await
         }
+        ended = endings.next() => ended,
     };
-    // An edit counts from the start, also while the API server is waited for.
-    tokio::select! {
-        change = changed => Err(change.into()),
-        outcome = start(&launch, &mut signals) => outcome,
-    }
+    // Also what a crash before this start left behind.
+    let _ = tokio::task::spawn_blocking(release_tables).await;
+    outcome
 }
 
-/// What ends the process in order. Also process 1 of a container, which the kernel spares signals
-/// that nobody handles.
-struct Signals {
+/// What ends the process: signals, and an edit of the configuration, which counts from the start,
+/// also while the API server is waited for. Signals are handled also as process 1 of a container,
+/// which the kernel spares those that nobody handles.
+struct Endings {
     terminate: Signal,
     interrupt: Signal,
+    file: Option<Watch>,
 }
 
-impl Signals {
-    fn handle() -> Result<Self, AgentError> {
+impl Endings {
+    fn handle(config_file: Option<&Path>) -> Result<Self, AgentError> {
         let handle = |kind| signal(kind).map_err(AgentError::Signal);
         let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
-        Ok(Signals { terminate: handle(terminate)?, interrupt: handle(interrupt)? })
+        let file = config_file.map(crate::config::watch::watch).transpose()?;
+        Ok(Endings { terminate: handle(terminate)?, interrupt: handle(interrupt)?, file })
     }
 
-    async fn next(&mut self) -> SignalKind {
+    async fn next(&mut self) -> Result<Ended, AgentError> {
+        let changed = async {
+            match &mut self.file {
+                Some(file) => file.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            change = changed => Err(change.into()),
+            _ = self.terminate.recv() => Ok(Ended::Signalled(SignalKind::terminate())),
+            _ = self.interrupt.recv() => Ok(Ended::Signalled(SignalKind::interrupt())),
         }
     }
 }
 
 /// Up to the point where `--init-only` ends.
-async fn start(launch: &Launch, signals: &mut Signals) -> Result<Ended, AgentError> {
-    let node = crate::config::node_name(&launch.config.hostname_override, &hostname())?;
-    let release = nix::sys::utsname::uname().map_err(AgentError::Uname)?;
-    let skip = std::env::var(SKIP_KERNEL_CHECK).ok();
-    check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
-    let metrics = Arc::new(pages::metrics(launch, Timestamp::now()));
-    let inbox = Arc::new(Inbox::new());
-    let sighted = tokio::select! {
-        sighted = node_source::open(launch, &node, &inbox, &metrics) => sighted?,
-        signal = signals.next() => return Ok(Ended::Signalled(signal)),
-    };
-    let ready = prepare::prepare(launch, node, sighted)?;
+async fn prepared(
+    launch: &Launch,
+    node: String,
+    inbox: &Arc<Inbox>,
+    metrics: &Arc<Metrics>,
+) -> Result<Ready, AgentError> {
+    let sighted = node_source::open(launch, &node, inbox, metrics).await?;
+    let ready = prepare::prepare(launch, node, sighted).await?;
     if launch.init_only {
         for family in ready.families.iter() {
             info!(%family, "System initialized and --init-only specified");
         }
-        return Ok(Ended::Prepared);
     }
-    serve(launch, ready, metrics, &inbox, signals).await
+    Ok(ready)
 }
 
 fn hostname() -> String {
@@ -157,7 +169,7 @@ async fn serve(
     ready: Ready,
     metrics: Arc<Metrics>,
     inbox: &Arc<Inbox>,
-    signals: &mut Signals,
+    endings: &mut Endings,
 ) -> Result<Ended, AgentError> {
     let Ready { node, sighted, traffic, families, owned } = ready;
     let config = &launch.config;
@@ -184,23 +196,26 @@ async fn serve(
         node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
     };
     let subject = Subject { node, object: sighted.node, families };
-    let programming = worker::start(launch, subject, surroundings, inbox).await?;
+    let programming = tokio::select! {
+        started = worker::start(launch, subject, surroundings, inbox) => started?,
+        ended = endings.next() => return ended,
+    };
+    let mut programming = tokio::task::spawn_blocking(|| programming.join());
     for family in families.iter() {
         health.loop_started(family);
     }
     sighted.source.start(inbox)?;
     announce(recorder.as_ref(), config.mode);
     tokio::spawn(cleaning::after_first_sync(status, families));
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = supervise(servers, occurred, recorder) => outcome.map(|never| match never {}),
-        signal = signals.next() => {
-            inbox.close();
-            let finished = tokio::task::spawn_blocking(|| programming.join());
-            // A panic of the thread has been printed; too long a commit is cut off by the end.
-            let _ = tokio::time::timeout(LAST_COMMIT, finished).await;
-            Ok(Ended::Signalled(signal))
-        }
-    }
+        ended = endings.next() => ended,
+        _ = &mut programming => return Err(AgentError::Panicked),
+    };
+    inbox.close();
+    // Too long a commit is cut off by the end.
+    let _ = tokio::time::timeout(LAST_COMMIT, programming).await;
+    outcome
 }
 
 fn initial_status(launch: &Launch, node: &str) -> SharedStatus {

@@ -11,6 +11,7 @@ mod documents;
 mod error;
 mod explain;
 mod pods;
+mod release;
 mod render;
 mod setup;
 mod source;
@@ -34,6 +35,7 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
         Command::Check(args) => check::run(args),
+        Command::Release => release::run(),
         Command::Completions(args) => documents::completions(args),
         Command::Man => documents::man(),
         Command::Run(_) | Command::Proxy { .. } => unreachable!("the agent's faces end in main"),

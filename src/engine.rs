@@ -11,12 +11,14 @@
 //! with all services dirty.
 
 mod adopt;
+mod affinity;
 mod applied;
 mod changes;
 mod claims;
 mod desired;
 mod plan;
 mod queries;
+mod size;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,11 +32,13 @@ pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, Totals};
+pub use queries::{Conflict, FamilySummary, Totals, Unserved};
+pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
 use crate::program::{NodePortMatch, Program, RuleOptions, program};
+use crate::ruleset::Table;
 use crate::topology::Vantage;
 use applied::Applied;
 use claims::Claims;
@@ -112,6 +116,11 @@ impl Engine {
     /// The program of a family.
     pub fn program(&self, family: Family) -> &Program {
         &self.state[family].program
+    }
+
+    /// The table object of a family, as it should be.
+    pub fn table(&self, family: Family) -> Table {
+        self.state[family].program.table(self.owned)
     }
 
     /// Takes a change from a source. Returns what it touched; nothing is planned here. Nodes other

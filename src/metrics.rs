@@ -26,7 +26,7 @@ pub use client::{ClientMetrics, Request};
 pub use connections::{ConnectionSource, ServiceConnections};
 pub use definition::{MetricDoc, MetricKind, Mode, Stability};
 pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
-pub use proxy::{IptablesTable, NoLocalEndpoints, ProxyMetrics};
+pub use proxy::{NoLocalEndpoints, ProxyMetrics};
 pub use slis::Slis;
 
 use connections::ConnectionCollector;

@@ -19,7 +19,7 @@ pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::{Damper, Limits, Schedule};
 pub use worker::{Observer, Timing, Worker};
 
-use crate::engine::{Adoption, Engine, Plan, Selection, surviving_clients};
+use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
 use crate::ruleset::{Element, Name, Table};
 use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
@@ -62,6 +62,8 @@ pub struct Report {
     pub refused: Vec<(ObjectName, Rejection)>,
     /// Refusals and lost outcomes on the way, in order; the sync may have succeeded in spite of them.
     pub troubles: Vec<CommitError>,
+    /// Objects that nothing needs any more could not be deleted; the last trouble says why.
+    pub garbage_stays: bool,
     /// `Err` if the family is not at the wanted state.
     pub result: Result<(), SyncError>,
 }
@@ -128,20 +130,6 @@ impl<K: Kernel> Synchronizer<K> {
         Family::BOTH.into_iter().filter_map(|family| self.quarantine[family].next_retry()).min()
     }
 
-    /// Replaces an owned table by an equal plain one, for the end of the process.
-    ///
-    /// An owned table would outlive the process, too, but only another of us could ever change it:
-    /// the kernel refuses every `add table` on a table that was made persistent (EOPNOTSUPP, seen
-    /// up to 6.18), so that no upstream kube-proxy could follow.
-    pub fn release(&mut self, family: Family) -> Result<(), SyncError> {
-        let ruleset = self.kernel.dump(family)?;
-        if let Some(table) = ruleset.table.clone().filter(|table| table.owner) {
-            let plain = Table { owner: false, persist: false, ..table };
-            self.kernel.commit(&ruleset.recreated(plain))?;
-        }
-        Ok(())
-    }
-
     /// Brings a family to the wanted state. `None` if it is there already.
     pub fn sync(&mut self, family: Family, now: Duration) -> Option<Report> {
         for service in self.quarantine[family].due(now) {
@@ -158,6 +146,7 @@ impl<K: Kernel> Synchronizer<K> {
             commits: Vec::new(),
             refused: Vec::new(),
             troubles: Vec::new(),
+            garbage_stays: false,
             result: Ok(()),
         };
         report.result = self.converge(family, now, &mut report);
@@ -184,6 +173,11 @@ impl<K: Kernel> Synchronizer<K> {
                 continue;
             }
             let plan = self.plan(family, Selection::Elements(self.batch))?;
+            for (service, entries) in &plan.oversized {
+                let object = format!("{entries} list entries (at most {MOST_ENTRIES})");
+                let rejection = Rejection { op: None, element: None, object, errno: libc::E2BIG };
+                self.set_aside(family, service.clone(), rejection, now, report);
+            }
             match self.commit(family, plan, report) {
                 Ok(()) => {}
                 Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),
@@ -271,13 +265,16 @@ impl<K: Kernel> Synchronizer<K> {
         report: &mut Report,
     ) -> Result<(), SyncError> {
         if let Some(culprit) = self.engine.culprit(family, &plan, &rejection) {
-            self.set_aside(family, culprit, rejection, now, report);
-            return Ok(());
+            if plan.replaces_table() {
+                self.set_aside(family, culprit, rejection, now, report);
+                return Ok(());
+            }
+            return self.judge(family, culprit, now, report);
         }
-        // Without any service the same plan must pass, or else no service is to blame.
         if plan.services.is_empty() || plan.replaces_table() {
             return Err(CommitError::Rejected(rejection).into());
         }
+        // Without any service the same plan must pass, or else no service is to blame.
         let none = BTreeSet::new();
         let bare = self.plan(family, Selection::Only(&none))?;
         self.commit(family, bare, report).map_err(|(_, error)| error)?;
@@ -296,9 +293,8 @@ impl<K: Kernel> Synchronizer<K> {
         let plan = self.plan(family, Selection::Only(&only))?;
         match (self.commit(family, plan, report), services) {
             (Ok(()), _) => Ok(()),
-            (Err((_, CommitError::Rejected(rejection))), [culprit]) => {
-                self.set_aside(family, culprit.clone(), rejection, now, report);
-                Ok(())
+            (Err((_, CommitError::Rejected(_))), [culprit]) => {
+                self.judge(family, culprit.clone(), now, report)
             }
             (Err((_, CommitError::Rejected(_))), _) => {
                 let (left, right) = services.split_at(services.len() / 2);
@@ -306,6 +302,29 @@ impl<K: Kernel> Synchronizer<K> {
                 self.bisect(family, right, now, report)
             }
             (Err((_, error)), _) => Err(error.into()),
+        }
+    }
+
+    /// A refusal points at a service. It is set aside if it is refused once more, alone, while the
+    /// kernel takes something else: a lack of memory, too, may strike at any element.
+    fn judge(
+        &mut self,
+        family: Family,
+        suspect: ObjectName,
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        let nothing_new = Op::AddTable(self.engine.table(family));
+        self.kernel.commit(&Transaction { family, ops: vec![nothing_new] })?;
+        let only = BTreeSet::from([suspect.clone()]);
+        let plan = self.plan(family, Selection::Only(&only))?;
+        match self.commit(family, plan, report) {
+            Ok(()) => Ok(()),
+            Err((_, CommitError::Rejected(rejection))) => {
+                self.set_aside(family, suspect, rejection, now, report);
+                Ok(())
+            }
+            Err((_, error)) => Err(error.into()),
         }
     }
 
@@ -333,9 +352,30 @@ impl<K: Kernel> Synchronizer<K> {
                 report.commits.push(CommitReport { counts: garbage.counts(), committed });
             }
             // It stays garbage and is tried again after the next sync.
-            Err(error) => report.troubles.push(error),
+            Err(error) => {
+                report.troubles.push(error);
+                report.garbage_stays = true;
+            }
         }
     }
+}
+
+/// Replaces a persistent table by an equal plain one, in one transaction; no other process may own
+/// it.
+///
+/// A persistent table outlives its process, too, but only another of us could ever change it: the
+/// kernel refuses every `add table` on it without the same flags (EOPNOTSUPP, seen up to 6.18), so
+/// that no upstream kube-proxy could follow.
+///
+/// # Errors
+/// If the table cannot be read, or the kernel refuses; then it is as it was.
+pub fn release(kernel: &mut impl Kernel, family: Family) -> Result<(), SyncError> {
+    let ruleset = kernel.dump(family)?;
+    if let Some(table) = ruleset.table.clone().filter(|table| table.persist) {
+        let plain = Table { owner: false, persist: false, ..table };
+        kernel.commit(&ruleset.recreated(plain))?;
+    }
+    Ok(())
 }
 
 /// Whether reading the table again can teach nothing: it was just read, and the kernel refused.

@@ -44,7 +44,7 @@ const USES: &[(&str, &[&str])] = &[
     ("inspect", &["agent", "engine", "model", "program", "ruleset", "topology", "transaction"]),
     ("command", &[
         "agent", "api", "cli", "config", "inspect", "manifest", "model", "netlink", "node", "program", "ruleset",
-        "source", "topology", "transaction",
+        "source", "sync", "topology", "transaction",
     ]),
 ];
 

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use kubeweir::http_server;
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
-    BuildInfo, FeatureStage, IptablesTable, MetricKind, Metrics, Mode, NoLocalEndpoints, Request,
+    BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request,
     ServiceConnections, reference,
 };
 use kubeweir::model::{Family, Kind, ObjectName, Protocol, ServicePortName, Skip, SkipLevel};
@@ -84,8 +84,6 @@ fn record_everything(metrics: &Metrics) {
     }
     metrics.proxy.endpoint_change(true);
     metrics.proxy.service_change(1);
-    metrics.proxy.invalid_packets_dropped(1);
-    metrics.proxy.localhost_nodeport_packets(1);
     metrics.proxy.healthz_answered(StatusCode::OK);
     metrics.proxy.livez_answered(StatusCode::OK);
     metrics.process.feature("NFTablesProxyMode", FeatureStage::Ga, true);
@@ -119,8 +117,7 @@ fn record_proxy(metrics: &Metrics, family: Family) {
     proxy.network_programming(family, Duration::from_secs(1));
     proxy.no_local_endpoints(family, NoLocalEndpoints { internal: 1, external: 2 });
     proxy.conntrack_reconciled(family, Duration::from_millis(3), 1);
-    proxy.iptables_rules(family, IptablesTable::Nat, 5, 2);
-    proxy.iptables_rules(family, IptablesTable::Filter, 5, 2);
+    proxy.no_iptables_rules(family);
 }
 
 fn record_agent(metrics: &Metrics, family: Family) {
@@ -204,6 +201,7 @@ async fn recordings_change_their_series_only() {
     proxy.sync_failed(Family::V6, true);
     proxy.no_local_endpoints(Family::V4, NoLocalEndpoints { internal: 1, external: 2 });
     proxy.network_programming(Family::V4, Duration::from_millis(400));
+    proxy.conntrack_reconciled(Family::V4, Duration::from_millis(3), 0);
     let scrape = fixture.scrape().await;
     let v4 = ("ip_family", "IPv4");
     let value = |name: &str, labels: &[(&str, &str)]| scrape.value(name, labels);
@@ -225,6 +223,8 @@ async fn recordings_change_their_series_only() {
     let local = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
     assert_eq!(value(local, &[v4, ("traffic_policy", "internal")]), Some(1.0));
     assert_eq!(value(local, &[v4, ("traffic_policy", "external")]), Some(2.0));
+    let deleted = "kubeproxy_conntrack_reconciler_deleted_entries_total";
+    assert_eq!(value(deleted, &[v4]), Some(0.0), "a search without a find is one, too");
     let programming = "kubeproxy_network_programming_duration_seconds";
     assert_eq!(value(&format!("{programming}_bucket"), &[v4, ("le", "0.25")]), Some(0.0));
     assert_eq!(value(&format!("{programming}_bucket"), &[v4, ("le", "0.5")]), Some(1.0));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kubeweir::model::{Change, Kind, Object};
+use kubeweir::model::{Change, Kind, Object, PerFamily};
 
 use crate::cluster::{self, Size};
 use crate::plot;
@@ -59,6 +59,8 @@ pub fn run() {
             }
             table.row(&row(name, services, &samples));
         }
+        let samples = node_address(&mut rig);
+        table.row(&row("node address added, removed", services, &samples));
     }
     table.print();
     draw(curves);
@@ -99,6 +101,17 @@ fn measure(rig: &mut Rig, size: Size, pair: Pair, samples: u32) -> Vec<Sample> {
         }
     }
     all
+}
+
+/// The node's second NodePort address comes and goes.
+fn node_address(rig: &mut Rig) -> Vec<Sample> {
+    let addresses = ["192.168.0.1", "192.168.0.2"].map(|text| text.parse().expect("an address"));
+    let turn = |i: u32| {
+        let v4 = addresses[..1 + (i as usize + 1) % 2].to_vec();
+        let both = PerFamily { v4, v6: Vec::new() };
+        rig.step_with(|engine| engine.set_local_addresses(&both))
+    };
+    (0..SAMPLES).map(turn).collect()
 }
 
 fn row(name: &str, services: u32, samples: &[Sample]) -> Vec<String> {

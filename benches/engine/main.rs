@@ -9,6 +9,8 @@
 
 mod change;
 mod cluster;
+mod counters;
+mod kernel_memory;
 mod load;
 mod packets;
 mod plot;
@@ -19,13 +21,15 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("load", load::run),
     ("change", change::run),
+    ("kernel", kernel_memory::run),
     ("memory", process::memory),
     ("api", process::api),
     ("churn", process::churn),
     ("packets", packets::run),
+    ("counters", counters::run),
 ];
 
 fn main() {

@@ -8,6 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
+use kubeweir::engine::Engine;
 use kubeweir::model::{Change, Family, Kind, Object, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::sync::Synchronizer;
@@ -27,12 +28,13 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 1);
 const ENDPOINT_PORT: u16 = 8080;
 
 /// A namespace with rules in it, a client and the endpoints.
-struct Scene {
+pub struct Scene {
     name: String,
     netns: Netns,
     raw: Socket,
     server: UdpSocket,
-    times: Vec<Duration>,
+    /// Of every flow so far.
+    pub times: Vec<Duration>,
     spent: Duration,
     _proxy: Option<Synchronizer<NetlinkKernel>>,
 }
@@ -62,9 +64,15 @@ impl Scene {
 
     /// Our rules. Service 0 has so many endpoints, every other one has ten.
     fn ours(services: u32, endpoints: u32) -> Scene {
+        Scene::of(engine(), Size { services, endpoints })
+    }
+
+    /// The same with an engine of one's own.
+    pub fn of(engine: Engine, size: Size) -> Scene {
+        let Size { services, endpoints } = size;
         let mut scene = Scene::new(format!("kubeweir, {services} services"));
         let kernel = scene.netns.run(NetlinkKernel::open).expect("nf_tables");
-        let mut proxy = Synchronizer::new(engine(), kernel);
+        let mut proxy = Synchronizer::new(engine, kernel);
         let udp = |change| match change {
             Change::Replace(kind, objects) => {
                 Change::Replace(kind, objects.into_iter().map(as_udp).collect())
@@ -88,7 +96,8 @@ impl Scene {
         scene
     }
 
-    fn turn(&mut self, turn: u16) {
+    /// Dials once more; no two turns may have the same number.
+    pub fn turn(&mut self, turn: u16) {
         let to = SocketAddrV4::new(cluster::cluster_ip(0), 80);
         let target = SockAddr::from(to);
         let mut answer = [0; 64];
@@ -146,6 +155,28 @@ fn hand_written() -> String {
     )
 }
 
+/// The same rule where kube-proxy's nftables mode has its own: behind base chains in five hooks.
+fn hand_written_in_upstreams_hooks() -> String {
+    let filter = |name: &str, hook: &str, priority: &str| {
+        format!(
+            "chain {name} {{ type filter hook {hook} priority {priority}; ct state new jump nothing; }}\n"
+        )
+    };
+    format!(
+        "table ip hand {{\nchain nothing {{ }}\n{}{}{}{}\
+         chain in {{ type nat hook prerouting priority -100; jump nothing; }}\n\
+         chain post {{ type nat hook postrouting priority 100; jump nothing; }}\n\
+         chain out {{ type nat hook output priority -100; \
+         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n}}\n",
+        filter("before-in", "prerouting", "-110"),
+        filter("before-out", "output", "-110"),
+        filter("input", "input", "0"),
+        filter("output", "output", "0"),
+        cluster::cluster_ip(0),
+        cluster::pod(0).address,
+    )
+}
+
 /// A verdict map to one chain a service, each with an anonymous map of its endpoints.
 fn chain_per_service(services: u32, endpoints: u32) -> String {
     let mut chains = String::new();
@@ -187,6 +218,10 @@ pub fn run() {
     for endpoints in [1, 3, 10, 100, 1_000] {
         let mut scenes = vec![
             Scene::scripted("one hand-written dnat rule".into(), &hand_written()),
+            Scene::scripted(
+                "the same rule behind kube-proxy's base chains".into(),
+                &hand_written_in_upstreams_hooks(),
+            ),
             Scene::ours(10, endpoints),
             Scene::ours(10_000, endpoints),
             // nft itself needs minutes for 10 000 of these.

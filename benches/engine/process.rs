@@ -26,17 +26,23 @@ const CHURN: Duration = Duration::from_secs(5);
 const TICKS: f64 = 100.0;
 
 /// An agent in a namespace of its own, in sync with its API server.
-struct Site {
+pub struct Site {
     server: ApiServer,
     agent: Agent,
     monitor: Monitor,
     synced: Duration,
     _directory: tempfile::TempDir,
-    _netns: Netns,
+    /// Where it runs.
+    pub netns: Netns,
 }
 
 impl Site {
     fn start(size: Size) -> Site {
+        Site::start_with(size, &[])
+    }
+
+    /// With more flags.
+    pub fn start_with(size: Size, flags: &[&str]) -> Site {
         let netns = Netns::new("process").expect("a network namespace (root is needed)");
         netns.ip("addr add 192.168.10.1/32 dev lo").expect("ip works");
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -59,7 +65,10 @@ impl Site {
             "--conntrack-tcp-timeout-established=0s".into(),
             "--conntrack-tcp-timeout-close-wait=0s".into(),
         ]
-        .map(OsString::from);
+        .into_iter()
+        .chain(flags.iter().map(|&flag| flag.to_owned()))
+        .map(OsString::from)
+        .collect::<Vec<_>>();
         let mut monitor = netns.run(|| Monitor::open(0)).expect("notifications");
         let start = Instant::now();
         let program = Path::new(env!("CARGO_BIN_EXE_kubeweir"));
@@ -74,11 +83,11 @@ impl Site {
         }
         let synced = start.elapsed();
         while monitor.wait(SETTLED).expect("readable").is_some() {}
-        Site { server, agent, monitor, synced, _directory: directory, _netns: netns }
+        Site { server, agent, monitor, synced, _directory: directory, netns }
     }
 
     /// Lines of `/proc/PID/status` in MiB.
-    fn memory(&self, field: &str) -> String {
+    pub fn memory(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.agent.pid()));
         let status = status.expect("the agent runs");
         let line = status.lines().find(|line| line.starts_with(field)).expect("Linux has it");
@@ -87,7 +96,7 @@ impl Site {
     }
 
     /// User and system time so far.
-    fn cpu(&self) -> Duration {
+    pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.agent.pid()));
         let stat = stat.expect("the agent runs");
         let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split(' ').collect();

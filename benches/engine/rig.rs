@@ -131,11 +131,40 @@ impl Rig {
     /// Applies changes, syncs both families, then sends the same to the other side.
     pub fn step(&mut self, changes: impl IntoIterator<Item = Change>) -> Sample {
         let changes: Vec<Change> = changes.into_iter().collect();
+        self.step_with(|engine| {
+            for change in changes {
+                engine.apply(change);
+            }
+        })
+    }
+
+    /// The same for whatever else may happen to an engine.
+    pub fn step_with(&mut self, happens: impl FnOnce(&mut Engine)) -> Sample {
+        let mut sample = self.ours(happens);
+        for batch in self.synchronizer.kernel.batches.drain(..) {
+            sample.floor += self.bare.send(&batch);
+        }
+        sample
+    }
+
+    /// Our side alone: a cluster is loaded into an empty namespace. Returns what was sent, too.
+    pub fn load(size: Size) -> (Sample, Vec<Vec<u8>>) {
+        let mut rig = Rig::new();
+        let lists = size.lists();
+        let sample = rig.ours(|engine| lists.into_iter().for_each(|list| drop(engine.apply(list))));
+        (sample, std::mem::take(&mut rig.synchronizer.kernel.batches))
+    }
+
+    /// The other side alone: batches into an empty namespace.
+    pub fn floor(batches: &[Vec<u8>]) -> Duration {
+        let mut rig = Rig::new();
+        batches.iter().map(|batch| rig.bare.send(batch)).sum()
+    }
+
+    fn ours(&mut self, happens: impl FnOnce(&mut Engine)) -> Sample {
         let mut sample = Sample::default();
         let start = Instant::now();
-        for change in changes {
-            self.synchronizer.engine.apply(change);
-        }
+        happens(&mut self.synchronizer.engine);
         let mut reports = Vec::with_capacity(2);
         for family in Family::BOTH {
             reports.extend(self.synchronizer.sync(family, Duration::ZERO));
@@ -151,15 +180,17 @@ impl Rig {
                 sample.elements += commit.counts.elements_added + commit.counts.elements_deleted;
             }
         }
-        for batch in self.synchronizer.kernel.batches.drain(..) {
-            sample.floor += self.bare.send(&batch);
-        }
         sample
     }
 }
 
 /// The engine as the agent sets it up on a node with a pod CIDR.
 pub fn engine() -> Engine {
+    engine_that(false)
+}
+
+/// The same; whether it counts connections.
+pub fn engine_that(service_counters: bool) -> Engine {
     let options = RuleOptions {
         local_pods: PerFamily {
             v4: LocalPods::Cidr("100.64.0.0/10".parse().expect("a network")),
@@ -169,6 +200,7 @@ pub fn engine() -> Engine {
             v4: NodePortMatch::Addresses(vec!["192.168.0.1".parse().expect("an address")]),
             v6: NodePortMatch::AnyLocal,
         },
+        service_counters,
         ..RuleOptions::nftables()
     };
     let vantage = Vantage { node: NODE.into(), zone: None };

@@ -1,4 +1,4 @@
-//! Removing what other kube-proxies left, and what we leave.
+//! What other kube-proxies left is removed, and what we leave is made fit for them, or removed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use super::with_causes;
 use crate::cleanup::{self, Removed};
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
+use crate::sync::release;
 use crate::transaction::{Kernel, Op, Transaction};
 
 /// How often to look whether our rules are in force.
@@ -43,6 +44,47 @@ fn log(removed: &Removed) {
     }
     for reason in &removed.errors {
         error!(reason = with_causes(reason), "Failed to remove what another proxy mode had left");
+    }
+}
+
+/// Turns persistent tables into equal plain ones, so that any kube-proxy can follow: at the end of
+/// the agent, and as `kubeweir release` after a crash. Returns whether there is none left.
+pub fn release_tables() -> bool {
+    let mut kernel = match NetlinkKernel::open() {
+        Ok(kernel) => kernel,
+        Err(reason) => {
+            error!(reason = with_causes(&reason), "Cannot reach nf_tables");
+            return false;
+        }
+    };
+    let mut all = true;
+    for family in Family::BOTH {
+        all &= release_table(&mut kernel, family);
+    }
+    all
+}
+
+fn release_table(kernel: &mut NetlinkKernel, family: Family) -> bool {
+    let outcome = match kernel.table(family) {
+        Ok(Some(table)) if table.persist => {
+            release(kernel, family).map_err(|reason| with_causes(&reason))
+        }
+        Ok(_) => return true,
+        Err(reason) => Err(with_causes(&reason)),
+    };
+    match outcome {
+        Ok(()) => {
+            info!(%family, "The rules stay; the table is no longer owned");
+            true
+        }
+        Err(reason) => {
+            error!(
+                %family,
+                reason,
+                "The rules stay in an owned table; before another kube-proxy, run kubeweir release"
+            );
+            false
+        }
     }
 }
 

@@ -62,6 +62,9 @@ pub enum AgentError {
     /// A signal cannot be handled.
     #[error("handling a signal")]
     Signal(#[source] io::Error),
+    /// The thread that programs the kernel panicked; its message is on stderr.
+    #[error("the thread that programs nf_tables has ended")]
+    Panicked,
     /// A thread cannot be started.
     #[error("starting a thread")]
     Thread(#[source] io::Error),

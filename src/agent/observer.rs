@@ -10,7 +10,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::flows::Job;
-use super::status::{Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus};
+use super::status::{
+    Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
+};
 use super::traffic::Traffic;
 use crate::conntrack::UdpPort;
 use crate::engine::{Conflict, Effect};
@@ -36,6 +38,12 @@ pub enum Occurrence {
     /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).
     PodCidrsChanged,
 }
+
+/// How many syncs before the last one the status shows.
+const SHOWN_EARLIER_SYNCS: usize = 4;
+
+/// How many service ports the status names for each reason why they are not served.
+const SHOWN_UNSERVED: usize = 5;
 
 /// What the health-check node ports are to serve.
 pub type HealthChecks = (BTreeMap<ObjectName, ServiceHealth>, ListenAddresses);
@@ -79,6 +87,7 @@ pub struct AgentObserver {
     udp_due: PerFamily<BTreeSet<ObjectName>>,
     health_services: BTreeMap<ObjectName, ServiceHealth>,
     health_changed: bool,
+    node_changed: bool,
     reported_conflicts: PerFamily<usize>,
     elements: PerFamily<usize>,
 }
@@ -95,6 +104,7 @@ impl AgentObserver {
             udp_due: PerFamily::default(),
             health_services: BTreeMap::new(),
             health_changed: true,
+            node_changed: false,
             reported_conflicts: PerFamily::default(),
             elements: PerFamily::default(),
         }
@@ -194,6 +204,15 @@ impl AgentObserver {
         if !job.current.is_empty() || !job.previous.is_empty() {
             // The thread ends only with the process.
             let _ = self.around.flows.send(job);
+        }
+    }
+
+    /// Only the newest Node counts: at the start older ones come first, which may lack podCIDRs.
+    fn judge_pod_cidrs<K: Kernel>(&mut self, synchronizer: &Synchronizer<K>) {
+        let changed = std::mem::take(&mut self.node_changed) && self.around.node_cidr_mode;
+        let Some(node) = synchronizer.engine.store().node().filter(|_| changed) else { return };
+        if pod_cidrs_differ(&self.around.traffic.pod_cidrs, node) {
+            let _ = self.around.occurrences.send(Occurrence::PodCidrsChanged);
         }
     }
 
@@ -307,8 +326,16 @@ impl AgentObserver {
             }
         });
         let quarantine = quarantine.collect();
+        let unserved = engine.unserved(family).iter().map(|(reason, labels)| {
+            let first = labels.iter().take(SHOWN_UNSERVED).map(|label| label.to_string()).collect();
+            (*reason, UnservedPorts { count: labels.len(), first })
+        });
+        let unserved = unserved.collect();
         self.around.status.update(|status| {
             let entry = status.families.entry(family.to_string()).or_default();
+            let mut earlier_syncs = std::mem::take(&mut entry.earlier_syncs);
+            earlier_syncs.splice(..0, entry.last_sync.take());
+            earlier_syncs.truncate(SHOWN_EARLIER_SYNCS);
             *entry = FamilyStatus {
                 summary: engine.summary(family),
                 program: engine.program(family).mark.clone(),
@@ -317,7 +344,9 @@ impl AgentObserver {
                 failed_syncs: entry.failed_syncs + u64::from(report.result.is_err()),
                 repairs: entry.repairs + u64::from(timing.repair),
                 last_sync: Some(last),
+                earlier_syncs,
                 contested,
+                unserved,
                 quarantine,
             };
         });
@@ -347,10 +376,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
             && let Some(node) = synchronizer.engine.store().node()
         {
             self.around.health.observe_node(node);
-            if self.around.node_cidr_mode && pod_cidrs_differ(&self.around.traffic.pod_cidrs, node)
-            {
-                let _ = self.around.occurrences.send(Occurrence::PodCidrsChanged);
-            }
+            self.node_changed = true;
         }
         if let Change::Apply(Object::Node(_)) = change
             && effect.zone
@@ -384,6 +410,9 @@ impl<K: Kernel> Observer<K> for AgentObserver {
         self.log_conflicts(synchronizer, family);
         self.update_metrics(synchronizer, report);
         self.update_status(synchronizer, report, timing);
+        if report.garbage_stays {
+            metrics.proxy.cleanup_failed(family);
+        }
         if report.result.is_err() {
             metrics.proxy.sync_failed(family, report.full);
             return;
@@ -397,6 +426,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
                 external: totals.external_without_local,
             },
         );
+        metrics.proxy.no_iptables_rules(family);
         self.around.health.updated(family);
         metrics.proxy.sync_success(family, Timestamp::now());
         self.clean_flows(synchronizer, report);
@@ -404,6 +434,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
 
     fn settled(&mut self, synchronizer: &Synchronizer<K>, backlog: usize) {
         self.around.status.update(|status| status.backlog = backlog);
+        self.judge_pod_cidrs(synchronizer);
         if !self.health_changed || !synchronizer.engine.is_ready() {
             return;
         }

@@ -3,11 +3,13 @@
 //! Place in the flow: after the Node was seen, before the worker starts; all that `--init-only` does.
 //! Decides nothing about traffic.
 
+use std::io;
 use std::path::Path;
 
 use tracing::info;
 
 use super::node_source::Sighted;
+use super::patience::patiently;
 use super::{AgentError, Launch, Source, Traffic, pages};
 use crate::config::sanity::{self, NodeFacts};
 use crate::config::{Config, ProxyMode};
@@ -16,6 +18,7 @@ use crate::netlink::{NetlinkKernel, probe_ownership};
 use crate::node::families::{self, Ipv6State, programmed};
 use crate::node::object::NodeIps;
 use crate::sysctl;
+use crate::transaction::DumpError;
 
 /// A node that can be programmed.
 pub struct Ready {
@@ -32,7 +35,7 @@ pub struct Ready {
 }
 
 /// Checks and prepares the node.
-pub fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<Ready, AgentError> {
+pub async fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<Ready, AgentError> {
     let config = &launch.config;
     let bind_address = Some(config.bind_address).filter(|address| !address.is_unspecified());
     let ips = NodeIps::resolve(sighted.node.as_deref(), bind_address);
@@ -42,15 +45,23 @@ pub fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<Ready,
     let families = programmed(Ipv6State::read(Path::new("/")), ips.primary)?;
     let pod_cidrs = sighted.node.as_ref().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
     check_sanity(config, &ips, families, &pod_cidrs)?;
-    let mut kernel = NetlinkKernel::open()?;
-    families::probe_nftables(families, |family| {
-        kernel.table(family).map(drop).map_err(std::io::Error::other)
-    })?;
+    let owned = patiently("nf_tables", async || try_nftables(config, families)).await?;
     write_sysctls(launch, families)?;
     tell_mode(config.mode);
-    let owned = config.table_ownership && probe_ownership()?;
     let traffic = Traffic { config: config.clone(), node_ips: ips.ips, pod_cidrs };
     Ok(Ready { node, sighted, traffic, families, owned })
+}
+
+/// Whether tables are to be owned; an error if nf_tables cannot be used at all.
+fn try_nftables(config: &Config, families: Families) -> Result<bool, AgentError> {
+    let mut kernel = NetlinkKernel::open()?;
+    families::probe_nftables(families, |family| {
+        kernel.table(family).map(drop).map_err(|error| match error {
+            DumpError::Interrupted(_) => io::Error::new(io::ErrorKind::Interrupted, error),
+            error => io::Error::other(error),
+        })
+    })?;
+    Ok(config.table_ownership && probe_ownership()?)
 }
 
 fn check_sanity(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::FamilySummary;
+use crate::engine::{FamilySummary, Unserved};
 
 /// Where the metrics server serves it.
 pub const PATH: &str = "/kubeweir/status";
@@ -45,13 +45,17 @@ pub struct FamilyStatus {
     pub repairs: u64,
     /// The last sync.
     pub last_sync: Option<LastSync>,
+    /// A few before it, newest first.
+    pub earlier_syncs: Vec<LastSync>,
     /// Contested frontends.
     pub contested: Vec<Contested>,
+    /// Service ports that are not served to everyone, by reason; no reason without one.
+    pub unserved: BTreeMap<Unserved, UnservedPorts>,
     /// Services that the kernel refused.
     pub quarantine: Vec<QuarantinedService>,
 }
 
-/// The last sync of a family.
+/// One sync of a family.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LastSync {
     /// When it ended, RFC 3339.
@@ -70,6 +74,15 @@ pub struct LastSync {
     pub full: bool,
     /// Why it failed, if it did.
     pub error: Option<String>,
+}
+
+/// Service ports that are not served to everyone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnservedPorts {
+    /// How many there are.
+    pub count: usize,
+    /// The first of them by name, `namespace/service:port`.
+    pub first: Vec<String>,
 }
 
 /// A frontend that several service ports claim.

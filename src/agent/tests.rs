@@ -93,13 +93,24 @@ fn surroundings(
     }
 }
 
-fn worker(inbox: &Arc<Inbox>, around: Surroundings) -> Worker<FakeKernel, AgentObserver> {
+fn synchronizer(kernel: FakeKernel) -> Synchronizer<FakeKernel> {
     let vantage = Vantage { node: "a".into(), zone: None };
     let families = Families { v4: true, v6: false };
-    let engine = Engine::new(RuleOptions::nftables(), vantage, families, true);
-    let limits = Limits { min_interval: Duration::ZERO, retry: Duration::from_secs(30) };
+    Synchronizer::new(Engine::new(RuleOptions::nftables(), vantage, families, true), kernel)
+}
+
+fn worker(
+    inbox: &Arc<Inbox>,
+    around: Surroundings,
+    synchronizer: Synchronizer<FakeKernel>,
+) -> Worker<FakeKernel, AgentObserver> {
+    let limits = Limits {
+        min_interval: Duration::ZERO,
+        retry: Duration::from_secs(30),
+        audit: Limits::AUDIT,
+    };
     let observer = AgentObserver::new(around, NodeAddresses::default());
-    Worker::new(Synchronizer::new(engine, refusing()), inbox.clone(), observer, limits)
+    Worker::new(synchronizer, inbox.clone(), observer, limits)
 }
 
 /// Writes the Event of an occurrence to an API server; what arrived.
@@ -144,7 +155,8 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(stream)).finish();
     tracing::subscriber::with_default(subscriber, || {
         // Does all there is to do, and ends because the inbox is closed.
-        worker(&inbox, surroundings(&metrics, &status, occurrences)).run();
+        worker(&inbox, surroundings(&metrics, &status, occurrences), synchronizer(refusing()))
+            .run();
     });
 
     let family = &status.get().families["IPv4"];
@@ -153,6 +165,11 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     let quarantined = &family.quarantine[0];
     assert_eq!((quarantined.service.as_str(), quarantined.refusals), ("default/culprit", 1));
     assert!(quarantined.reason.starts_with("add element "), "{}", quarantined.reason);
+
+    let sentence =
+        "IPv4: default/culprit is set aside, refused by the kernel (1 times so far): add element ";
+    let problems = crate::inspect::status::problems(&status.get());
+    assert!(problems.len() == 1 && problems[0].starts_with(sentence), "{problems:?}");
 
     let scrape = metrics.scrape(Exposition::Text).expect("a scrape");
     let scrape = String::from_utf8(scrape).expect("text");
@@ -178,4 +195,44 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     ] {
         assert_eq!(text(&event, pointer), want, "{pointer}");
     }
+}
+
+/// Value of a sample that is spelled like this; 0 if it is absent.
+fn sample(metrics: &Metrics, name: &str) -> u64 {
+    let scrape = metrics.scrape(Exposition::Text).expect("a scrape");
+    let scrape = String::from_utf8(scrape).expect("text");
+    let line = scrape.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().expect("a whole number"))
+}
+
+// B-259: failed deletions of what nothing needs any more are counted apart from failed syncs.
+#[test]
+fn a_failed_deletion_of_garbage_is_counted_and_is_no_failed_sync() {
+    let metrics = Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now()));
+    let (status, inbox) = (SharedStatus::default(), Arc::new(Inbox::new()));
+    let (occurrences, _occurred) = mpsc::unbounded_channel();
+    let mut kernel = FakeKernel::new();
+    let garbage = |op: &Op| matches!(op, Op::DeleteSet(_) | Op::DeleteChain(_));
+    kernel.dislike(move |op| garbage(op).then_some(libc::EBUSY));
+    let around = || surroundings(&metrics, &status, occurrences.clone());
+    let mut sticky = service("sticky", &["10.96.0.1"]);
+    sticky.ports.push(port("http", Protocol::Tcp, 80, None));
+    sticky.session_affinity = Some(60);
+    let endpoints = slice("sticky-x", "sticky", ("http", Protocol::Tcp, 8080), &["10.244.0.1"]);
+    for kind in Kind::ALL {
+        let objects = [Object::from(sticky.clone()), endpoints.clone().into()];
+        let of_kind = objects.into_iter().filter(|object| object.kind() == kind).collect();
+        inbox.deliver(Change::Replace(kind, of_kind));
+    }
+    inbox.close();
+    let synchronizer = worker(&inbox, around(), synchronizer(kernel)).run();
+    let failures = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv4\"}";
+    assert_eq!(sample(&metrics, failures), 0);
+    sticky.session_affinity = None;
+    let inbox = Arc::new(Inbox::new());
+    inbox.deliver(Change::Apply(sticky.into()));
+    inbox.close();
+    worker(&inbox, around(), synchronizer).run();
+    assert_eq!(sample(&metrics, failures), 1);
+    assert_eq!(status.get().families["IPv4"].failed_syncs, 0);
 }

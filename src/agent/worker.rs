@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::observer::{AgentObserver, Surroundings, with_causes};
+use super::patience::patiently;
 use super::{AgentError, Launch};
 use crate::engine::Engine;
 use crate::model::{Families, Family, Node, NodeAddresses};
@@ -21,6 +22,9 @@ use crate::topology::Vantage;
 
 /// How long the monitor sleeps between two looks at whether the process still runs.
 const MONITOR_WAIT: Duration = Duration::from_secs(60);
+
+/// Pause after notifications could not be read; the tables are read instead.
+const MONITOR_RETRY: Duration = Duration::from_secs(1);
 
 /// Pause before a broken stream of addresses is opened anew.
 const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
@@ -37,8 +41,7 @@ pub struct Subject {
 
 /// Follows the interfaces' addresses and starts the worker's threads.
 ///
-/// Returns the one that programs: it ends when the inbox is closed, and leaves tables that anyone
-/// may take over. The others end with the process.
+/// Returns the one that programs: it ends when the inbox is closed. The others end with the process.
 pub async fn start(
     launch: &Launch,
     subject: Subject,
@@ -47,7 +50,20 @@ pub async fn start(
 ) -> Result<JoinHandle<()>, AgentError> {
     let mut addresses = follow_addresses().await?;
     let assigned = addresses.borrow_and_update().clone();
-    let programming = start_threads(launch, subject, surroundings, inbox, assigned)?;
+    let owned = surroundings.owned;
+    let (kernel, monitor) = patiently("nf_tables", async || open(owned)).await?;
+    if let Some(monitor) = monitor {
+        start_monitor(monitor, inbox.clone())?;
+    }
+    let synchronizer = synchronizer(subject, &surroundings, &assigned, kernel);
+    let observer = AgentObserver::new(surroundings, assigned);
+    let limits = Limits {
+        min_interval: launch.config.min_sync_period,
+        retry: launch.config.sync_period,
+        audit: Limits::AUDIT,
+    };
+    let worker = Worker::new(synchronizer, inbox.clone(), observer, limits);
+    let programming = spawn("netlink", || drop(worker.run()))?;
     let inbox = inbox.clone();
     tokio::spawn(async move {
         while addresses.changed().await.is_ok() {
@@ -59,7 +75,7 @@ pub async fn start(
 
 /// Interface addresses, now and after every change.
 async fn follow_addresses() -> Result<watch::Receiver<NodeAddresses>, AgentError> {
-    let (sender, receiver) = watch::channel(addresses::read().await?);
+    let (sender, receiver) = watch::channel(read_addresses().await?);
     tokio::spawn(async move {
         loop {
             match addresses::watch(sender.clone()).await {
@@ -72,50 +88,32 @@ async fn follow_addresses() -> Result<watch::Receiver<NodeAddresses>, AgentError
     Ok(receiver)
 }
 
-fn start_threads(
-    launch: &Launch,
+async fn read_addresses() -> Result<NodeAddresses, AgentError> {
+    patiently("the interfaces' addresses", async || Ok(addresses::read().await?)).await
+}
+
+/// The socket that programs and, where others cannot be kept off, the one that watches them.
+fn open(owned: bool) -> Result<(NetlinkKernel, Option<Monitor>), AgentError> {
+    let kernel = NetlinkKernel::open()?;
+    let monitor = if owned { None } else { Some(Monitor::open(kernel.portid())?) };
+    Ok((kernel, monitor))
+}
+
+fn synchronizer(
     subject: Subject,
-    surroundings: Surroundings,
-    inbox: &Arc<Inbox>,
-    assigned: NodeAddresses,
-) -> Result<JoinHandle<()>, AgentError> {
-    let owned = surroundings.owned;
-    let (options, hints) = surroundings.traffic.options(&assigned);
+    surroundings: &Surroundings,
+    assigned: &NodeAddresses,
+    kernel: NetlinkKernel,
+) -> Synchronizer<NetlinkKernel> {
+    let (options, hints) = surroundings.traffic.options(assigned);
     for hint in hints {
         error!("{hint}");
     }
     let zone = subject.object.as_ref().and_then(|node| node.zone.clone());
     let vantage = Vantage { node: subject.node, zone };
-    let mut engine = Engine::new(options, vantage, subject.families, owned);
-    engine.set_local_addresses(&surroundings.traffic.local_addresses(&assigned));
-    let kernel = NetlinkKernel::open()?;
-    if !owned {
-        start_monitor(Monitor::open(kernel.portid())?, inbox.clone())?;
-    }
-    let limits =
-        Limits { min_interval: launch.config.min_sync_period, retry: launch.config.sync_period };
-    let observer = AgentObserver::new(surroundings, assigned);
-    let synchronizer = Synchronizer::new(engine, kernel);
-    let worker = Worker::new(synchronizer, inbox.clone(), observer, limits);
-    spawn("netlink", move || {
-        let mut synchronizer = worker.run();
-        if owned {
-            for family in subject.families.iter() {
-                release(&mut synchronizer, family);
-            }
-        }
-    })
-}
-
-fn release(synchronizer: &mut Synchronizer<NetlinkKernel>, family: Family) {
-    match synchronizer.release(family) {
-        Ok(()) => info!(%family, "The rules stay; the table is no longer owned"),
-        Err(reason) => error!(
-            %family,
-            reason = with_causes(&reason),
-            "The rules stay in an owned table; before another kube-proxy, run --cleanup"
-        ),
-    }
+    let mut engine = Engine::new(options, vantage, subject.families, surroundings.owned);
+    engine.set_local_addresses(&surroundings.traffic.local_addresses(assigned));
+    Synchronizer::new(engine, kernel)
 }
 
 /// Kernels that cannot keep others off the table tell at least when they touch it.
@@ -133,8 +131,9 @@ fn start_monitor(mut monitor: Monitor, inbox: Arc<Inbox>) -> Result<JoinHandle<(
                     inbox.foreign_change(family);
                 }
                 Err(reason) => {
-                    error!(reason = with_causes(&reason), "Foreign changes are no longer noticed");
-                    return;
+                    error!(reason = with_causes(&reason), "A foreign change may be missed");
+                    Family::BOTH.into_iter().for_each(|family| inbox.foreign_change(family));
+                    std::thread::sleep(MONITOR_RETRY);
                 }
             }
         }

@@ -13,7 +13,7 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioExecutor;
 use kube::Config;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder};
 
@@ -54,7 +54,17 @@ pub enum ConnectionError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: kube::config::KubeconfigError,
+        source: KubeconfigError,
+    },
+    /// The kubeconfig has not the shape of one. What stands there is not quoted: it may be a secret.
+    #[error("cannot load kubeconfig {}: malformed at line {line}, column {column}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1; 0 if the place is not known.
+        line: u64,
+        /// Likewise.
+        column: u64,
     },
     /// `--master` is no URL.
     #[error("master {master:?} is not a URL")]
@@ -112,7 +122,7 @@ impl Options {
 /// Reads a kubeconfig. `master` takes the place of every server in it; the second value is the
 /// kubeconfig's own `proxy-url`.
 fn load(path: &Path, master: Option<&str>) -> Result<(Config, Option<String>), ConnectionError> {
-    let failed = |source| ConnectionError::Kubeconfig { path: path.to_owned(), source };
+    let failed = |source| unusable(path, source);
     let mut kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
     let context = kubeconfig.current_context.as_deref();
     let name = kubeconfig
@@ -145,6 +155,18 @@ fn load(path: &Path, master: Option<&str>) -> Result<(Config, Option<String>), C
             .map_err(failed)?;
     config.root_cert_file = root_cert_file;
     Ok((config, proxy))
+}
+
+fn unusable(path: &Path, source: KubeconfigError) -> ConnectionError {
+    let path = path.to_owned();
+    match source {
+        KubeconfigError::Parse(reason) => {
+            let at = reason.location();
+            let (line, column) = at.map_or((0, 0), |at| (at.line(), at.column()));
+            ConnectionError::Malformed { path, line, column }
+        }
+        source => ConnectionError::Kubeconfig { path, source },
+    }
 }
 
 /// `kube` sends what a token file holds, to the last byte. A file that ends in a newline, as `echo`

@@ -40,11 +40,12 @@ impl Sink for NodeSink {
             Change::Replace(Kind::Node, objects) => Some(objects.iter().find_map(as_node)),
             _ => None,
         };
+        let listed = matches!(change, Change::Replace(..)) || self.node.borrow().listed;
+        // Whoever is told here may count on `next` knowing it too.
+        self.next.deliver(change);
         if let Some(node) = observed {
-            let listed = matches!(change, Change::Replace(..)) || self.node.borrow().listed;
             self.node.send_replace(ObservedNode { listed, node });
         }
-        self.next.deliver(change);
     }
 }
 

@@ -51,7 +51,11 @@ pub(super) fn uri(kind: Kind, node: &str, request: &Request, timeout: u64) -> St
             query.append_pair("watch", "true");
         }
         Request::List { resource_version } => {
-            query.append_pair("limit", PAGE);
+            // With a limit, a version would mean exactly that one, and the list would be as old as
+            // what was seen. Without, a list at least as new comes from the server's cache.
+            if matches!(resource_version.as_str(), "" | "0") {
+                query.append_pair("limit", PAGE);
+            }
             query.append_pair("resourceVersion", resource_version);
         }
         Request::ListPage { continue_token } => {
@@ -107,6 +111,8 @@ mod tests {
                  &sendInitialEvents=true&timeoutSeconds=301&watch=true",
             ),
             (Request::List { resource_version: "0".into() }, "?limit=500&resourceVersion=0"),
+            (Request::List { resource_version: "17".into() }, "?resourceVersion=17"),
+            (Request::List { resource_version: "".into() }, "?limit=500&resourceVersion="),
             (Request::ListPage { continue_token: "a+b=".into() }, "?continue=a%2Bb%3D&limit=500"),
             (
                 Request::Watch { resource_version: "17".into() },

@@ -40,6 +40,8 @@ pub enum Command {
     Top(TopArgs),
     /// Probe the kernel features and privileges that the agent needs
     Check(CheckArgs),
+    /// After a crash of the agent: make its tables plain, rules unchanged, so that kube-proxy can follow
+    Release,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -282,6 +284,9 @@ pub struct TopArgs {
     /// Measure once and exit
     #[arg(long)]
     pub once: bool,
+    /// Form of the answer
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// `kubeweir check`.

@@ -8,10 +8,12 @@ use crate::cli::Exit;
 use crate::config::{CompleteError, NodeNameError, Violations};
 use crate::inspect::content::NoListing;
 use crate::inspect::wanted::Refused;
+use crate::model::Family;
 use crate::netlink::OpenError;
 use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
 use crate::node::route::RouteError;
+use crate::sync::SyncError;
 use crate::transaction::DumpError;
 
 /// Why a sub-command could not be carried out.
@@ -76,6 +78,15 @@ pub enum CommandError {
     /// nf_tables cannot be reached.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The table cannot be replaced.
+    #[error("replacing table {} kube-proxy", family.nft())]
+    Release {
+        /// Of which family.
+        family: Family,
+        /// Why.
+        #[source]
+        source: SyncError,
+    },
     /// The table cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
@@ -128,8 +139,9 @@ impl CommandError {
             CommandError::Manifests(_) => "Mend or leave out the manifests named above.",
             CommandError::ObjectName(_) => "Write it as kubectl does, for example default/web.",
             CommandError::Dump(DumpError::Io { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
+            | CommandError::Release {
+                source: SyncError::Dump(DumpError::Io { source, .. }), ..
+            } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "Run this as root (CAP_NET_ADMIN) in the node's network namespace."
             }
             CommandError::Route(_) => {

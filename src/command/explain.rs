@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use super::render::{object_name, print, print_json};
-use super::{CommandError, pods, source};
+use super::{CommandError, pods, source, table};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::config::address::{parse_ip, parse_ip_port};
-use crate::inspect::explain::{Question, explain};
+use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
@@ -36,12 +36,23 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let mut ruleset = NetlinkKernel::open()?.dump(Family::of(&from))?;
     forget_expired(&mut ruleset);
     let question = Question { from: SocketAddr::new(from, SOURCE_PORT), to, protocol, input };
-    let explanation = explain(&ruleset, &question, &node);
+    let explanation = Explainer::new(ruleset).explain(&question, &node);
     match args.output {
-        Output::Text => print(&explanation.to_string())?,
+        Output::Text => print(&coloured(&explanation))?,
         Output::Json => print_json(&explanation)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first line stands out if the connection fails.
+fn coloured(explanation: &Explanation) -> String {
+    let text = explanation.to_string();
+    match (explanation.verdict, text.split_once('\n')) {
+        (Verdict::Refused | Verdict::Dropped, Some((first, rest))) => {
+            format!("{}\n{rest}", table::alarming(first))
+        }
+        _ => text,
+    }
 }
 
 /// An address, or that of a pod: of the destination's family, where that is known.

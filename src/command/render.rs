@@ -43,16 +43,24 @@ pub fn object_name(text: &str) -> Result<ObjectName, CommandError> {
 
 /// Writes to stdout; a reader that went away has seen enough.
 pub fn print(text: &str) -> Result<(), CommandError> {
+    is_read(text).map(drop)
+}
+
+/// The same; whether somebody still reads.
+pub fn is_read(text: &str) -> Result<bool, CommandError> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(CommandError::Write(error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CommandError::Write(error)),
     }
 }
 
-/// The same as JSON.
+/// JSON for programs, which people can read too.
+pub fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("answers are plain data") + "\n"
+}
+
+/// The same, written to stdout.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
-    let text = serde_json::to_string_pretty(value).expect("answers are plain data");
-    print(&(text + "\n"))
+    print(&json(value))
 }

@@ -1,14 +1,13 @@
 //! `kubeweir status`.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::render::{print, print_json};
+use super::render::{is_read, json, print};
 use super::{CommandError, agent_page, table};
 use crate::agent::status::{PATH, Status};
 use crate::cli::people::{Output, StatusArgs};
-use crate::inspect::status::{COLUMNS, problems, remarks, rows};
+use crate::inspect::status::{SYNC_COLUMNS, figures, problems, remarks, syncs};
 
 /// Between two looks of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -19,19 +18,26 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode, CommandError> {
 }
 
 async fn show(args: &StatusArgs) -> Result<ExitCode, CommandError> {
-    loop {
-        let status = fetch(&args.address).await?;
-        if args.watch {
-            print(table::clear())?;
-        }
-        match args.output {
-            Output::Json => print_json(&status)?,
-            Output::Text => print(&text(&status))?,
-        }
-        if !args.watch {
-            return Ok(ExitCode::from(u8::from(!problems(&status).is_empty())));
-        }
+    let status = fetch(&args.address).await?;
+    if !args.watch {
+        print(&shown(&status, args.output))?;
+        return Ok(ExitCode::from(u8::from(!problems(&status).is_empty())));
+    }
+    let mut picture = shown(&status, args.output);
+    while is_read(&table::picture(&picture, args.output))? {
         tokio::time::sleep(REFRESH).await;
+        picture = match fetch(&args.address).await {
+            Ok(status) => shown(&status, args.output),
+            Err(error) => table::trouble(&error, args.output),
+        };
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(status: &Status, output: Output) -> String {
+    match output {
+        Output::Json => json(status),
+        Output::Text => text(status),
     }
 }
 
@@ -46,17 +52,17 @@ async fn fetch(address: &str) -> Result<Status, CommandError> {
 
 fn text(status: &Status) -> String {
     let Status { version, node, mode, backlog, .. } = status;
-    let mut text = format!("kubeweir {version} on {node}, mode {mode}, backlog {backlog}\n\n");
-    text.push_str(&table::plain(&COLUMNS, rows(status)));
-    let problems = problems(status);
-    if !problems.is_empty() {
-        text.push_str("\nproblems:\n");
+    let mut text = format!("kubeweir {version} on {node}, mode {mode}, backlog {backlog}\n");
+    let problems: Vec<String> = problems(status).iter().map(|p| table::alarming(p)).collect();
+    for (title, sentences) in [("problems", problems), ("notes", remarks(status))] {
+        if !sentences.is_empty() {
+            text += &format!("\n{title}:\n  {}\n", sentences.join("\n  "));
+        }
     }
-    for problem in problems {
-        writeln!(text, "  {}", table::alarming(&problem)).expect("a String takes everything");
-    }
-    for remark in remarks(status) {
-        writeln!(text, "\n{remark}").expect("a String takes everything");
+    if !status.families.is_empty() {
+        let (header, rows) = figures(status);
+        text += &format!("\n{}", table::plain(&header, rows));
+        text += &format!("\n{}", table::plain(&SYNC_COLUMNS, syncs(status)));
     }
     text
 }

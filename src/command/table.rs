@@ -4,6 +4,10 @@ use std::io::IsTerminal;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
+use super::CommandError;
+use crate::agent::with_causes;
+use crate::cli::people::Output;
+
 /// A table without lines, as kubectl prints them; as wide as it needs to be.
 pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -12,8 +16,9 @@ pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     for row in rows {
         table.add_row(row);
     }
-    let lines = table.lines().map(|line| line.trim().to_owned() + "\n");
-    lines.collect()
+    // Each cell has a space on both sides.
+    let line = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n";
+    table.lines().map(line).collect()
 }
 
 /// Red on a terminal, plain anywhere else.
@@ -22,7 +27,67 @@ pub fn alarming(text: &str) -> String {
     if colourful { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Clears a terminal for the next picture; nothing anywhere else.
-pub fn clear() -> &'static str {
-    if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" }
+/// What a watching command writes each time: over the last picture on a terminal, after an empty line
+/// anywhere else. Programs get one document after the other.
+pub fn picture(text: &str, output: Output) -> String {
+    match output {
+        Output::Json => text.to_owned(),
+        Output::Text => match rustix::termios::tcgetwinsize(std::io::stdout()) {
+            Ok(size) => {
+                let (rows, columns) = (size.ws_row.into(), size.ws_col.into());
+                format!("\x1b[H\x1b[2J{}", clipped(text, rows, columns))
+            }
+            Err(_) => format!("\n{text}"),
+        },
+    }
+}
+
+/// The lines that fit: what scrolls away at the top would be the most important. A terminal of no
+/// size does not tell its size.
+fn clipped(text: &str, rows: usize, columns: usize) -> String {
+    let mut left = if rows == 0 { usize::MAX } else { rows.saturating_sub(1) };
+    let fits = |line: &&str| {
+        let height = line.chars().count().div_ceil(columns.max(1)).max(1);
+        let fits = height <= left;
+        left = left.saturating_sub(height);
+        fits
+    };
+    text.split_inclusive('\n').take_while(fits).collect()
+}
+
+/// The picture when the agent does not answer: it may be restarting, so that watching goes on.
+pub fn trouble(error: &CommandError, output: Output) -> String {
+    let told = format!("error: {}\n", with_causes(error));
+    match output {
+        Output::Text => told + "trying again\n",
+        Output::Json => {
+            eprint!("{told}");
+            String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_under_an_empty_header_too() {
+        let rows = [["a", "1"], ["long", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(plain(&["", "B"], rows), "      B\na     1\nlong  2\n");
+    }
+
+    #[test]
+    fn a_picture_is_not_higher_than_the_terminal() {
+        let text = "one\ntwo and more\nthree\nfour\n";
+        let cases = [
+            (4, 80, "one\ntwo and more\nthree\n"),
+            (4, 8, "one\ntwo and more\n"),
+            (3, 8, "one\n"),
+            (0, 0, text),
+        ];
+        for (rows, columns, expected) in cases {
+            assert_eq!(clipped(text, rows, columns), expected, "{rows} x {columns}");
+        }
+    }
 }

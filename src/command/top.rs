@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::render::print;
+use super::render::{is_read, json, print};
 use super::{CommandError, agent_page, table};
-use crate::cli::people::TopArgs;
-use crate::inspect::rates::{Connections, connections, rates};
+use crate::cli::people::{Output, TopArgs};
+use crate::inspect::rates::{Connections, Rate, connections, rates};
 
 /// Between two scrapes.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -21,20 +21,42 @@ async fn show(args: &TopArgs) -> Result<ExitCode, CommandError> {
     let mut since = Instant::now();
     loop {
         tokio::time::sleep(REFRESH).await;
-        let after = scrape(&args.address).await?;
-        let rates = rates(&before, &after, since.elapsed());
-        (before, since) = (after, Instant::now());
-        let rows = rates
-            .into_iter()
-            .take(args.limit)
-            .map(|rate| vec![rate.port, format!("{:.1}", rate.per_second), rate.total.to_string()]);
-        let text = table::plain(&["SERVICE PORT", "NEW/S", "TOTAL"], rows);
+        let picture = match scrape(&args.address).await {
+            Ok(after) => {
+                let rates = rates(&before, &after, since.elapsed());
+                (before, since) = (after, Instant::now());
+                shown(&rates, args)
+            }
+            Err(error) if args.once => return Err(error),
+            Err(error) => table::trouble(&error, args.output),
+        };
         if args.once {
-            print(&text)?;
+            print(&picture)?;
             return Ok(ExitCode::SUCCESS);
         }
-        print(&format!("{}{text}", table::clear()))?;
+        if !is_read(&table::picture(&picture, args.output))? {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
+}
+
+fn shown(rates: &[Rate], args: &TopArgs) -> String {
+    let busiest = &rates[..rates.len().min(args.limit)];
+    if args.output == Output::Json {
+        return json(&busiest);
+    }
+    if rates.is_empty() {
+        return "no service port has anything to count\n".to_owned();
+    }
+    let row = |rate: &Rate| {
+        vec![rate.port.clone(), format!("{:.1}", rate.per_second), rate.total.to_string()]
+    };
+    let mut text =
+        table::plain(&["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL"], busiest.iter().map(row));
+    if busiest.len() < rates.len() {
+        text += &format!("and {} more, see --limit\n", rates.len() - busiest.len());
+    }
+    text
 }
 
 async fn scrape(address: &str) -> Result<Connections, CommandError> {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
 
+use super::affinity::remembered;
 use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
 use crate::model::Family;
-use crate::program::objects::is_clients_map;
+use crate::program::objects::is_as_declared;
 use crate::program::{Extension, Program, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set};
 
@@ -53,16 +54,10 @@ impl Engine {
     }
 }
 
-/// The applied state of a table that is to be replaced: only what clients are remembered by
+/// The applied state of a table that is to be replaced: only which clients are remembered by
 /// affinity is carried over.
 fn replacing(observed: &Ruleset) -> Applied {
-    let carried = observed
-        .sets
-        .values()
-        .filter(|(set, _)| is_clients_map(&set.name))
-        .map(|(set, elements)| (set.name.clone(), elements.values().cloned().collect()))
-        .collect();
-    Applied { stage: Stage::Foreign, carried, ..Applied::default() }
+    Applied { stage: Stage::Foreign, carried: remembered(observed), ..Applied::default() }
 }
 
 /// Reads our own table; `None` if anything of the program is not as we write it.
@@ -96,6 +91,10 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
             None if declared => return None,
             None => {}
         }
+    }
+    // A set cannot be declared anew while something refers to it.
+    if rest.values().any(|(set, _)| !is_as_declared(set, family)) {
+        return None;
     }
     applied.found_sets = rest
         .into_iter()

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
 use super::changes::Found;
+use super::queries::Unserved;
 use super::{Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{Class, Extension, Placement, Plane, Role, Scope, SetId, Slots};
@@ -42,6 +44,8 @@ pub struct Applied {
     pub(super) extensions: BTreeSet<Extension>,
     pub(super) statics: Statics,
     pub(super) totals: Totals,
+    /// Labels of service ports that are not served to everyone; no reason without one.
+    pub(super) unserved: BTreeMap<Unserved, BTreeSet<Arc<str>>>,
     /// Elements found in the kernel that nobody owns yet.
     pub(super) found: Found,
     /// Chains and sets of single services found in the kernel that nobody owns yet.
@@ -55,6 +59,23 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Keeps up which ports are not served; before the service is replaced.
+    pub(super) fn note_unserved(&mut self, service: &ObjectName, after: &[Placement]) {
+        for placement in self.services.get(service).into_iter().flatten() {
+            for reason in Unserved::of(placement) {
+                if let Some(labels) = self.unserved.get_mut(&reason) {
+                    labels.remove(&placement.label);
+                }
+            }
+        }
+        for placement in after {
+            for reason in Unserved::of(placement) {
+                self.unserved.entry(reason).or_default().insert(placement.label.clone());
+            }
+        }
+        self.unserved.retain(|_, labels| !labels.is_empty());
+    }
+
     /// Names of services that have something in the kernel.
     pub fn service_names(&self) -> impl Iterator<Item = &ObjectName> {
         self.services.keys()

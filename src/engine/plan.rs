@@ -35,6 +35,9 @@ pub struct Plan {
     /// Affinity maps that lost a member, and the members they may refer to: a packet of the old
     /// generation may write one more entry, so they are read again after the commit.
     pub recheck: Vec<(Name, Vec<Backend>)>,
+    /// Services that were left out, and how many list entries they would have: they are to be set
+    /// aside.
+    pub oversized: Vec<(ObjectName, usize)>,
     placements: Vec<(ObjectName, Vec<Placement>)>,
     settled: Settled,
     extensions: BTreeSet<Extension>,
@@ -68,7 +71,7 @@ impl Engine {
             sticky.iter().filter(|service| dirty.contains(*service)).collect()
         };
         let mut names = Vec::new();
-        for service in both {
+        for service in both.into_iter().filter(|s| self.oversized(family, s).is_none()) {
             let after = self.placements(family, service);
             for (map, _) in shrunken_maps(state.applied.placements(service), &after) {
                 names.push(map);
@@ -98,10 +101,14 @@ impl Engine {
                 }
                 _ => {}
             }
+            if let Some(entries) = self.oversized(family, service) {
+                plan.oversized.push((service.clone(), entries));
+                continue;
+            }
             self.plan_service(family, service, clients, &mut changes, &mut plan);
         }
         plan.statics(state, &mut changes);
-        plan.finishes = state.dirty.len() == plan.services.len();
+        plan.finishes = state.dirty.len() == plan.services.len() + plan.oversized.len();
         if plan.finishes {
             leftovers(&state.applied, &mut changes);
         }
@@ -329,6 +336,7 @@ impl Plan {
             transaction: Transaction::new(family),
             services: BTreeSet::new(),
             recheck: Vec::new(),
+            oversized: Vec::new(),
             placements: Vec::new(),
             settled: Settled::default(),
             extensions: BTreeSet::new(),
@@ -528,6 +536,7 @@ impl Applied {
         for (service, placements) in plan.placements {
             let (before, after) = (self.placements(&service), &placements);
             self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
+            self.note_unserved(&service, &placements);
             if placements.iter().any(|placement| placement.affinity.is_some()) {
                 self.sticky.insert(service.clone());
             } else {

@@ -1,5 +1,8 @@
 //! What others want to know of the engine: conntrack, health, metrics, status.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use super::applied::Stage;
 use super::{Claim, Engine};
 use crate::model::{Family, ObjectName, TrafficPolicy};
@@ -52,6 +55,35 @@ pub struct Totals {
     pub external_without_local: usize,
 }
 
+/// Why a service port is not served to everyone who dials it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unserved {
+    /// There is no usable endpoint anywhere: refused.
+    NoEndpoints,
+    /// Internal policy Local and no endpoint here (B-256): the ClusterIP drops.
+    InternalLocal,
+    /// External policy Local and no endpoint here: what comes from outside is dropped.
+    ExternalLocal,
+}
+
+impl Unserved {
+    /// Every reason that holds for a port.
+    pub(super) fn of(placement: &Placement) -> impl Iterator<Item = Unserved> + use<> {
+        let without_local = placement.any && placement.local.is_empty();
+        let local = |policy| policy == TrafficPolicy::Local && without_local;
+        [
+            (!placement.any && !placement.frontends.is_empty(), Unserved::NoEndpoints),
+            (local(placement.internal), Unserved::InternalLocal),
+            (local(placement.external), Unserved::ExternalLocal),
+        ]
+        .into_iter()
+        .filter_map(|(holds, reason)| holds.then_some(reason))
+    }
+}
+
 impl Totals {
     /// What a service with these placements counts for.
     pub(super) fn of(placements: &[Placement]) -> Totals {
@@ -59,14 +91,16 @@ impl Totals {
             Totals { services: usize::from(!placements.is_empty()), ..Totals::default() };
         for placement in placements {
             let endpoints = placement.cluster.members().len().max(placement.local.members().len());
-            let without_local = placement.any && placement.local.is_empty();
-            let internal = placement.internal == TrafficPolicy::Local && without_local;
-            let external = placement.external == TrafficPolicy::Local && without_local;
             totals.ports += 1;
             totals.frontends += placement.frontends.len();
             totals.endpoints += endpoints;
-            totals.internal_without_local += usize::from(internal);
-            totals.external_without_local += usize::from(external);
+            for reason in Unserved::of(placement) {
+                match reason {
+                    Unserved::NoEndpoints => {}
+                    Unserved::InternalLocal => totals.internal_without_local += 1,
+                    Unserved::ExternalLocal => totals.external_without_local += 1,
+                }
+            }
         }
         totals
     }
@@ -105,6 +139,11 @@ impl Engine {
             classes: state.applied.classes().count(),
             attached: state.applied.stage == Stage::Attached,
         }
+    }
+
+    /// Labels of applied service ports that are not served to everyone, by reason.
+    pub fn unserved(&self, family: Family) -> &BTreeMap<Unserved, BTreeSet<Arc<str>>> {
+        &self.state[family].applied.unserved
     }
 
     /// Elements that were found in the kernel and elements of applied services. Proportional to the

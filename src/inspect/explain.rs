@@ -6,13 +6,17 @@
 mod reasons;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Serialize;
 
+pub use trace::{Trace, TracedEffect, TracedLookup, TracedRule};
+
 use super::content::Content;
+use super::service_view::{Frontends, frontends};
 use crate::model::Protocol;
 use crate::ruleset::{Environment, Flow, FlowState, Outcome, Packet, Ruleset, Step, walk_flow};
 use reasons::Reasons;
@@ -83,33 +87,50 @@ pub struct Explanation {
     pub endpoints: Vec<Share>,
     /// With session affinity only.
     pub affinity: Option<Affinity>,
-    /// What happened on the likeliest way, one line a rule.
-    pub steps: Vec<String>,
+    /// What happened on the likeliest way, rule by rule.
+    pub steps: Vec<TracedRule>,
 }
 
-/// Walks the first packet of a connection.
-pub fn explain(ruleset: &Ruleset, question: &Question, node: &Environment) -> Explanation {
-    let packet = Packet {
-        source: question.from,
-        destination: question.to,
-        protocol: question.protocol.number(),
-        input: question.input.clone(),
-        state: FlowState::New,
-    };
-    let flow = walk_flow(ruleset, &packet, node);
-    let steps: &[Step] = flow.branches.first().map_or(&[], |branch| &branch.steps);
-    let content = Content::of(ruleset);
-    let reasons = Reasons::new(question, &flow, steps, ruleset, content.as_ref());
-    Explanation {
-        from: question.from.ip(),
-        to: question.to,
-        protocol: question.protocol.to_string(),
-        service: reasons.service(),
-        verdict: verdict(&flow),
-        reasons: reasons.sentences(),
-        endpoints: shares(&flow),
-        affinity: reasons.affinity(),
-        steps: steps.iter().map(ToString::to_string).collect(),
+/// A table that questions are asked about.
+#[derive(Debug)]
+pub struct Explainer {
+    ruleset: Ruleset,
+    /// `None` without a table.
+    content: Option<Content>,
+    frontends: Frontends,
+}
+
+impl Explainer {
+    /// Reads a table by frontend, once for all questions.
+    pub fn new(ruleset: Ruleset) -> Explainer {
+        let content = Content::of(&ruleset);
+        let frontends = content.as_ref().map(frontends).unwrap_or_default();
+        Explainer { ruleset, content, frontends }
+    }
+
+    /// Walks the first packet of a connection.
+    pub fn explain(&self, question: &Question, node: &Environment) -> Explanation {
+        let packet = Packet {
+            source: question.from,
+            destination: question.to,
+            protocol: question.protocol.number(),
+            input: question.input.clone(),
+            state: FlowState::New,
+        };
+        let flow = walk_flow(&self.ruleset, &packet, node);
+        let steps: &[Step] = flow.branches.first().map_or(&[], |branch| &branch.steps);
+        let reasons = Reasons { question, flow: &flow, steps, table: self };
+        Explanation {
+            from: question.from.ip(),
+            to: question.to,
+            protocol: question.protocol.to_string(),
+            service: reasons.service(),
+            verdict: verdict(&flow),
+            reasons: reasons.sentences(),
+            endpoints: shares(&flow),
+            affinity: reasons.affinity(),
+            steps: steps.iter().map(TracedRule::from).collect(),
+        }
     }
 }
 
@@ -175,9 +196,6 @@ impl fmt::Display for Explanation {
         if !self.steps.is_empty() {
             writeln!(f, "steps (the likeliest way):")?;
         }
-        for step in &self.steps {
-            writeln!(f, "  {step}")?;
-        }
-        Ok(())
+        Trace(&self.steps).fmt(f)
     }
 }

@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// The counter of connections.
 pub const COUNTER: &str = "kubeweir_service_connections_total";
 
@@ -12,7 +14,7 @@ pub const COUNTER: &str = "kubeweir_service_connections_total";
 pub type Connections = BTreeMap<String, u64>;
 
 /// A service port's rate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rate {
     /// `namespace/service:port/protocol`.
     pub port: String,

@@ -3,8 +3,9 @@
 //! Place in the flow: between [`super::content`] and the answers. Slots and classes of lists are
 //! left out, they depend on history; what is left is equal for equal objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::sync::LazyLock;
 
 use super::content::Content;
 use crate::program::{Class, Plane, Scope, SetId};
@@ -49,10 +50,13 @@ fn joined(address: &str, port: &str) -> String {
 
 /// The set of the program with this name.
 pub fn set_id(name: &str) -> Option<SetId> {
-    let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
-        [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+    static BY_NAME: LazyLock<HashMap<String, SetId>> = LazyLock::new(|| {
+        let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
+            [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+        });
+        SetId::fixed().chain(classes).map(|id| (id.to_string(), id)).collect()
     });
-    SetId::fixed().chain(classes).find(|id| id.to_string() == name)
+    BY_NAME.get(name).copied()
 }
 
 /// Reads a table by frontend.

@@ -3,58 +3,67 @@
 //! Place in the flow: `kubeweir status` reads a [`Status`] from the metrics port and prints this.
 //! Pure.
 
-use crate::agent::status::{FamilyStatus, Status};
+use crate::agent::status::{FamilyStatus, LastSync, Status, UnservedPorts};
+use crate::engine::Unserved;
 
-/// Names of the columns of [`rows`].
-pub const COLUMNS: [&str; 12] = [
-    "FAMILY",
-    "OWNED",
-    "SERVICES",
-    "PORTS",
-    "FRONTENDS",
-    "ENDPOINTS",
-    "CLASSES",
-    "PENDING",
-    "SYNCS",
-    "FAILED",
-    "REPAIRS",
-    "LAST SYNC",
-];
+/// Names of the columns of [`syncs`].
+pub const SYNC_COLUMNS: [&str; 6] =
+    ["LAST SYNCS", "FAMILY", "TOOK", "IN KERNEL", "ELEMENTS", "BYTES"];
 
-/// A row for each family, in the order of [`COLUMNS`].
-pub fn rows(status: &Status) -> Vec<Vec<String>> {
-    let row = |(name, family): (&String, &FamilyStatus)| {
-        let totals = &family.summary.totals;
-        let last = family.last_sync.as_ref().map_or_else(
-            || "never".to_owned(),
-            |last| {
-                let millis = |micros: u64| micros as f64 / 1000.0;
-                format!(
-                    "{}: {:.1} ms, {:.1} of it in the kernel, +{} -{} elements",
-                    whole_seconds(&last.at),
-                    millis(last.took_us),
-                    millis(last.kernel_us),
-                    last.added,
-                    last.deleted
-                )
-            },
-        );
-        let numbers = [
-            totals.services as u64,
-            totals.ports as u64,
-            totals.frontends as u64,
-            totals.endpoints as u64,
-            family.summary.classes as u64,
-            family.summary.dirty as u64,
-            family.syncs,
-            family.failed_syncs,
-            family.repairs,
-        ];
-        let numbers = numbers.iter().map(u64::to_string);
-        let owned = if family.owned { "yes" } else { "no" };
-        [name.clone(), owned.to_owned()].into_iter().chain(numbers).chain([last]).collect()
+/// How many syncs are shown, of all families together.
+const SHOWN_SYNCS: usize = 5;
+
+/// The figures: a column for each family, which fits every terminal.
+///
+/// Shape: the header, empty above the figures' names; then a row for each figure.
+pub fn figures(status: &Status) -> (Vec<&str>, Vec<Vec<String>>) {
+    type Figure = (&'static str, fn(&FamilyStatus) -> String);
+    let figures: [Figure; 12] = [
+        ("table owned", |family| if family.owned { "yes" } else { "no" }.to_owned()),
+        ("services", |family| family.summary.totals.services.to_string()),
+        ("service ports", |family| family.summary.totals.ports.to_string()),
+        ("frontends", |family| family.summary.totals.frontends.to_string()),
+        ("endpoints", |family| family.summary.totals.endpoints.to_string()),
+        ("list classes", |family| family.summary.classes.to_string()),
+        ("pending services", |family| family.summary.dirty.to_string()),
+        ("quarantined", |family| family.quarantine.len().to_string()),
+        ("conflicts", |family| family.contested.len().to_string()),
+        ("syncs", |family| family.syncs.to_string()),
+        ("failed syncs", |family| family.failed_syncs.to_string()),
+        ("repairs", |family| family.repairs.to_string()),
+    ];
+    let header = std::iter::once("").chain(status.families.keys().map(String::as_str)).collect();
+    let row = |(name, figure): &Figure| {
+        let values = status.families.values().map(figure);
+        std::iter::once((*name).to_owned()).chain(values).collect()
     };
-    status.families.iter().map(row).collect()
+    (header, figures.iter().map(row).collect())
+}
+
+/// The last syncs of all families, newest first, in the order of [`SYNC_COLUMNS`].
+pub fn syncs(status: &Status) -> Vec<Vec<String>> {
+    let of_family = |(name, family): (&'_ String, &FamilyStatus)| -> Vec<(LastSync, String)> {
+        let syncs = family.last_sync.iter().chain(&family.earlier_syncs);
+        syncs.map(|sync| (sync.clone(), name.clone())).collect()
+    };
+    let mut syncs: Vec<(LastSync, String)> = status.families.iter().flat_map(of_family).collect();
+    let time = |sync: &LastSync| sync.at.parse::<jiff::Timestamp>().ok();
+    syncs.sort_by_key(|(sync, _)| std::cmp::Reverse(time(sync)));
+    let row = |(sync, family): (LastSync, String)| {
+        let elements = format!("+{} -{}", sync.added, sync.deleted);
+        let (took, kernel) = (duration(sync.took_us), duration(sync.kernel_us));
+        vec![whole_seconds(&sync.at), family, took, kernel, elements, sync.bytes.to_string()]
+    };
+    syncs.into_iter().take(SHOWN_SYNCS).map(row).collect()
+}
+
+/// In the unit that leaves one to three digits before the point.
+fn duration(micros: u64) -> String {
+    match micros {
+        0..1_000 => format!("{micros} us"),
+        1_000..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        _ => format!("{:.1} s", micros as f64 / 1e6),
+    }
 }
 
 /// A time in RFC 3339 without its fraction.
@@ -86,7 +95,7 @@ fn of_family(name: &str, family: &FamilyStatus) -> Vec<String> {
     }
     for service in &family.quarantine {
         problems.push(format!(
-            "{} is set aside, the kernel refused it {} times: {}",
+            "{} is set aside, refused by the kernel ({} times so far): {}",
             service.service, service.refusals, service.reason
         ));
     }
@@ -98,28 +107,37 @@ fn of_family(name: &str, family: &FamilyStatus) -> Vec<String> {
             contested.others.join(", ")
         ));
     }
-    let totals = &family.summary.totals;
-    for (count, policy) in [
-        (totals.external_without_local, "externalTrafficPolicy"),
-        (totals.internal_without_local, "internalTrafficPolicy"),
-    ] {
-        if count > 0 {
-            problems.push(format!(
-                "{count} service ports have {policy}: Local and no endpoint on this node"
-            ));
-        }
-    }
     problems.into_iter().map(|problem| format!("{name}: {problem}")).collect()
 }
 
-/// What is worth knowing and no problem, a sentence each.
+/// What is worth knowing and may be meant so, a sentence each.
 pub fn remarks(status: &Status) -> Vec<String> {
-    let unowned = status.families.iter().filter(|(_, family)| !family.owned);
-    unowned
-        .map(|(name, _)| {
-            format!("{name}: other programs can change the table; what they change is repaired")
-        })
-        .collect()
+    let of_family = |(name, family): (&String, &FamilyStatus)| {
+        let unowned = (!family.owned).then(|| {
+            "other programs can change the table; what they change is repaired".to_owned()
+        });
+        let unserved = family.unserved.iter().map(|(reason, ports)| unserved(*reason, ports));
+        let remarks = unowned.into_iter().chain(unserved);
+        remarks.map(|remark| format!("{name}: {remark}")).collect::<Vec<String>>()
+    };
+    status.families.iter().flat_map(of_family).collect()
+}
+
+fn unserved(reason: Unserved, ports: &UnservedPorts) -> String {
+    let what = match reason {
+        Unserved::NoEndpoints => "refused, no usable endpoint anywhere",
+        Unserved::InternalLocal => {
+            "ClusterIP dropped, internalTrafficPolicy: Local and no endpoint here"
+        }
+        Unserved::ExternalLocal => {
+            "dropped from outside, externalTrafficPolicy: Local and no endpoint here"
+        }
+    };
+    let more = match ports.count.saturating_sub(ports.first.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{what}: {}{more}", ports.first.join(", "))
 }
 
 #[cfg(test)]
@@ -141,20 +159,74 @@ mod tests {
     }
 
     #[test]
-    fn every_column_has_its_figure() {
+    fn every_family_has_its_column() {
         let mut family = family();
         family.summary.totals.services = 7;
         family.summary.classes = 2;
-        let families = [("IPv6".to_owned(), family)].into();
-        let rows = rows(&Status { families, ..Status::default() });
-        let row: Vec<(&str, &str)> =
-            COLUMNS.into_iter().zip(rows[0].iter().map(String::as_str)).collect();
-        assert_eq!(rows[0].len(), COLUMNS.len());
-        for expected in [("FAMILY", "IPv6"), ("OWNED", "yes"), ("SERVICES", "7"), ("CLASSES", "2")]
+        let families = [("IPv4".to_owned(), FamilyStatus::default()), ("IPv6".to_owned(), family)];
+        let status = Status { families: families.into(), ..Status::default() };
+        let (header, rows) = figures(&status);
+        assert_eq!(header, ["", "IPv4", "IPv6"]);
+        for expected in
+            [["table owned", "no", "yes"], ["services", "0", "7"], ["list classes", "0", "2"]]
         {
-            assert!(row.contains(&expected), "{row:?}");
+            assert!(rows.iter().any(|row| *row == expected), "{expected:?} in {rows:?}");
         }
-        assert_eq!(row[COLUMNS.len() - 1], ("LAST SYNC", "never"));
+        assert_eq!(syncs(&status), [[""; 0]; 0]);
+    }
+
+    #[test]
+    fn the_last_syncs_of_all_families_newest_first() {
+        let sync = |at: &str, took_us| LastSync {
+            at: format!("2026-11-21T07:08:{at}Z"),
+            took_us,
+            kernel_us: 7,
+            added: 3,
+            ..LastSync::default()
+        };
+        let mut v4 = family();
+        v4.last_sync = Some(sync("05.9", 950));
+        v4.earlier_syncs = vec![sync("04", 1_250), sync("03", 2_000_000)];
+        let mut v6 = family();
+        v6.last_sync = Some(sync("04.5", 45));
+        let families = [("IPv4".to_owned(), v4), ("IPv6".to_owned(), v6)].into();
+        let shown = syncs(&Status { families, ..Status::default() });
+        let brief: Vec<String> = shown.iter().map(|row| row[..4].join(" ")).collect();
+        assert_eq!(
+            brief,
+            [
+                "2026-11-21T07:08:05Z IPv4 950 us 7 us",
+                "2026-11-21T07:08:04Z IPv6 45 us 7 us",
+                "2026-11-21T07:08:04Z IPv4 1.2 ms 7 us",
+                "2026-11-21T07:08:03Z IPv4 2.0 s 7 us",
+            ]
+        );
+        assert_eq!(shown[0][4..], ["+3 -0", "0"]);
+    }
+
+    #[test]
+    fn what_is_not_served_is_remarked_on() {
+        let mut family = family();
+        let ports = |count, first: &[&str]| UnservedPorts {
+            count,
+            first: first.iter().map(|&port| port.to_owned()).collect(),
+        };
+        family.unserved = [
+            (Unserved::NoEndpoints, ports(1, &["a/b:c"])),
+            (Unserved::ExternalLocal, ports(7, &["a/d", "a/e"])),
+        ]
+        .into();
+        let families = [("IPv4".to_owned(), family)].into();
+        let status = Status { families, ..Status::default() };
+        assert_eq!(
+            remarks(&status),
+            [
+                "IPv4: refused, no usable endpoint anywhere: a/b:c",
+                "IPv4: dropped from outside, externalTrafficPolicy: Local and no endpoint here: \
+                 a/d, a/e and 5 more",
+            ]
+        );
+        assert_eq!(problems(&status), [""; 0]);
     }
 
     #[test]
@@ -169,8 +241,10 @@ mod tests {
         });
         assert_eq!(
             quarantined,
-            ["IPv4: default/web is set aside, the kernel refused it 3 times: add element \
-              endpoints-4: No space left"]
+            [
+                "IPv4: default/web is set aside, refused by the kernel (3 times so far): add element \
+              endpoints-4: No space left"
+            ]
         );
         let contested = problems_of(|family| {
             family.contested.push(Contested {
@@ -190,10 +264,6 @@ mod tests {
             family.last_sync = Some(LastSync { error, ..LastSync::default() });
         });
         assert_eq!(failed, ["IPv4: the last sync failed: Operation not permitted"]);
-        let local = problems_of(|family| family.summary.totals.external_without_local = 2);
-        let words =
-            "2 service ports have externalTrafficPolicy: Local and no endpoint on this node";
-        assert_eq!(local, [format!("IPv4: {words}")]);
         assert!(problems(&Status::default())[0].contains("waits for its lists"));
     }
 }

@@ -72,26 +72,6 @@ struct ConntrackMetrics {
 struct IptablesMetrics {
     total: IntGaugeVec,
     last: IntGaugeVec,
-    invalid_dropped: IntCounter,
-    localhost_nodeports: IntCounter,
-}
-
-/// A table of iptables, as label `table` of the rule gauges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IptablesTable {
-    /// `filter`.
-    Filter,
-    /// `nat`.
-    Nat,
-}
-
-impl IptablesTable {
-    fn as_str(self) -> &'static str {
-        match self {
-            IptablesTable::Filter => "filter",
-            IptablesTable::Nat => "nat",
-        }
-    }
 }
 
 /// Service ports of one family that have endpoints somewhere but none on this node (B-256).
@@ -215,26 +195,17 @@ impl ProxyMetrics {
     pub fn conntrack_reconciled(&self, family: Family, took: Duration, deleted: u64) {
         let of_family = &[label(family)];
         self.conntrack.duration.with_label_values(of_family).observe(took.as_secs_f64());
-        if deleted > 0 {
-            self.conntrack.deleted.with_label_values(of_family).inc_by(deleted);
+        // Also by 0: the series is there from the first reconciliation, as upstream's.
+        self.conntrack.deleted.with_label_values(of_family).inc_by(deleted);
+    }
+
+    /// What we own and write in the tables of iptables: nothing, in every mode.
+    pub fn no_iptables_rules(&self, family: Family) {
+        for table in ["filter", "nat"] {
+            let labels = &[table, label(family)];
+            self.iptables.total.with_label_values(labels).set(0);
+            self.iptables.last.with_label_values(labels).set(0);
         }
-    }
-
-    /// Rules owned in all, and written by the last sync; mode iptables only.
-    pub fn iptables_rules(&self, family: Family, table: IptablesTable, total: usize, last: usize) {
-        let labels = &[table.as_str(), label(family)];
-        self.iptables.total.with_label_values(labels).set(gauge_value(total));
-        self.iptables.last.with_label_values(labels).set(gauge_value(last));
-    }
-
-    /// Packets of conntrack state INVALID that our rules dropped since they were last reported.
-    pub fn invalid_packets_dropped(&self, packets: u64) {
-        self.iptables.invalid_dropped.inc_by(packets);
-    }
-
-    /// Packets to NodePorts on localhost that our rules let in since they were last reported.
-    pub fn localhost_nodeport_packets(&self, packets: u64) {
-        self.iptables.localhost_nodeports.inc_by(packets);
     }
 
     /// `/healthz` answered.
@@ -395,36 +366,29 @@ impl ConntrackMetrics {
 
 impl IptablesMetrics {
     fn register(r: &mut Registrar<'_>) -> Self {
-        let spec = Spec::new;
+        let spec = |name, labels, help| Spec::new(name, labels, help).only(IPTABLES);
+        // These stay at 0: no rule of ours counts packets (`tests/deviations.md`).
+        r.counter(spec(
+            "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+            &[],
+            "Packets dropped because connection tracking calls them INVALID; not counted here.",
+        ));
+        r.counter(spec(
+            "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+            &[],
+            "Packets accepted for NodePorts dialled on localhost; not counted here.",
+        ));
         IptablesMetrics {
-            total: r.gauges(
-                spec("kubeproxy_sync_proxy_rules_iptables_total", TABLE, "Rules owned.")
-                    .only(IPTABLES),
-            ),
-            last: r.gauges(
-                spec(
-                    "kubeproxy_sync_proxy_rules_iptables_last",
-                    TABLE,
-                    "Rules written by the last sync.",
-                )
-                .only(IPTABLES),
-            ),
-            invalid_dropped: r.counter(
-                spec(
-                    "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
-                    &[],
-                    "Packets dropped because connection tracking calls them INVALID.",
-                )
-                .only(IPTABLES),
-            ),
-            localhost_nodeports: r.counter(
-                spec(
-                    "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
-                    &[],
-                    "Packets accepted for NodePorts dialled on localhost.",
-                )
-                .only(IPTABLES),
-            ),
+            total: r.gauges(spec(
+                "kubeproxy_sync_proxy_rules_iptables_total",
+                TABLE,
+                "Rules owned in iptables' tables: none.",
+            )),
+            last: r.gauges(spec(
+                "kubeproxy_sync_proxy_rules_iptables_last",
+                TABLE,
+                "Rules that the last sync wrote to iptables' tables: none.",
+            )),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::ruleset::{CmpOp, Element, Field, Key, Name, Rule, Set, SetKind};
 
 /// Most clients one map remembers: the kernel's own default for dynamic sets, which upstream's sets
 /// have (section 4.9).
-const MAX_CLIENTS: u32 = 65535;
+pub const MAX_CLIENTS: u32 = 65535;
 
 /// Which list a frontend's flows use, as far as affinity is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +97,7 @@ pub fn service_objects(
     }
     if let Some(ranges) = &placement.ranges {
         let name = chain_name("ranges", &placement.name);
-        let set = Set { interval: true, ..Set::plain(name.clone(), vec![Field::address(family)]) };
+        let set = networks(family, name.clone());
         let elements = ranges.iter().map(|net| Element {
             last: Some(Key::new().address(net.broadcast())),
             ..Element::member(Key::new().address(net.network()))
@@ -163,6 +163,18 @@ fn local_policy(family: Family, pods: &LocalPods, everywhere: Name, here: Name) 
     rules.push(rule(family).from_host().goto(everywhere));
     rules.push(rule(family).goto(here));
     rules
+}
+
+/// Whether a set is declared as sets of that name are here; any set under another name is.
+pub fn is_as_declared(set: &Set, family: Family) -> bool {
+    if is_clients_map(&set.name) {
+        return *set == clients(family, set.name.clone());
+    }
+    !set.name.as_str().starts_with("ranges-") || *set == networks(family, set.name.clone())
+}
+
+fn networks(family: Family, name: Name) -> Set {
+    Set { interval: true, ..Set::plain(name, vec![Field::address(family)]) }
 }
 
 fn clients(family: Family, name: Name) -> Set {

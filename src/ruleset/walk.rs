@@ -12,7 +12,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -111,41 +110,6 @@ pub enum Effect {
     },
     /// It holds an instruction the walk cannot follow, and was taken as not matching.
     NotFollowed,
-}
-
-impl fmt::Display for Step {
-    /// One line: where, the rule, what was looked up, what came of it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.hook.nft(), self.chain, self.rule)?;
-        if self.repeats > 1 {
-            write!(f, " ({} times)", self.repeats)?;
-        }
-        for lookup in &self.lookups {
-            let found = lookup.found.as_deref().unwrap_or("nothing");
-            write!(f, " [{} in {}: {found}", lookup.key, lookup.set)?;
-            if let Some(comment) = &lookup.comment {
-                write!(f, " \"{comment}\"")?;
-            }
-            f.write_str("]")?;
-        }
-        write!(f, " -> {}", self.effect)
-    }
-}
-
-impl fmt::Display for Effect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Effect::NoMatch => f.write_str("no match"),
-            Effect::Continue => f.write_str("match"),
-            Effect::Verdict(verdict) => f.write_str(&super::render::value::verdict(verdict)),
-            Effect::Dnat(endpoint) => write!(f, "dnat to {endpoint}"),
-            Effect::Masquerade => f.write_str("masquerade"),
-            Effect::Reject(RejectKind::TcpReset) => f.write_str("reject with tcp reset"),
-            Effect::Reject(RejectKind::PortUnreachable) => f.write_str("reject"),
-            Effect::Update { set, element } => write!(f, "update @{set} {{ {element} }}"),
-            Effect::NotFollowed => f.write_str("not followed"),
-        }
-    }
 }
 
 /// Walks a packet through all hooks it passes: prerouting or output, then by where it is routed

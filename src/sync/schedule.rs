@@ -16,6 +16,14 @@ pub struct Limits {
     pub min_interval: Duration,
     /// Longest pause after a failed sync: `syncPeriod` (B-196).
     pub retry: Duration,
+    /// A table is read back and compared when this long has passed since it was last known to be
+    /// right (B-197).
+    pub audit: Duration,
+}
+
+impl Limits {
+    /// Upstream's hourly full sync.
+    pub const AUDIT: Duration = Duration::from_secs(3600);
 }
 
 /// The schedule of one family.
@@ -100,10 +108,14 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    fn limits(min_interval: u64, retry: u64) -> Limits {
+        Limits { min_interval: ms(min_interval), retry: ms(retry), audit: Limits::AUDIT }
+    }
+
     // B-193, B-194, B-195: at once when idle, then not before the minimum interval.
     #[test]
     fn the_minimum_interval_counts_from_the_end_of_a_sync() {
-        let mut schedule = Schedule::new(Limits { min_interval: ms(1000), retry: ms(5000) });
+        let mut schedule = Schedule::new(limits(1000, 5000));
         assert_eq!(schedule.due(true), ms(0));
         schedule.ended(ms(30), true);
         assert_eq!(schedule.due(true), ms(1030));
@@ -112,7 +124,7 @@ mod tests {
     // B-196: a failed sync is tried again within the sync period, sooner if something changes.
     #[test]
     fn retries_back_off_up_to_the_sync_period() {
-        let mut schedule = Schedule::new(Limits { min_interval: ms(0), retry: ms(5000) });
+        let mut schedule = Schedule::new(limits(0, 5000));
         let mut pauses = Vec::new();
         for _ in 0..9 {
             schedule.ended(ms(100), false);
@@ -126,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_retry_never_undercuts_the_minimum_interval() {
-        let mut schedule = Schedule::new(Limits { min_interval: ms(5000), retry: ms(1000) });
+        let mut schedule = Schedule::new(limits(5000, 1000));
         schedule.ended(ms(0), false);
         assert_eq!(schedule.due(false), ms(5000));
     }

@@ -1,5 +1,6 @@
 //! Histories against the fake kernel.
 
+mod audit;
 mod faults;
 mod histories;
 mod refusals;

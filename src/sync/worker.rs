@@ -13,10 +13,6 @@ use crate::engine::Effect;
 use crate::model::{Change, Family, NodeAddresses, PerFamily};
 use crate::transaction::Kernel;
 
-/// A table is read back and compared when this long has passed since it was last known to be right,
-/// as upstream's hourly full sync does (B-197).
-const AUDIT: Duration = Duration::from_secs(3600);
-
 /// Told of what the worker does. Called on the worker's thread: must not block.
 pub trait Observer<K>: Send {
     /// Changes came in and were applied to the store; `effect` says what they mean.
@@ -49,6 +45,7 @@ pub struct Worker<K, O> {
     synchronizer: Synchronizer<K>,
     inbox: Arc<Inbox>,
     observer: O,
+    limits: Limits,
     schedules: PerFamily<Schedule>,
     fresh: PerFamily<bool>,
     audited: PerFamily<Duration>,
@@ -68,6 +65,7 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
             synchronizer,
             inbox,
             observer,
+            limits,
             schedules: PerFamily::from_fn(|_| Schedule::new(limits)),
             fresh: PerFamily::default(),
             audited: PerFamily::default(),
@@ -103,7 +101,10 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         let pending = families.iter().filter(|f| self.synchronizer.is_pending(*f));
         let syncs = pending.map(|family| self.schedules[family].due(self.fresh[family]));
         let ready = self.synchronizer.engine.is_ready();
-        let audits = families.iter().filter(|_| ready).map(|family| self.audited[family] + AUDIT);
+        let audits = families
+            .iter()
+            .filter(|_| ready)
+            .map(|family| self.audited[family] + self.limits.audit);
         let repairs = Family::BOTH.into_iter().filter_map(|f| self.dampers[f].due());
         let retry = self.synchronizer.next_retry();
         let due = syncs.chain(audits).chain(repairs).chain(retry).min()?;
@@ -139,7 +140,7 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         if repair {
             self.dampers[family].repairing(now);
         }
-        if ready && (repair || now >= self.audited[family] + AUDIT) {
+        if ready && (repair || now >= self.audited[family] + self.limits.audit) {
             self.synchronizer.distrust(family);
         }
         if now < self.schedules[family].due(self.fresh[family]) {

@@ -26,6 +26,12 @@ fn content(site: &Site) -> Ruleset {
     Ruleset { table: None, ..site.node().run(dump) }
 }
 
+/// Whether another kube-proxy could not add to the table.
+fn is_persistent(site: &Site) -> bool {
+    let dump = || NetlinkKernel::open().unwrap().table(Family::V4).unwrap();
+    site.node().run(dump).is_some_and(|table| table.persist)
+}
+
 fn name() -> String {
     format!("--hostname-override={NODE_NAME}")
 }
@@ -86,6 +92,7 @@ fn a_changed_configuration_file_ends_it() {
     let (code, log) = proxy.end();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("configuration file was updated"), "{log}");
+    assert!(!is_persistent(&site), "anyone may follow");
 
     site.server.hold(Kind::Node);
     let config = site.config(|_| {});
@@ -97,6 +104,31 @@ fn a_changed_configuration_file_ends_it() {
     let (code, log) = proxy.end();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("renamed"), "{log}");
+}
+
+// A crash leaves an owned table. Whatever ends the next start in order lets go of it, even if that
+// start never got as far as the table itself: kube-proxy may come next.
+#[test]
+fn any_end_in_order_leaves_a_plain_table() {
+    let mut site = Site::bare();
+    let config = site.config(|_| {});
+    for (title, signal) in [("a signal", "-TERM"), ("an interrupt", "-INT")] {
+        let proxy = site.start();
+        site.wait(&proxy, "the table to be ours", || is_persistent(&site));
+        drop(proxy);
+        assert!(is_persistent(&site), "a crash, {title}");
+        let rules = content(&site);
+        site.server.stop();
+        let proxy = site.launch(&[&config, &name()]);
+        proxy.wait_log(&["refused"]);
+        site.node().feed("kill", &[signal, &proxy.agent.pid().to_string()], "").unwrap();
+        let (code, log) = proxy.end();
+        assert!(matches!(code, Some(130 | 143)), "{log}");
+        assert!(!is_persistent(&site), "{title}: {log}");
+        assert_eq!(content(&site), rules, "{title}");
+        let Site { ground, server, .. } = &mut site;
+        ground.node().run(|| server.resume().unwrap());
+    }
 }
 
 // B-028, B-029: touched, chmod-ed, swapped as a ConfigMap volume is, deleted: it runs on.

@@ -19,6 +19,8 @@ mod life;
 mod modes;
 mod node;
 mod objects;
+mod quarantine;
+mod secrets;
 mod servers;
 mod site;
 mod table;

@@ -1,9 +1,12 @@
 //! The agent's own Node: waiting for it, and what its changes do.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use kubeweir::model::{Family, Kind, Protocol};
-use kubeweir::testing::lab::{NODE_IP, NODE_NAME, Place};
+use kubeweir::node::object::NODE_TIMEOUT;
+use kubeweir::testing::api_server::Ask;
+use kubeweir::testing::lab::{NODE_CIDR, NODE_IP, NODE_NAME, Place};
 use serde_json::{Value, json};
 
 use crate::objects::{node, node_port, service, slice};
@@ -107,10 +110,52 @@ fn the_node_is_waited_for() {
     site.server.put(&without);
     site.server.wait("the Node is sent", SOON, |server| server.streamed() > 0);
     assert!(!site.listens(IpAddr::from([127, 0, 0, 1]), HEALTHZ));
-    assert_eq!(site.server.count(Kind::Service, kubeweir::testing::api_server::Ask::Watch), 0);
+    assert_eq!(site.server.count(Kind::Service, Ask::Watch), 0);
     site.server.put(&node());
     site.wait(&proxy, "the first sync", || site.is_synced());
     assert!(!proxy.log().contains("loopback"), "{}", proxy.log());
     let accepted = format!("elements = {{ {} }}", NODE_IP.v4);
     assert!(site.table(Family::V4).contains(&accepted), "its first InternalIP takes NodePorts");
+}
+
+// B-053: a Node that does not appear is waited for half a minute; then everything goes on with
+// loopback node IPs.
+#[test]
+fn a_missing_node_is_waited_for_half_a_minute() {
+    let site = Site::bare();
+    site.server.delete(Kind::Node, "", NODE_NAME);
+    let config = site.config(|_| {});
+    let started = Instant::now();
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    site.wait_until(started + NODE_TIMEOUT + SOON, &proxy, "the first sync", || site.is_synced());
+    assert!(started.elapsed() >= NODE_TIMEOUT, "{:?}", started.elapsed());
+    let line = proxy.wait_log(&["Going on with loopback node IPs"]);
+    assert!(line.contains("timeout waiting for node to exist"), "{line}");
+    let table = site.table(Family::V4);
+    assert!(!table.contains("set nodeport-ips"), "no node IP is known to take NodePorts: {table}");
+}
+
+// B-054: in NodeCIDR mode neither port nor rule before the Node has podCIDRs, which end the wait
+// when they come.
+#[test]
+fn pod_cidrs_are_waited_for_in_node_cidr_mode() {
+    let site = Site::bare();
+    let mut without = node();
+    without["spec"].as_object_mut().unwrap().remove("podCIDRs");
+    site.server.put(&without);
+    let config = site.config(|config| config["detectLocalMode"] = "NodeCIDR".into());
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    site.wait_watched(Kind::Node);
+    let mut labelled = without;
+    labelled["metadata"]["labels"]["other"] = "changed".into();
+    let before = site.server.streamed();
+    site.server.put(&labelled);
+    site.server.wait("the change is sent", SOON, |server| server.streamed() > before);
+    assert!(!site.listens(IpAddr::from([127, 0, 0, 1]), HEALTHZ) && !site.is_synced());
+    assert_eq!(site.server.count(Kind::Service, Ask::Watch), 0);
+    site.server.put(&node());
+    site.wait(&proxy, "the first sync", || site.is_synced());
+    for family in Family::BOTH {
+        assert!(site.table(family).contains(&format!("saddr != {}", NODE_CIDR[family])));
+    }
 }

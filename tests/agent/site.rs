@@ -157,8 +157,18 @@ impl Site {
     }
 
     /// Waits for a condition.
-    pub fn wait(&self, proxy: &Proxy, what: &str, mut condition: impl FnMut() -> bool) {
-        let end = Instant::now() + SOON;
+    pub fn wait(&self, proxy: &Proxy, what: &str, condition: impl FnMut() -> bool) {
+        self.wait_until(Instant::now() + SOON, proxy, what, condition);
+    }
+
+    /// Waits for a condition until then.
+    pub fn wait_until(
+        &self,
+        end: Instant,
+        proxy: &Proxy,
+        what: &str,
+        mut condition: impl FnMut() -> bool,
+    ) {
         while !condition() {
             let running = proxy.agent.is_running();
             assert!(running && Instant::now() < end, "waited for {what}; log:\n{}", proxy.log());

@@ -29,6 +29,7 @@ fn hooks() {
         web["spec"]["loadBalancerSourceRanges"] = json!(["203.0.113.0/24"]);
         web["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.10" }] } });
         site.server.put(&web);
+        site.server.put(&slice("web", Family::V4, &[Place::RemotePod(0)]));
         let _proxy = site.start_config(|config| config["mode"] = mode.into());
         let table = site.table(Family::V4);
         for (name, header, leads_to) in [

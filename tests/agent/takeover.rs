@@ -5,47 +5,73 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubeweir::model::{Family, Protocol};
-use kubeweir::testing::lab::{Dial, Lab, NODE_IP, Outcome, Place, cluster_ip, pod_ip};
+use kubeweir::testing::lab::{
+    CLUSTER_CIDR, Dial, Lab, NODE_IP, Outcome, Place, SERVICE_CIDR, cluster_ip, external_ip, pod_ip,
+};
 
 use crate::objects::{node_port, slice};
 use crate::site::Site;
 
 const UPSTREAM: &str = include_str!("../data/takeover/upstream.nft");
 const IPTABLES_MODE: &str = include_str!("../data/cleanup/iptables-mode.rules");
+const RESTORE: [&str; 2] = ["iptables-nft-restore", "ip6tables-nft-restore"];
 const FOREIGN: &str = include_str!("../data/cleanup/foreign.rules");
 
-/// Upstream's transaction with an endpoint.
-fn upstream(endpoint: Place) -> String {
-    let Place::Pod(n) = endpoint else { panic!("{endpoint:?} is no pod of the node") };
-    UPSTREAM.replace("@ENDPOINT@", &pod_ip(n, Family::V4).to_string())
+/// A text with its marks replaced.
+fn filled<const N: usize>(text: &str, marks: [(&str, String); N]) -> String {
+    marks.iter().fold(text.to_owned(), |text, (mark, value)| text.replace(mark, value))
+}
+
+/// Upstream's transactions, one for each family, with an endpoint.
+fn upstream(endpoint: usize) -> [String; 2] {
+    Family::BOTH.map(|family| {
+        let marks = [
+            ("@IP@", family.nft().to_owned()),
+            ("@TYPE@", if family == Family::V4 { "ipv4_addr" } else { "ipv6_addr" }.to_owned()),
+            ("@NODE@", NODE_IP[family].to_string()),
+            ("@PODS@", CLUSTER_CIDR[family].to_string()),
+            ("@SERVICES@", SERVICE_CIDR[family].to_string()),
+            ("@CLUSTER@", cluster_ip(1, family).to_string()),
+            ("@ENDPOINT@", pod_ip(endpoint, family).to_string()),
+        ];
+        filled(UPSTREAM, marks)
+    })
+}
+
+/// An upstream kube-proxy in nftables mode syncs, with an endpoint in pod 0.
+fn upstream_writes(site: &Site) {
+    for transaction in upstream(0) {
+        site.node().nft(&transaction).unwrap();
+    }
 }
 
 /// What an iptables-mode kube-proxy has for the same Service.
 fn iptables_mode(site: &Site) {
-    let pod = pod_ip(0, Family::V4).to_string();
-    let target = format!("{pod}:8080");
-    let cluster = cluster_ip(1, Family::V4).to_string();
-    let marks = [
-        ("@CLUSTER@", &*cluster),
-        ("@VIP@", "198.51.100.1"),
-        ("@POD@", &pod),
-        ("@TARGET@", &target),
-    ];
-    let rules = marks
-        .iter()
-        .fold(IPTABLES_MODE.to_owned(), |text, (mark, value)| text.replace(mark, value));
-    for rules in [FOREIGN, &rules] {
-        site.node().feed("iptables-nft-restore", &["--noflush"], rules).unwrap();
+    for (family, restore) in Family::BOTH.into_iter().zip(RESTORE) {
+        let pod = pod_ip(0, family);
+        let marks = [
+            ("@CLUSTER@", cluster_ip(1, family).to_string()),
+            ("@VIP@", external_ip(1, family).to_string()),
+            ("@POD@", pod.to_string()),
+            ("@TARGET@", SocketAddr::new(pod, 8080).to_string()),
+        ];
+        for rules in [FOREIGN, &filled(IPTABLES_MODE, marks)] {
+            site.node().feed(restore, &["--noflush"], rules).unwrap();
+        }
     }
 }
 
-fn web(site: &Site, endpoint: Place) {
+fn web(site: &Site, endpoint: usize) {
     site.server.put(&node_port("web", 1, 30080));
-    site.server.put(&slice("web", Family::V4, &[endpoint]));
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::Pod(endpoint)]));
+    }
 }
 
+/// The iptables rules of both families.
 fn saved(site: &Site) -> String {
-    site.node().feed("iptables-nft-save", &[], "").unwrap()
+    let save = |program: &str| site.node().feed(program, &[], "").unwrap();
+    save("iptables-nft-save") + &save("ip6tables-nft-save")
 }
 
 /// What new connections came to while something was done.
@@ -54,8 +80,9 @@ struct Dialled {
     before: usize,
 }
 
-/// Dials again and again, from a pod, while `work` is done, and somewhat longer.
-fn while_dialling(lab: &Lab, to: SocketAddr, work: impl FnOnce()) -> Dialled {
+/// Dials the Service's ClusterIPs again and again, from a pod, while `work` is done, and somewhat
+/// longer.
+fn while_dialling(lab: &Lab, work: impl FnOnce()) -> Dialled {
     let done = AtomicBool::new(false);
     let started = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -63,8 +90,10 @@ fn while_dialling(lab: &Lab, to: SocketAddr, work: impl FnOnce()) -> Dialled {
             let mut outcomes = Vec::new();
             while !done.load(Ordering::Relaxed) {
                 // Nobody who has to wait longer than a repeated SYN was served at once.
-                let dial = Dial::new(Protocol::Tcp, to).patience(Duration::from_millis(900));
-                outcomes.extend(lab.dial(Place::Pod(1), dial, 5));
+                for to in services() {
+                    let dial = Dial::new(Protocol::Tcp, to).patience(Duration::from_millis(900));
+                    outcomes.extend(lab.dial(Place::Pod(1), dial, 5));
+                }
                 started.store(true, Ordering::Relaxed);
             }
             outcomes
@@ -77,7 +106,7 @@ fn while_dialling(lab: &Lab, to: SocketAddr, work: impl FnOnce()) -> Dialled {
         work();
         drop(end);
         let outcomes = dialler.join().unwrap();
-        Dialled { before: 5, outcomes }
+        Dialled { before: 10, outcomes }
     })
 }
 
@@ -99,17 +128,19 @@ impl Dialled {
     }
 }
 
-fn service() -> SocketAddr {
-    SocketAddr::new(cluster_ip(1, Family::V4), 80)
+fn services() -> [SocketAddr; 2] {
+    Family::BOTH.map(|family| SocketAddr::new(cluster_ip(1, family), 80))
 }
 
 // B-203, B-204, B-205, Q-32: after an iptables-mode kube-proxy ours are in force before theirs go;
-// no new connection fails, and of others' rules none is missing.
+// no new connection of either family fails, and of others' rules none is missing.
 #[test]
 fn after_iptables_mode() {
     let site = Site::lab();
-    web(&site, Place::Pod(0));
-    site.node().feed("iptables-nft-restore", &["--noflush"], FOREIGN).unwrap();
+    web(&site, 0);
+    for restore in RESTORE {
+        site.node().feed(restore, &["--noflush"], FOREIGN).unwrap();
+    }
     let strip = |text: String| -> Vec<String> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.split(" [").next().unwrap_or(line).to_owned()).collect()
@@ -117,7 +148,7 @@ fn after_iptables_mode() {
     let foreign = strip(saved(&site));
     iptables_mode(&site);
     let mut proxy = None;
-    let dialled = while_dialling(site.lab_ref(), service(), || {
+    let dialled = while_dialling(site.lab_ref(), || {
         let started = site.start();
         site.wait(&started, "the end of the old rules", || {
             let old = saved(&site).contains("KUBE-SVC-AAAA");
@@ -140,20 +171,20 @@ fn after_iptables_mode() {
 fn after_upstream_nftables_mode() {
     for mode in ["nftables", "iptables"] {
         let site = Site::lab();
-        web(&site, Place::Pod(0));
-        site.node().nft(&upstream(Place::Pod(0))).unwrap();
+        web(&site, 0);
+        upstream_writes(&site);
         let mut proxy = None;
-        let dialled = while_dialling(site.lab_ref(), service(), || {
+        let dialled = while_dialling(site.lab_ref(), || {
             let started = site.start_config(|config| config["mode"] = mode.into());
-            site.wait(&started, "our table", || site.table(Family::V4).contains("chain pick"));
+            let ours = |family| site.table(family).contains("chain pick");
+            site.wait(&started, "our tables", || Family::BOTH.into_iter().all(ours));
             proxy = Some(started);
         });
         dialled.assert_all_served();
-        let table = site.table(Family::V4);
-        assert!(
-            !table.contains("service-nodeports") && !table.contains("default/web/tcp"),
-            "{table}"
-        );
+        for table in Family::BOTH.map(|family| site.table(family)) {
+            let theirs = ["service-nodeports", "default/web/tcp"];
+            assert!(!theirs.iter().any(|name| table.contains(name)), "{table}");
+        }
     }
 }
 
@@ -161,22 +192,24 @@ fn after_upstream_nftables_mode() {
 #[test]
 fn upstream_after_us() {
     let site = Site::lab();
-    web(&site, Place::Pod(2));
+    web(&site, 2);
     let plain =
         |config: &mut serde_json::Value| config["kubeweir"]["tableOwnership"] = false.into();
     let proxy = site.start_config(plain);
     site.wait_served(&proxy, 1, "pod-2");
     proxy.terminate();
-    let dialled = while_dialling(site.lab_ref(), service(), || {
-        site.node().nft(&upstream(Place::Pod(0))).unwrap();
+    let dialled = while_dialling(site.lab_ref(), || {
+        upstream_writes(&site);
     });
     dialled.assert_all_served();
     let served_by = |to| {
         let outcome = site.dial(Place::Outside, Protocol::Tcp, to);
         outcome.answer().map(|answer| answer.server.clone())
     };
-    assert_eq!(served_by(service()).as_deref(), Some("pod-0"));
-    assert_eq!(served_by(SocketAddr::new(NODE_IP.v4, 30080)).as_deref(), Some("pod-0"));
+    let node_ports = Family::BOTH.map(|family| SocketAddr::new(NODE_IP[family], 30080));
+    for to in services().into_iter().chain(node_ports) {
+        assert_eq!(served_by(to).as_deref(), Some("pod-0"), "{to}");
+    }
     let proxy = site.start();
     site.wait_served(&proxy, 1, "pod-2");
 }
@@ -186,7 +219,7 @@ fn upstream_after_us() {
 #[test]
 fn cleanup() {
     let mut site = Site::lab();
-    web(&site, Place::Pod(0));
+    web(&site, 0);
     let proxy = site.start();
     site.wait_served(&proxy, 1, "pod-0");
     proxy.terminate();
@@ -203,7 +236,7 @@ fn cleanup() {
     let tables = || site.node().feed("nft", &["list", "tables"], "").unwrap();
     assert!(!tables().contains("kube-proxy"), "{}", tables());
 
-    site.node().nft(&upstream(Place::Pod(0))).unwrap();
+    upstream_writes(&site);
     clean(&["--cleanup"]);
     assert!(!tables().contains("kube-proxy"), "{}", tables());
     clean(&["--cleanup"]);

@@ -14,6 +14,7 @@ mod ownership;
 mod privilege;
 mod restart;
 mod soak;
+mod start;
 
 #[path = "../scrape/mod.rs"]
 #[allow(dead_code)]

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,12 @@ impl Node {
         Wrapped(Some(Agent::start(&self.lab.node, Path::new(program), &args, &log).unwrap()))
     }
 
+    /// Runs a sub-command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubeweir"));
+        self.lab.node.run(|| command.args(arguments).output().unwrap())
+    }
+
     pub fn kill(&mut self) {
         drop(self.agent.take());
     }
@@ -185,6 +192,12 @@ pub struct Wrapped(Option<Agent>);
 impl Wrapped {
     pub fn pid(&self) -> u32 {
         self.0.as_ref().expect("it was not stopped").pid()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn end(mut self) -> ExitStatus {
+        let agent = self.0.take().expect("it was not stopped");
+        agent.wait(PATIENCE).expect("it ends by itself")
     }
 
     /// Kills the agent and waits for the program around it.

@@ -74,6 +74,7 @@ fn a_foreign_change_is_seen_and_repaired() {
         "add chain ip kube-proxy mine { type filter hook forward priority 0; policy drop; }",
         "flush map ip kube-proxy endpoints-4",
         "add element ip kube-proxy refused-services { 10.96.0.10 . tcp . 80 }",
+        "add set ip kube-proxy clients-default.served.tcp.tcp { type mark; }",
         "delete table ip kube-proxy",
         "flush ruleset",
         &element,

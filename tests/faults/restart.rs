@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::testing::lab::{Dial, PATIENCE, Place, cluster_ip, pod_ip};
+use kubeweir::testing::lab::{Dial, PATIENCE, Place, cluster_ip, pod_ip, remote_pod_ip};
 use rand::Rng;
 
 use crate::clients::{Clients, everywhere};
@@ -186,7 +186,59 @@ fn foreign_table() -> String {
     Family::BOTH.map(table).concat()
 }
 
-// From another nftables kube-proxy to us and from us to it, each in one transaction per family.
+/// The sticky service in a table as kube-proxy's nftables mode lays it out: a set of clients for each
+/// endpoint.
+fn foreign_affinity() -> String {
+    let (mut sets, mut chains, mut rules) = (String::new(), String::new(), String::new());
+    for n in 0..3 {
+        let (ip, name) =
+            (remote_pod_ip(n, Family::V4), format!("ABCDEFG{n}-default/sticky/tcp/tcp"));
+        let (set, chain) =
+            (format!("affinity-{name}__{ip}/8080"), format!("endpoint-{name}__{ip}/8080"));
+        sets += &format!("set {set} {{ type ipv4_addr; flags dynamic,timeout; timeout 3h; }}\n");
+        chains += &format!(
+            "chain {chain} {{ update @{set} {{ ip saddr }}; meta l4proto tcp dnat to {ip}:8080; }}\n"
+        );
+        rules += &format!("ip saddr @{set} goto {chain}\n");
+    }
+    let endpoint = |n| {
+        let ip = remote_pod_ip(n, Family::V4);
+        format!("{n} : goto endpoint-ABCDEFG{n}-default/sticky/tcp/tcp__{ip}/8080")
+    };
+    let all = [0, 1, 2].map(endpoint).join(", ");
+    let cluster_ip = cluster_ip(STICKY, Family::V4);
+    format!(
+        "table ip kube-proxy {{ comment \"rules for kube-proxy\"\n{sets}{chains}\
+           chain service-b {{ {rules} numgen random mod 3 vmap {{ {all} }}\n }}\n\
+           map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict;\n\
+             elements = {{ {cluster_ip} . tcp . 80 : goto service-b }}\n }}\n\
+           chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}\n\
+           chain masquerading {{ ip daddr 10.244.1.0/24 fib saddr type local masquerade; }}\n\
+           chain nat-prerouting {{ type nat hook prerouting priority -100; jump services; }}\n\
+           chain nat-output {{ type nat hook output priority -100; jump services; }}\n\
+           chain nat-postrouting {{ type nat hook postrouting priority 100; jump masquerading; }}\n\
+         }}\n"
+    )
+}
+
+// Whom another proxy of this mode sent somewhere is sent there by us, too.
+#[test]
+fn affinity_of_another_proxy_is_kept() {
+    let mut node = with_services();
+    node.lab.node.nft(&foreign_affinity()).unwrap();
+    let before = partners(&node);
+    assert_eq!(partners(&node), before, "their own affinity");
+    node.start_and_settle(&[]);
+    assert!(node.tables().v4.sets.keys().all(|name| !name.as_str().starts_with("affinity-")));
+    for _ in 0..5 {
+        assert_eq!(partners(&node), before, "ours");
+    }
+    println!("{} clients stay at {before:?}", before.len());
+    node.like_fresh(&[]);
+}
+
+// From another nftables kube-proxy to us and from us to it, each in one transaction per family: also
+// after a crash, which leaves tables that nobody else can add to.
 #[test]
 fn taken_over_from_another_proxy_and_handed_to_it() {
     let mut node = with_services();
@@ -197,10 +249,13 @@ fn taken_over_from_another_proxy_and_handed_to_it() {
     for _ in 0..3 {
         node.start_and_settle(&[]);
         node.like_fresh(&[]);
-        // The other cannot add to a persistent table; without ownership ours is none.
-        node.start_and_settle(&["--no-table-ownership"]);
-        node.like_fresh(&["--no-table-ownership"]);
+        let running = node.run(&["release"]);
+        assert_eq!(running.status.code(), Some(1), "{running:?}");
         node.kill();
+        let refused = node.lab.node.nft(&foreign_table()).expect_err("a crash").to_string();
+        assert!(refused.contains("Operation not supported"), "{refused}");
+        let released = node.run(&["release"]);
+        assert!(released.status.success(), "{released:?}");
         node.lab.node.nft(&foreign_table()).unwrap();
     }
     node.start_and_settle(&[]);

@@ -59,7 +59,8 @@ fn bytes(seeds: &[Vec<u8>], random: &mut dyn RngCore) -> Vec<u8> {
     for _ in 0..random.random_range(1..=8) {
         let at = random.random_range(0..=input.len());
         let end = (at + random.random_range(1..=16)).min(input.len());
-        match random.random_range(0..7) {
+        match random.random_range(0..8) {
+            7 => number(&mut input, random),
             0 if at < input.len() => input[at] ^= 1 << random.random_range(0..8),
             1 if at < input.len() => input[at] = random.random(),
             2 => input.truncate(at),
@@ -83,6 +84,18 @@ fn bytes(seeds: &[Vec<u8>], random: &mut dyn RngCore) -> Vec<u8> {
         }
     }
     input
+}
+
+/// Another number in place of one that is there.
+fn number(input: &mut Vec<u8>, random: &mut dyn RngCore) {
+    let starts =
+        |at: &usize| input[*at].is_ascii_digit() && (*at == 0 || !input[*at - 1].is_ascii_digit());
+    let numbers: Vec<usize> = (0..input.len()).filter(starts).collect();
+    let Some(&at) = numbers.get(random.random_range(0..numbers.len().max(1))) else { return };
+    let digits = input[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let odd = ["", "0", "-1", "65536", "4294967296", "9223372036854775807", "99999999999999999999"];
+    let other = odd[random.random_range(0..odd.len())];
+    input.splice(at..at + digits, other.bytes());
 }
 
 /// One to six changes of values of a JSON document: it stays JSON, so that it gets far.

@@ -1,9 +1,20 @@
-//! Broken situations: what a person sees who asks about them.
+//! Broken situations: what a person sees who asks about them with `explain`, `status` and `diff`.
+//!
+//! 1. pods are not ready; 2. policy Local and the pods elsewhere; 3. a client outside of
+//! loadBalancerSourceRanges; 4. a wrong port; 5. a wrong protocol; 6. a deleted Service; 7. a NodePort
+//! on an address that takes none; 8. a NodePort's number on another address of the Service; 9. two
+//! Services that claim one address; 10. an agent that does not run while endpoints change; 11. an
+//! element or a rule that someone deleted; 12. a table that someone deleted; 13. a Service that the
+//! kernel refuses.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use kubeweir::agent::status::{FamilyStatus, PATH, QuarantinedService, Status};
 use kubeweir::model::Protocol;
 use kubeweir::testing::lab::{Dial, Netns, Place};
 
-use super::scene::{Said, Scene, kubeweir};
+use super::scene::{Said, Scene, binary, kubeweir};
 
 fn says(said: &Said, code: i32, sentence: &str) {
     let text = format!("{}{}", said.stdout, said.stderr);
@@ -14,6 +25,7 @@ fn says(said: &Said, code: i32, sentence: &str) {
 const POD: &str = "10.244.0.10";
 const OUTSIDE: &str = "172.20.0.2";
 
+// Situations 1 to 9.
 #[test]
 fn explain_tells_the_cause() {
     let scene = Scene::with_agent(&[]);
@@ -85,11 +97,12 @@ fn explain_tells_the_cause() {
         1,
         "198.51.100.10:80/tcp belongs to shop/web:http, but test/intruder:http claims it too",
     );
-    says(
-        &scene.kubeweir(&["status"]),
-        1,
-        "1 service ports have externalTrafficPolicy: Local and no endpoint on this node",
-    );
+    for note in [
+        "notes:\n  IPv4: refused, no usable endpoint anywhere: shop/cart:http",
+        "IPv4: dropped from outside, externalTrafficPolicy: Local and no endpoint here: shop/gate:https",
+    ] {
+        says(&scene.kubeweir(&["status"]), 1, note);
+    }
 }
 
 #[test]
@@ -155,6 +168,7 @@ fn explain_tells_of_a_remembered_client() {
     says(&explain(), 0, &format!("session affinity: this client goes to {endpoint} again, for 35"));
 }
 
+// Situations 10 to 12.
 #[test]
 fn diff_tells_what_the_kernel_lacks() {
     let mut scene = Scene::with_agent(&[]);
@@ -220,4 +234,78 @@ fn what_cannot_be_answered_exits_2_with_advice() {
     let unreachable = || kubeweir(&["explain", "10.0.0.1", "10.96.0.1:80"]);
     says(&island.run(unreachable), 2, "with --interface NAME");
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
+}
+
+// Situation 13. The kernels of tests refuse nothing: an agent's page says that one did. That the agent says so is
+// held where its kernel can be made to refuse, `src/agent/tests.rs`.
+#[test]
+fn status_tells_which_service_the_kernel_refused() {
+    let refused = QuarantinedService {
+        service: "shop/web".to_owned(),
+        reason: "add element in endpoints-4: No space left on device (os error 28)".to_owned(),
+        refusals: 3,
+    };
+    let mut family = FamilyStatus { quarantine: vec![refused], ..FamilyStatus::default() };
+    family.summary.attached = true;
+    let families = [("IPv4".to_owned(), family)].into();
+    let page = serde_json::to_string(&Status { families, ..Status::default() }).unwrap();
+    let router = axum::Router::new().route(PATH, axum::routing::get(move || async move { page }));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    says(
+        &kubeweir(&["status", "--address", &address]),
+        1,
+        "problems:\n  IPv4: shop/web is set aside, refused by the kernel (3 times so far): \
+         add element in endpoints-4: No space left on device",
+    );
+}
+
+// Colour is for terminals only, and watching goes on.
+#[test]
+fn on_a_terminal() {
+    let scene = Scene::with_agent(&[]);
+    let conflict = "IPv4: 198.51.100.10:80/tcp belongs to shop/web:http";
+    let piped = scene.kubeweir(&["status"]);
+    assert!(piped.stdout.contains(conflict) && !piped.stdout.contains('\x1b'), "{}", piped.stdout);
+    let on_terminal = |args: &str, environment: &str| {
+        let mut script = terminal(&scene, args, environment);
+        let mut text = String::new();
+        script.stdout.take().expect("piped").read_to_string(&mut text).expect("UTF-8");
+        script.wait().expect("it ended");
+        text
+    };
+    let red = format!("\x1b[31m{conflict}");
+    let status = on_terminal("status", "env");
+    assert!(status.contains(&red), "{status}");
+    let plain = on_terminal("status", "NO_COLOR=1");
+    assert!(plain.contains(conflict) && !plain.contains('\x1b'), "{plain}");
+    let explained = on_terminal(&format!("explain {POD} 10.96.0.11:80"), "env");
+    assert!(explained.starts_with("\x1b[31m10.244.0.10 -> 10.96.0.11:80/tcp: refused\x1b[0m"));
+    let mut watching = terminal(&scene, "status --watch", "env");
+    let pictures = BufReader::new(watching.stdout.take().expect("piped")).split(b'\x1b');
+    let begins = |piece: &Vec<u8>| piece.starts_with(b"[2Jkubeweir ");
+    let again = pictures.map(|piece| piece.expect("readable")).filter(begins).take(3);
+    assert_eq!(again.count(), 3, "a new picture each time");
+    watching.kill().expect("it runs");
+    watching.wait().expect("it ended");
+}
+
+/// A command on a terminal of 80 columns; what it prints comes through the pipe.
+fn terminal(scene: &Scene, args: &str, environment: &str) -> Child {
+    let command = format!("stty rows 30 cols 80; {environment} {} {args}", binary().display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    scene.lab.node.run(|| script.spawn()).expect("util-linux has script")
+}
+
+// Who reads no more ends the watching, too.
+#[test]
+fn watching_ends_with_its_reader() {
+    let scene = Scene::with_agent(&[]);
+    let watch = format!("{} status --watch | head -n 1", binary().display());
+    let run = || Command::new("timeout").args(["20", "sh", "-c", &watch]).output();
+    let output = scene.lab.node.run(run).expect("coreutils");
+    assert!(output.status.success(), "{output:?}");
 }

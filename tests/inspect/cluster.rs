@@ -3,7 +3,7 @@
 use kubeweir::testing::ApiServer;
 use serde_json::Value;
 
-use super::scene::{Scene, kubeweir};
+use super::scene::{Scene, kubeweir, unprivileged};
 
 #[test]
 fn a_cluster_renders_as_its_manifests_do() {
@@ -18,12 +18,24 @@ fn a_cluster_renders_as_its_manifests_do() {
     }
     let kubeconfig = server.write_kubeconfig(directory.path()).unwrap().display().to_string();
     let manifests = Scene::source().display().to_string();
-    let node = ["--node", "node", "--cluster-cidr", "10.244.0.0/16"];
-    let render = |source: [&str; 2]| kubeweir(&[&["render"], &source[..], &node].concat());
-    let (live, written) = (render(["--kubeconfig", &kubeconfig]), render(["-f", &manifests]));
-    assert_eq!((live.code, written.code), (0, 0), "{}{}", live.stderr, written.stderr);
-    assert_eq!(live.stdout, written.stdout);
-    assert!(live.stdout.contains("shop/web:http"), "{}", live.stdout);
+    let mut renders = Vec::new();
+    // Of any node, wherever this runs, and without a privilege.
+    for node in ["node", "elsewhere"] {
+        let node = ["--node", node, "--cluster-cidr", "10.244.0.0/16"];
+        let render = |source: [&str; 2]| unprivileged(&[&["render"], &source[..], &node].concat());
+        let (live, written) = (render(["--kubeconfig", &kubeconfig]), render(["-f", &manifests]));
+        assert_eq!((live.code, written.code), (0, 0), "{}{}", live.stderr, written.stderr);
+        assert_eq!(live.stdout, written.stdout);
+        assert!(live.stdout.contains("shop/web:http"), "{}", live.stdout);
+        renders.push(live.stdout);
+    }
+    // shop/gate has policy Local and its pod elsewhere.
+    let dropped = "198.51.100.12 . tcp . 443 comment \"shop/gate:https\"";
+    let within = |render: &str| {
+        let set = render.split("set dropped-services {").nth(1).expect("the set is there");
+        set.split("\n\t}").next().is_some_and(|set| set.contains(dropped))
+    };
+    assert_eq!(renders.iter().map(|render| within(render)).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

@@ -122,7 +122,17 @@ pub fn binary() -> &'static Path {
 
 /// Runs `kubeweir` wherever this thread is.
 pub fn kubeweir(args: &[&str]) -> Said {
-    let output = Command::new(binary()).args(args).output().expect("the binary starts");
+    said(Command::new(binary()).args(args))
+}
+
+/// The same without any capability.
+pub fn unprivileged(args: &[&str]) -> Said {
+    let drop = ["--bounding-set=-all", "--inh-caps=-all", "--"];
+    said(Command::new("setpriv").args(drop).arg(binary()).args(args))
+}
+
+fn said(command: &mut Command) -> Said {
+    let output = command.output().expect("it starts");
     Said {
         code: output.status.code().expect("it was not killed"),
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),

@@ -1,32 +1,48 @@
 #!/bin/sh
-# Unpacks the nft of a Debian suite, with all libraries it needs, below target/nft/SUITE. Nothing is
-# installed: the test starts it with its own dynamic linker.
+# Unpacks the nft of Debian suites, with all libraries it needs, as target/nft/SUITE. Nothing is
+# installed: the test starts it with its own dynamic linker. What is there already stays; a suite
+# appears as a whole or, with an error, not at all.
 #
-# Usage: tests/nft_versions/fetch.sh [SUITE...]
+# Usage: tests/nft_versions/fetch.sh SUITE...
 set -eu
 
 cd "$(dirname "$0")/../.."
-suites="${*:-trixie sid}"
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-packages="nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libedit2 libgmp10
-	libtinfo6 libbsd0 libmd0 libc6"
+packages="nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libgmp10 libtinfo6
+	libbsd0 libmd0 libc6"
+# Suites move to the archive when their support ends.
+mirrors="http://deb.debian.org/debian http://archive.debian.org/debian"
 
-for suite in $suites; do
+download() { # SUITE MIRROR DIRECTORY
+	mkdir -p "$3/lists/partial" "$3/archives/partial" "$3/debs"
+	echo "deb [signed-by=$keyring] $2 $1 main" >"$3/sources.list"
+	options="-o Dir::Etc::SourceList=$3/sources.list -o Dir::Etc::SourceParts=/dev/null
+		-o Dir::State::Lists=$3/lists -o Dir::Cache=$3 -o Dir::Cache::Archives=$3/archives
+		-o Dir::State::Status=/dev/null -o APT::Sandbox::User=root
+		-o Acquire::Languages=none -o Acquire::Retries=3"
+	# A mirror without the suite is an error, not a warning.
+	# shellcheck disable=SC2086
+	apt-get -qq $options -o APT::Update::Error-Mode=any update || return 1
+	# The line editor: readline in bullseye, libedit from bookworm on.
+	editor=$(apt-cache $options show libnftables1 nftables | grep -oE 'libedit2|libreadline8' | head -n 1)
+	# shellcheck disable=SC2086
+	(cd "$3/debs" && apt-get -qq $options download $packages "$editor") || return 1
+}
+
+for suite in "$@"; do
 	root="$PWD/target/nft/$suite"
-	apt="$root.apt"
-	rm -rf "$root" "$apt"
-	mkdir -p "$root" "$apt/lists/partial" "$apt/archives/partial" "$apt/debs"
-	echo "deb [signed-by=$keyring] http://deb.debian.org/debian $suite main" >"$apt/sources.list"
-	options="-o Dir::Etc::SourceList=$apt/sources.list -o Dir::Etc::SourceParts=/dev/null
-		-o Dir::State::Lists=$apt/lists -o Dir::Cache=$apt -o Dir::Cache::Archives=$apt/archives
-		-o Dir::State::Status=/dev/null -o APT::Sandbox::User=root"
-	# shellcheck disable=SC2086
-	apt-get -qq $options update
-	# shellcheck disable=SC2086
-	(cd "$apt/debs" && apt-get -qq $options download $packages)
-	for deb in "$apt"/debs/*.deb; do
-		dpkg-deb -x "$deb" "$root"
+	[ -d "$root" ] && continue
+	work="$PWD/target/nft-work/$suite"
+	for mirror in $mirrors none; do
+		[ "$mirror" = none ] && echo "no mirror has $suite" >&2 && exit 1
+		rm -rf "$work"
+		download "$suite" "$mirror" "$work" && break
 	done
-	rm -rf "$apt"
+	for deb in "$work"/debs/*.deb; do
+		dpkg-deb -x "$deb" "$work/root"
+	done
+	mkdir -p "$(dirname "$root")"
+	mv "$work/root" "$root"
+	rm -rf "$work"
 	echo "$suite: $root"
 done

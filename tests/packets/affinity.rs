@@ -1,14 +1,17 @@
 //! Section 4.9: session affinity.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use kubeweir::inspect::explain::Explanation;
 use kubeweir::model::{Family, Object, Protocol};
 use kubeweir::testing::lab::{
     Dial, Lab, Outcome, PATIENCE, Place, PodNetwork, ServiceBuilder, external_ip, service,
 };
 
 use super::case::{PROTOCOLS, To, label, summary};
+use super::explained::Explainer;
 use super::rig::{Rig, Settings, both_families, web_slices};
 
 const ALL: [Place; 6] = [
@@ -63,7 +66,11 @@ fn start(n: usize, seconds: u32, endpoints: &[Place]) -> Rig {
 
 /// Who answers; an error if different ones do.
 fn only(lab: &Lab, from: Place, to: To, protocol: Protocol, family: Family) -> String {
+    let before = Explainer::of(lab);
+    let dialled = (to.address(family), protocol);
     let outcomes = lab.dial(from, Dial::new(protocol, to.address(family)), 12);
+    was_foretold(&before.explain(lab, from, dialled), &outcomes);
+    is_remembered(&Explainer::of(lab).judge(lab, from, dialled, &outcomes).unwrap());
     let labels: BTreeSet<String> = outcomes.iter().filter_map(Outcome::answer).map(label).collect();
     let answered = outcomes.iter().all(|outcome| outcome.answer().is_some());
     assert!(answered && labels.len() == 1, "{from:?} {to:?} {protocol}: {}", summary(&outcomes));
@@ -72,10 +79,41 @@ fn only(lab: &Lab, from: Place, to: To, protocol: Protocol, family: Family) -> S
 
 /// Who answers each of many clients, by one dial each.
 fn each_client(lab: &Lab, to: To, protocol: Protocol, family: Family) -> Vec<String> {
+    let dialled = (to.address(family), protocol);
+    let before = Explainer::of(lab);
+    let outcomes = dial_each(lab, to, protocol, family);
+    let after = Explainer::of(lab);
+    for (n, outcome) in (1..=CLIENTS).zip(&outcomes) {
+        let (from, outcome) = (Place::OutsideAt(n), std::slice::from_ref(outcome));
+        was_foretold(&before.explain(lab, from, dialled), outcome);
+        is_remembered(&after.judge(lab, from, dialled, outcome).unwrap());
+    }
+    labels(&outcomes)
+}
+
+fn dial_each(lab: &Lab, to: To, protocol: Protocol, family: Family) -> Vec<Outcome> {
     let dial = Dial::new(protocol, to.address(family));
-    let one = |n| lab.dial(Place::OutsideAt(n), dial, 1).remove(0);
-    let name = |outcome: Outcome| label(outcome.answer().unwrap_or_else(|| panic!("{outcome:?}")));
-    (1..=CLIENTS).map(one).map(name).collect()
+    (1..=CLIENTS).flat_map(|n| lab.dial(Place::OutsideAt(n), dial, 1)).collect()
+}
+
+fn labels(outcomes: &[Outcome]) -> Vec<String> {
+    let name = |outcome: &Outcome| label(outcome.answer().unwrap_or_else(|| panic!("{outcome:?}")));
+    outcomes.iter().map(name).collect()
+}
+
+/// `kubeweir explain` named the endpoint as one of the possible, or as the one that is remembered.
+fn was_foretold(said: &Explanation, outcomes: &[Outcome]) {
+    for endpoint in outcomes.iter().filter_map(Outcome::answer).map(|answer| answer.endpoint) {
+        assert!(said.endpoints.iter().any(|told| told.endpoint == endpoint), "{endpoint}: {said}");
+    }
+}
+
+/// `kubeweir explain` names the entry and its remaining time.
+fn is_remembered(said: &Explanation) {
+    let told: Vec<SocketAddr> = said.endpoints.iter().map(|told| told.endpoint).collect();
+    let affinity = said.affinity.as_ref().expect("the service port has affinity");
+    assert_eq!(told, Vec::from_iter(affinity.endpoint), "{said}");
+    assert!(affinity.expires_ms.is_some_and(|millis| millis <= 10_800_000), "{said}");
 }
 
 fn for_all(mut check: impl FnMut(Protocol, Family)) {
@@ -161,9 +199,11 @@ fn forgotten_after_the_timeout() {
     let seconds = 3;
     let rig = start(63, seconds, &ALL);
     let to = To::ClusterIp(63, 80);
+    // Nothing but dials: the time between two of one client has to stay below the timeout.
     let everyone = || {
         let mut all = Vec::new();
-        for_all(|protocol, family| all.push(each_client(&rig.lab, to, protocol, family)));
+        let dial = |protocol, family| labels(&dial_each(&rig.lab, to, protocol, family));
+        for_all(|protocol, family| all.push(dial(protocol, family)));
         all
     };
     let first = everyone();
@@ -180,7 +220,9 @@ fn forgotten_after_the_timeout() {
         let answers = flows.iter_mut().map(|flow| flow.ask(PATIENCE));
         assert!(answers.into_iter().all(|outcome| outcome.answer().is_some()));
     });
-    for (after, before) in everyone().iter().zip(&first) {
+    let mut last = Vec::new();
+    for_all(|protocol, family| last.push(each_client(&rig.lab, to, protocol, family)));
+    for (after, before) in last.iter().zip(&first) {
         assert_ne!(after, before);
     }
 }
@@ -192,7 +234,7 @@ fn changed_and_removed() {
     let mut rig = start(64, 10_800, &ALL);
     let to = To::Node(30_064);
     let first = each_client(&rig.lab, to, Protocol::Tcp, Family::V4);
-    rig.set(vec![sticky(64, Some(1)).object()]);
+    rig.set(vec![sticky(64, Some(3)).object()]);
     let again = each_client(&rig.lab, to, Protocol::Tcp, Family::V4);
     assert_eq!(again, first, "a shorter timeout forgets nobody at once");
     wait_until_forgotten(&rig, || ());
@@ -203,6 +245,9 @@ fn changed_and_removed() {
         let labels: BTreeSet<String> =
             outcomes.iter().filter_map(Outcome::answer).map(label).collect();
         assert_eq!(labels.len(), ALL.len(), "{}", summary(&outcomes));
+        let dialled = (to.address(family), protocol);
+        let said = Explainer::of(&rig.lab).judge(&rig.lab, Place::Outside, dialled, &outcomes);
+        assert_eq!(said.unwrap().affinity, None);
     });
     let listing = rig.listing();
     assert!(!listing.contains("affinity"), "{listing}");

@@ -174,7 +174,8 @@ fn run(
             case.name, case.from, case.expect
         )
     })?;
-    explainer.judge(lab, case, (to, protocol), &outcomes)
+    let agreed = explainer.judge(lab, case.from, (to, protocol), &outcomes);
+    agreed.map(drop).map_err(|why| format!("  {}: {why}", case.name))
 }
 
 /// After this many dials the chance that one of `n` equally likely servers was missed is below

@@ -133,6 +133,7 @@ fn tightening_spares_open_flows() {
     }
     let before: Vec<_> = flows.iter_mut().map(|flow| flow.ask(PATIENCE)).collect();
     assert!(before.iter().all(|outcome| outcome.answer().is_some()), "{before:?}");
+    check(&rig.lab, "open", &[case("open", BLOCKED, vip, seen())]);
     rig.set(vec![clients(balanced(55)).object()]);
     check(&rig.lab, "tightened", &[case("new flow", BLOCKED, vip, Expect::Dropped)]);
     let after: Vec<_> = flows.iter_mut().map(|flow| flow.ask(PATIENCE)).collect();

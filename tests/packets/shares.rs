@@ -7,6 +7,7 @@ use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Outcome, Place, PodNetwork, endpoint, remote_pod_ip, service};
 
 use super::case::To;
+use super::explained::Explainer;
 use super::rig::{Rig, Settings, web_slices_of};
 
 /// Lengths on both sides of the borders between classes, and the first port of their services.
@@ -63,6 +64,11 @@ fn check_shares(rig: &Rig, to: To, from: Place, length: usize, protocol: Protoco
         assert!(off <= slack, "{title}: endpoint {n} was chosen {count} times, not {mean}");
     }
     assert!(counts.is_empty(), "{title}: {counts:?}");
+    let dialled = (to.address(family), protocol);
+    let said = Explainer::of(&rig.lab).judge(&rig.lab, from, dialled, &outcomes).unwrap();
+    // Slots that are filled twice favour their endpoints a little.
+    let told = said.endpoints.iter().all(|told| (told.probability - share).abs() <= share * 0.01);
+    assert!(told, "{title}: {said}");
 }
 
 // B-140: uniformly at random, for lists on both sides of every class border, by ClusterIP and
@@ -95,10 +101,12 @@ fn a_flow_keeps_its_endpoint() {
     for family in Family::BOTH {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let to = To::ClusterIp(1100, 80).address(family);
+            let said = Explainer::of(&rig.lab).explain(&rig.lab, Place::Pod(0), (to, protocol));
             let mut flow = rig.lab.open(Place::Pod(0), protocol, to).expect("opens");
             let asked: Vec<Outcome> =
                 (0..20).map(|_| flow.ask(kubeweir::testing::lab::PATIENCE)).collect();
-            assert!(asked[0].answer().is_some(), "{asked:?}");
+            let endpoint = asked[0].answer().map(|answer| answer.endpoint);
+            assert!(said.endpoints.iter().any(|told| Some(told.endpoint) == endpoint), "{asked:?}");
             assert!(asked.iter().all(|outcome| *outcome == asked[0]), "{asked:?}");
         }
     }

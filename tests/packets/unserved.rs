@@ -209,6 +209,8 @@ fn refusals_come_and_go_and_open_flows_stay() {
     }
     let before: Vec<_> = flows.iter_mut().map(|flow| flow.ask(PATIENCE)).collect();
     assert!(before.iter().all(|outcome| outcome.answer().is_some()), "{before:?}");
+    let served = answer(&["pod-0:8080"], Source::Either);
+    check(&rig.lab, "served", &everywhere("served", 43, &EVERYBODY, &served));
     rig.set(web_slices("svc-43", 8080, &[]));
     check(&rig.lab, "gone", &everywhere("gone", 43, &EVERYBODY, &Expect::Refused));
     let after: Vec<_> = flows.iter_mut().map(|flow| flow.ask(PATIENCE)).collect();

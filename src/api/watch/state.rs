@@ -110,6 +110,8 @@ pub struct Machine {
     version: Option<String>,
     streaming_refused: bool,
     failures: u32,
+    /// The last refusal was answered with another request, which did not succeed yet.
+    remedied: bool,
     /// The running watch delivered something.
     progressed: bool,
 }
@@ -121,6 +123,7 @@ impl Default for Machine {
             version: None,
             streaming_refused: false,
             failures: 0,
+            remedied: false,
             progressed: false,
         }
     }
@@ -141,7 +144,7 @@ impl Machine {
     /// An event or a bookmark of a running watch moved on to this resourceVersion.
     pub fn advanced(&mut self, resource_version: &str) {
         self.version = Some(resource_version.to_owned());
-        self.failures = 0;
+        self.succeeded();
         self.progressed = true;
     }
 
@@ -150,11 +153,17 @@ impl Machine {
     pub fn next(&mut self, outcome: Outcome, jitter: f64) -> Step {
         let progressed = std::mem::replace(&mut self.progressed, false);
         let after = match &outcome {
+            // A list is no success yet if the watch after it is refused as the one before it was.
             Outcome::Page { .. } => {
-                self.failures = 0;
+                if !self.remedied {
+                    self.failures = 0;
+                }
                 Duration::ZERO
             }
-            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => Duration::ZERO,
+            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => {
+                self.succeeded();
+                Duration::ZERO
+            }
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
             _ => self.back_off(jitter),
         };
@@ -220,8 +229,23 @@ impl Machine {
         }
         // The remedy is another request, not time: but only once, in case it fails the same way.
         let remedied = refusal.wrong_version() || !refusal.is_passing();
+        if self.request == Request::StreamingList && !refusal.wrong_version() && remedied {
+            // It is not asked for again.
+            return Duration::ZERO;
+        }
+        if !remedied || std::mem::replace(&mut self.remedied, true) {
+            return self.back_off(jitter);
+        }
+        // An API server that restarted forgets old versions. How long it was away says nothing
+        // about the remedy; but whoever lost it with us is not to ask for a list at the same time.
+        let was_lost = std::mem::take(&mut self.failures) > 0;
         let delay = self.back_off(jitter);
-        if remedied && self.failures == 1 { Duration::ZERO } else { delay }
+        if was_lost { delay } else { Duration::ZERO }
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.remedied = false;
     }
 
     fn back_off(&mut self, jitter: f64) -> Duration {

@@ -2,34 +2,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Affinity, Question, Verdict};
-use crate::inspect::content::Content;
-use crate::inspect::service_view::{FrontendName, Frontends, endpoint, frontends, set_id};
+use super::{Affinity, Explainer, Question, Verdict};
+use crate::inspect::service_view::{FrontendName, endpoint, set_id};
 use crate::program::{Plane, Scope, SetId};
-use crate::ruleset::{Effect, Flow, Ruleset, Step};
+use crate::ruleset::{Effect, Flow, Step};
 
 /// What sentences are made of.
 pub(super) struct Reasons<'a> {
-    question: &'a Question,
-    flow: &'a Flow,
-    steps: &'a [Step],
-    ruleset: &'a Ruleset,
-    content: Option<&'a Content>,
-    frontends: Frontends,
+    pub(super) question: &'a Question,
+    pub(super) flow: &'a Flow,
+    /// Of the likeliest way.
+    pub(super) steps: &'a [Step],
+    pub(super) table: &'a Explainer,
 }
 
 impl<'a> Reasons<'a> {
-    pub(super) fn new(
-        question: &'a Question,
-        flow: &'a Flow,
-        steps: &'a [Step],
-        ruleset: &'a Ruleset,
-        content: Option<&'a Content>,
-    ) -> Self {
-        let frontends = content.map(frontends).unwrap_or_default();
-        Reasons { question, flow, steps, ruleset, content, frontends }
-    }
-
     fn hits(steps: &'a [Step]) -> impl DoubleEndedIterator<Item = SetId> {
         let lookups = steps.iter().flat_map(|step| &step.lookups);
         let found = lookups.filter(|lookup| lookup.found.is_some());
@@ -54,12 +41,12 @@ impl<'a> Reasons<'a> {
 
     /// The service port that was dialled.
     pub(super) fn service(&self) -> Option<String> {
-        if let Some(frontend) = self.frontends.get(&self.dialled()) {
+        if let Some(frontend) = self.table.frontends.get(&self.dialled()) {
             return frontend.label.clone();
         }
         let through_node_port =
             Self::hits(self.steps).any(|set| set.plane() == Some(Plane::NodePorts));
-        let node_port = self.frontends.get(&self.dialled_node_port());
+        let node_port = self.table.frontends.get(&self.dialled_node_port());
         node_port.filter(|_| through_node_port).and_then(|frontend| frontend.label.clone())
     }
 
@@ -119,7 +106,7 @@ impl<'a> Reasons<'a> {
     }
 
     fn ranges(&self) -> String {
-        let properties = self.frontends.get(&self.dialled()).map(|f| &f.properties);
+        let properties = self.table.frontends.get(&self.dialled()).map(|f| &f.properties);
         let ranges =
             properties.into_iter().flatten().filter_map(|p| p.strip_prefix("source range "));
         ranges.collect::<Vec<_>>().join(", ")
@@ -129,6 +116,7 @@ impl<'a> Reasons<'a> {
     fn ports_of(&self, address: IpAddr) -> String {
         let address = address.to_string();
         let of_address: Vec<_> = self
+            .table
             .frontends
             .iter()
             .filter(|(name, _)| name.address.as_ref() == Some(&address))
@@ -142,7 +130,7 @@ impl<'a> Reasons<'a> {
 
     fn untouched(&self) -> String {
         let to = self.question.to;
-        let Some(content) = self.content else {
+        let Some(content) = &self.table.content else {
             return "there is no table kube-proxy of this family: no proxy has programmed this node"
                 .to_owned();
         };
@@ -151,7 +139,7 @@ impl<'a> Reasons<'a> {
                 .to_owned();
         }
         let address = to.ip().to_string();
-        if self.frontends.keys().any(|name| name.address.as_ref() == Some(&address)) {
+        if self.table.frontends.keys().any(|name| name.address.as_ref() == Some(&address)) {
             return format!(
                 "{address} is an address of {}, but port {}/{} is not: it goes on as any other packet",
                 self.ports_of(to.ip()),
@@ -159,7 +147,7 @@ impl<'a> Reasons<'a> {
                 self.question.protocol
             );
         }
-        if let Some(frontend) = self.frontends.get(&self.dialled_node_port()) {
+        if let Some(frontend) = self.table.frontends.get(&self.dialled_node_port()) {
             let label = frontend.label.as_deref().unwrap_or("a Service");
             return format!(
                 "{}/{} is a NodePort of {label}, but {address} is not an address that accepts NodePorts{}",
@@ -172,7 +160,7 @@ impl<'a> Reasons<'a> {
     }
 
     fn node_port_addresses(&self) -> String {
-        let set = self.content.and_then(|content| content.sets.get("nodeport-ips"));
+        let set = self.table.content.as_ref().and_then(|content| content.sets.get("nodeport-ips"));
         let Some(set) = set else { return String::new() };
         let keys: Vec<&str> = set.elements.iter().map(|item| item.key.as_str()).collect();
         match keys[..] {
@@ -251,8 +239,8 @@ impl<'a> Reasons<'a> {
         let lookup = step.lookups.iter().find(|l| l.set.as_str().starts_with("clients"))?;
         let address: Option<SocketAddr> =
             lookup.found.as_deref().and_then(|value| endpoint(value).parse().ok());
-        let elements = self.ruleset.sets.get(&lookup.set).map(|(_, elements)| elements);
-        let family = self.ruleset.family;
+        let elements = self.table.ruleset.sets.get(&lookup.set).map(|(_, elements)| elements);
+        let family = self.table.ruleset.family;
         let client = self.question.from.ip();
         let entry = elements
             .into_iter()

@@ -39,7 +39,7 @@ fn ask(objects: &[Object], options: RuleOptions, from: &str, to: &str) -> Explan
         protocol: Protocol::Tcp,
         input: (!node.is_local(from)).then(|| "eth0".to_owned()),
     };
-    explain(&wanted.rulesets[Family::V4], &question, &node)
+    Explainer::new(wanted.rulesets[Family::V4].clone()).explain(&question, &node)
 }
 
 fn options() -> RuleOptions {
@@ -115,9 +115,44 @@ fn without_a_table_or_without_hooks() {
         input: Some("eth0".to_owned()),
     };
     let mut ruleset = Ruleset::empty(Family::V4);
-    let said = explain(&ruleset, &question, &Environment::default());
+    let said = Explainer::new(ruleset.clone()).explain(&question, &Environment::default());
     assert!(said.reasons[0].starts_with("there is no table kube-proxy"), "{said}");
     ruleset.table = Some(crate::ruleset::Table { comment: None, owner: false, persist: false });
-    let said = explain(&ruleset, &question, &Environment::default());
+    let said = Explainer::new(ruleset.clone()).explain(&question, &Environment::default());
     assert!(said.reasons[0].starts_with("the table has no base chains yet"), "{said}");
+}
+
+// Programs and people are told the same: the text is made of the structure.
+#[test]
+fn steps_for_programs_and_for_people() {
+    let said = ask(&web(|_| ()), options(), POD, "10.96.0.1:80");
+    let json = serde_json::to_value(&said).expect("plain data");
+    let steps = json["steps"].as_array().expect("a list");
+    let first = steps.iter().position(|step| step["chain"] == "services").expect("a lookup");
+    assert_eq!(
+        steps[first],
+        serde_json::json!({
+            "hook": "prerouting",
+            "chain": "services",
+            "rule": "ip daddr @frontend-ips jump frontends",
+            "times": 1,
+            "lookups": [
+                {"set": "frontend-ips", "key": "10.96.0.1", "found": "member", "comment": null},
+            ],
+            "effect": "jump",
+            "target": "frontends",
+        })
+    );
+    let dnat = steps.iter().find(|step| step["effect"] == "dnat").expect("it is served");
+    assert_eq!(dnat["endpoint"], said.endpoints[0].endpoint.to_string());
+    let text = said.to_string();
+    let expected = "  prerouting, chain services\n    ip daddr @frontend-ips jump frontends\n      \
+        10.96.0.1 in frontend-ips: member -> jump frontends\n  prerouting, chain frontends\n";
+    assert!(text.contains(expected), "{text}");
+    let drawn = "(up to 16 draws)\n      10.96.0.1 . tcp . 80 . random mod 4 in endpoints-4: \
+        10.244.0.5 . 8080 -> dnat to 10.244.0.5:8080\n";
+    assert!(text.contains(drawn), "{text}");
+    for line in ["    goto choose\n", "    jump services\n"] {
+        assert!(text.contains(line), "{line:?} says all there is to say: {text}");
+    }
 }

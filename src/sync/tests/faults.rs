@@ -6,7 +6,7 @@ use super::refusals::{V4, cluster, expected, start};
 use crate::engine::Adoption;
 use crate::model::{Change, Kind};
 use crate::ruleset::Ruleset;
-use crate::sync::Synchronizer;
+use crate::sync::{Synchronizer, release};
 use crate::testing::normal::normal_form;
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
@@ -33,7 +33,7 @@ fn passing_errors_cost_a_retry_and_no_service() {
     whole.sync(V4, Duration::ZERO);
     for errno in PASSING {
         for before in 0..whole.kernel.commits() {
-            for times in [1, 2, 12] {
+            for times in [1, 2, 5, 7, 12] {
                 let mut current = start(cluster(40), FakeKernel::new()).in_batches_of(50);
                 current.kernel.fail_after(before, vec![Fault::Refused(errno); times]);
                 injected += times;
@@ -41,7 +41,8 @@ fn passing_errors_cost_a_retry_and_no_service() {
                 while current.is_pending(V4) || !current.quarantined(V4).is_empty() {
                     syncs += 1;
                     assert!(syncs < 20, "errno {errno} x{times} after {before} commits");
-                    current.sync(V4, Duration::from_secs(1000 * syncs));
+                    let report = current.sync(V4, Duration::from_secs(1000 * syncs)).unwrap();
+                    assert!(report.refused.is_empty(), "errno {errno} x{times} after {before}");
                 }
                 assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(40)));
             }
@@ -87,6 +88,7 @@ fn garbage_that_is_busy_stays_and_goes_later() {
     assert!(report.result.is_ok(), "{:?}", report.result);
     let busy = |error: &CommitError| matches!(error, CommitError::Rejected(rejection) if rejection.errno == libc::EBUSY);
     assert!(report.troubles.iter().any(busy), "{:?}", report.troubles);
+    assert!(report.garbage_stays);
     assert!(current.quarantined(V4).is_empty());
     let maps = |kernel: &FakeKernel| {
         kernel.ruleset(V4).sets.keys().filter(|name| name.as_str().starts_with("clients-")).count()
@@ -94,7 +96,8 @@ fn garbage_that_is_busy_stays_and_goes_later() {
     assert!(maps(&current.kernel) > 0, "the garbage is still there");
     current.kernel.like_everything();
     current.engine.apply(Change::Delete(Kind::Service, name("s2")));
-    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    let report = current.sync(V4, Duration::ZERO).unwrap();
+    assert!(report.result.is_ok() && !report.garbage_stays);
     assert_eq!(maps(&current.kernel), 0, "gone with the next sync");
 }
 
@@ -127,15 +130,18 @@ fn a_table_that_cannot_be_read_is_read_again() {
 fn a_released_table_is_anyones_and_the_same() {
     let mut first = start(cluster(40), FakeKernel::new());
     first.sync(V4, Duration::ZERO);
-    let before = first.kernel.ruleset(V4).clone();
-    assert!(before.table.as_ref().unwrap().owner);
-    first.release(V4).unwrap();
-    let after = first.kernel.ruleset(V4).clone();
+    let Synchronizer { mut kernel, .. } = first;
+    kernel.close_socket();
+    let before = kernel.ruleset(V4).clone();
+    assert!(before.table.as_ref().unwrap().persist);
+    release(&mut kernel, V4).unwrap();
+    let after = kernel.ruleset(V4).clone();
     let table = after.table.clone().unwrap();
     assert!(!table.owner && !table.persist);
     assert_eq!(Ruleset { table: None, ..after }, Ruleset { table: None, ..before });
-    let Synchronizer { mut kernel, .. } = first;
-    kernel.close_socket();
+    let commits = kernel.commits();
+    release(&mut kernel, V4).unwrap();
+    assert_eq!(kernel.commits(), commits, "a plain table is left alone");
     let mut next = start(cluster(40), kernel);
     let report = next.sync(V4, Duration::ZERO).unwrap();
     assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 1));

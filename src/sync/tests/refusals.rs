@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::{Adoption, Engine};
 use crate::model::{Change, Families, Family, Kind, Object, Protocol};
 use crate::program::RuleOptions;
-use crate::ruleset::{Chain, Element, Hook, Key, Name, Value};
+use crate::ruleset::{Chain, Element, Field, Hook, Key, Name, Set, Value};
 use crate::sync::Synchronizer;
 use crate::testing::normal::normal_form;
 use crate::testing::objects::{name, port, service, slice};
@@ -190,6 +190,11 @@ fn interferences() -> Vec<(&'static str, fn(&mut FakeKernel))> {
         }),
         ("a class lost its chain", |kernel| {
             kernel.ruleset_mut(V4).chains.get_mut("pick").unwrap().1.pop();
+        }),
+        ("a map of ours is of another type", |kernel| {
+            let name = Name::from("clients-default.s1.tcp.http");
+            let set = Set::plain(name.clone(), vec![Field::Mark]);
+            kernel.ruleset_mut(V4).sets.insert(name, (set, Default::default()));
         }),
         // B-201.
         ("the table is gone", |kernel| {

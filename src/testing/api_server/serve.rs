@@ -246,11 +246,15 @@ impl Server {
             query.parameters.get("continue").and_then(|token| token.parse().ok()).unwrap_or(0);
         // Like a real server, whole lists from the cache unless pages are scripted.
         let limited = query.parameters.contains_key("limit");
+        // Like a real server, a limit makes a version mean that very version, be it old.
+        let asked = query.parameters.get("resourceVersion").and_then(|v| v.parse().ok());
+        let exact = limited && !query.parameters.contains_key("resourceVersionMatch");
+        let version = asked.filter(|&asked| exact && asked > 0).unwrap_or(state.store.version);
         let size = state.page_size.filter(|_| limited).unwrap_or(usize::MAX);
         let end = start.saturating_add(size).min(items.len());
         let token = (end < items.len()).then(|| end.to_string());
         let page = items.get(start..end).unwrap_or_default();
-        let body = encode::list(query.encoding, kind, page, state.store.version, token);
+        let body = encode::list(query.encoding, kind, page, version, token);
         Ok(answer(200, media_type(query.encoding, false), full(body)))
     }
 

@@ -154,6 +154,30 @@ fn a_remedy_that_keeps_failing_is_slowed_down() {
 }
 
 #[test]
+fn lists_that_lead_to_the_same_refusal_are_slowed_down() {
+    let mut machine = watching_after_pages();
+    machine.advanced("41");
+    let mut millis = Vec::new();
+    for _ in 0..4 {
+        millis.push(machine.next(refused(410, "Expired", None), 0.0).after.as_millis());
+        assert_eq!(machine.next(page("41", None), 0.0).after, Duration::ZERO);
+    }
+    assert_eq!(millis, [0, 1600, 3200, 6400]);
+}
+
+#[test]
+fn after_a_loss_a_forgotten_version_is_remedied_soon() {
+    let mut machine = watching();
+    for _ in 0..7 {
+        machine.next(Outcome::Unreachable, 0.5);
+    }
+    let millis: Vec<u128> = (0..3)
+        .map(|_| machine.next(refused(410, "Expired", None), 0.5).after.as_millis())
+        .collect();
+    assert_eq!(millis, [1200, 2400, 4800], "it grows if the remedy fails as well");
+}
+
+#[test]
 fn retry_after_is_kept_and_spread() {
     let step = watching().next(refused(429, "TooManyRequests", Some(5)), 0.5);
     assert_eq!(step.after, Duration::from_millis(5400));

@@ -1,0 +1,105 @@
+//! What `--service-counters` costs: a new flow, the kernel's memory, a scrape.
+//!
+//! The same cluster without and with counters; flows take turns as in [`crate::packets`].
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::cluster::Size;
+use crate::packets::Scene;
+use crate::process::Site;
+use crate::report::{Table, ms, percentile};
+use crate::rig::engine_that;
+
+const SIZE: Size = Size { services: 10_000, endpoints: 10 };
+/// Turns of flows: more than layouts get, because the difference is small.
+const TURNS: u16 = 12;
+const SCRAPES: u32 = 20;
+/// kube-proxy's port.
+const METRICS_PORT: u16 = 10_249;
+
+/// Prints both tables.
+pub fn run() {
+    flows();
+    scrapes();
+}
+
+/// What a flow and a table take.
+fn flows() {
+    let mut scenes = [false, true].map(|counters| {
+        let before = kernel_memory();
+        let scene = Scene::of(engine_that(counters), SIZE);
+        (scene, kernel_memory().saturating_sub(before))
+    });
+    for turn in 0..TURNS {
+        scenes.iter_mut().for_each(|(scene, _)| scene.turn(turn));
+    }
+    let mut table = Table::new(
+        "Service counters: new flows and the kernel's memory at 10000 x 10",
+        &["counters", "first packet p50 us", "p99 us", "memory of the table MiB"],
+    );
+    for (name, (scene, memory)) in ["off", "on"].into_iter().zip(&mut scenes) {
+        table.row(&[
+            name.to_owned(),
+            format!("{:.2}", percentile(&mut scene.times, 50).as_secs_f64() * 1e6),
+            format!("{:.2}", percentile(&mut scene.times, 99).as_secs_f64() * 1e6),
+            format!("{:.1}", *memory as f64 / f64::from(1 << 20)),
+        ]);
+    }
+    table.print();
+}
+
+/// Bytes that the kernel keeps for tables, among other things: small ones, those of each CPU
+/// (counters), and large ones (hash tables).
+fn kernel_memory() -> usize {
+    let text = fs::read_to_string("/proc/meminfo").expect("Linux has it");
+    let kib = |line: &str| -> usize {
+        let number = line.split_whitespace().nth(1).expect("a number");
+        number.parse().expect("a number")
+    };
+    let counted = ["SUnreclaim:", "Percpu:", "VmallocUsed:"];
+    let lines = text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name)));
+    lines.map(|line| kib(line) << 10).sum()
+}
+
+/// What a scrape takes.
+fn scrapes() {
+    let mut table = Table::new(
+        "Service counters: a scrape at 10000 x 10",
+        &["counters", "p50 ms", "CPU ms of the agent", "page kB", "resident MiB after"],
+    );
+    for (name, flag) in [("off", "--service-counters=false"), ("on", "--service-counters=true")] {
+        let site = Site::start_with(SIZE, &[flag]);
+        let (mut times, mut bytes) = (Vec::new(), 0);
+        let cpu = site.cpu();
+        for _ in 0..SCRAPES {
+            let start = Instant::now();
+            bytes = site.netns.run(scrape);
+            times.push(start.elapsed());
+        }
+        let cpu = (site.cpu() - cpu) / SCRAPES;
+        table.row(&[
+            name.to_owned(),
+            ms(percentile(&mut times, 50)),
+            ms(cpu),
+            format!("{:.0}", bytes as f64 / 1e3),
+            site.memory("VmRSS"),
+        ]);
+    }
+    table.print();
+}
+
+/// Bytes of the page.
+fn scrape() -> usize {
+    let mut stream =
+        TcpStream::connect((Ipv4Addr::LOCALHOST, METRICS_PORT)).expect("the agent listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("not zero");
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).expect("sent");
+    let mut page = Vec::new();
+    stream.read_to_end(&mut page).expect("a page");
+    assert!(page.starts_with(b"HTTP/1.1 200"), "the agent answers");
+    page.len()
+}

@@ -1,0 +1,79 @@
+//! A table is read back from time to time, also when nobody told of a change.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::refusals::{V4, cluster, expected, start};
+use crate::engine::Effect;
+use crate::model::{Change, Family, NodeAddresses, PerFamily};
+use crate::ruleset::{Element, Name, Ruleset};
+use crate::sync::{Inbox, Limits, Observer, Report, Synchronizer, Timing, Worker};
+use crate::testing::FakeKernel;
+use crate::testing::normal::normal_form;
+use crate::transaction::{CommitError, Committed, DumpError, Kernel, Transaction};
+
+/// A kernel that others can reach.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<FakeKernel>>);
+
+impl Kernel for Shared {
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError> {
+        self.0.lock().unwrap().commit(transaction)
+    }
+
+    fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        self.0.lock().unwrap().dump(family)
+    }
+
+    fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        self.0.lock().unwrap().dump_set(family, set)
+    }
+}
+
+/// Needs to know nothing.
+struct Deaf;
+
+impl Observer<Shared> for Deaf {
+    fn changed(&mut self, _: &mut Synchronizer<Shared>, _: &Change, _: &Effect) {}
+
+    fn addresses(&mut self, _: NodeAddresses) -> Option<PerFamily<Vec<IpAddr>>> {
+        None
+    }
+
+    fn queued(&mut self, _: Family) {}
+
+    fn synced(&mut self, _: &Synchronizer<Shared>, _: &Report, _: Timing) {}
+
+    fn settled(&mut self, _: &Synchronizer<Shared>, _: usize) {}
+}
+
+// B-197: what nobody told of is found, and put right, when the time for a full sync has come.
+#[test]
+fn an_unnoticed_change_is_found_by_the_periodic_full_sync() {
+    assert_eq!(Limits::AUDIT, Duration::from_secs(3600));
+    let kernel = Shared(Arc::new(Mutex::new(FakeKernel::new())));
+    let Synchronizer { engine, .. } = start(cluster(3), FakeKernel::new());
+    let synchronizer = Synchronizer::new(engine, kernel.clone());
+    let inbox = Arc::new(Inbox::new());
+    let limits = Limits {
+        min_interval: Duration::ZERO,
+        retry: Duration::from_secs(30),
+        audit: Duration::from_millis(10),
+    };
+    let worker = Worker::new(synchronizer, inbox.clone(), Deaf, limits);
+    let thread = std::thread::spawn(move || worker.run());
+    let wanted = expected(cluster(3));
+    let until_right = || {
+        let end = Instant::now() + Duration::from_secs(20);
+        while normal_form(kernel.0.lock().unwrap().ruleset(V4)) != wanted {
+            assert!(Instant::now() < end, "it stays wrong");
+            std::thread::yield_now();
+        }
+    };
+    until_right();
+    *kernel.0.lock().unwrap().ruleset_mut(V4) = Ruleset::empty(V4);
+    until_right();
+    inbox.close();
+    thread.join().unwrap();
+}

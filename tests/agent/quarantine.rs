@@ -1,0 +1,105 @@
+//! The real kernel refuses one Service: it is set aside, told of everywhere, and taken back.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use kubeweir::agent::status;
+use kubeweir::model::{Family, Protocol};
+use kubeweir::testing::lab::{NODE_NAME, Place, cluster_ip, pod_ip};
+
+use crate::objects::{service, slice};
+use crate::site::{METRICS, Proxy, Site};
+
+const GOOD: usize = 1;
+const CULPRIT: usize = 2;
+const LATER: usize = 3;
+
+/// Makes the agent start with a program that takes an element of the culprit away, or puts another
+/// one in its place, whenever the agent is about to commit: what the agent has just read is never
+/// so, and the kernel refuses whatever it wants for the culprit. Nobody else is touched.
+fn launch_meddled(site: &Site) -> Proxy {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/meddler.c");
+    let library = site.path("meddler.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    let built = compiler.status().expect("cc; see DEBIAN_BUILD_PACKAGES in the Makefile");
+    assert!(built.success());
+    let key = format!("{} . tcp . 80", cluster_ip(CULPRIT, Family::V4));
+    let elsewhere = format!("{} . 9", pod_ip(2, Family::V4));
+    let (program, switch) = (site.path("meddler"), site.path("meddling"));
+    let script = format!(
+        "[ -e {} ] || exit 0\n\
+         nft \"delete element ip kube-proxy endpoints-1 {{ {key} }}\" 2>/dev/null ||\n\
+         nft \"add element ip kube-proxy endpoints-1 {{ {key} : {elsewhere} }}\"\n",
+        switch.display()
+    );
+    fs::write(&program, script).unwrap();
+    let config = site.config(|config| config["kubeweir"]["tableOwnership"] = false.into());
+    let arguments = [
+        format!("LD_PRELOAD={}", library.display()),
+        format!("MEDDLER={}", program.display()),
+        site.path("kube-proxy").display().to_string(),
+        config,
+        format!("--hostname-override={NODE_NAME}"),
+    ];
+    site.launch_by(Path::new("env"), &arguments.map(OsString::from))
+}
+
+fn web(site: &Site, name: &str, n: usize, endpoint: Place) {
+    site.server.put(&slice(name, Family::V4, &[endpoint]));
+    site.server.put(&service(name, n));
+}
+
+fn quarantine(site: &Site) -> Vec<status::QuarantinedService> {
+    let status = serde_json::from_slice::<status::Status>(&site.get(METRICS, status::PATH).body);
+    status.unwrap().families["IPv4"].quarantine.clone()
+}
+
+fn quarantined(site: &Site) -> f64 {
+    site.scrape().value("kubeweir_quarantined_services", &[]).unwrap_or_default()
+}
+
+fn is_served(site: &Site, n: usize) -> bool {
+    site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, n).answer().is_some()
+}
+
+#[test]
+fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
+    let site = Site::lab();
+    web(&site, "good", GOOD, Place::Pod(0));
+    let proxy = launch_meddled(&site);
+    site.wait_served(&proxy, GOOD, "pod-0");
+
+    fs::write(site.path("meddling"), "").unwrap();
+    let start = Instant::now();
+    web(&site, "culprit", CULPRIT, Place::Pod(0));
+    let event = site.wait_event("ServiceQuarantined");
+    println!("set aside after {:.1?}: {}", start.elapsed(), event["note"]);
+    assert_eq!(event["regarding"]["name"], "culprit");
+    assert_eq!(event["regarding"]["kind"], "Service");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("element endpoints-1: "), "{note}");
+    proxy.wait_log(&["The kernel refused a service", "default/culprit", "element endpoints-1: "]);
+    assert_eq!(quarantined(&site), 1.0);
+    let aside = quarantine(&site);
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(aside[0].service, "default/culprit");
+    assert!(aside[0].reason.contains("element endpoints-1: "), "{aside:?}");
+
+    // Everybody else: what was there, and what comes later.
+    web(&site, "later", LATER, Place::Pod(2));
+    site.wait_served(&proxy, LATER, "pod-2");
+    assert!(is_served(&site, GOOD));
+    site.wait(&proxy, "another try", || quarantine(&site).iter().any(|q| q.refusals >= 2));
+    assert!(is_served(&site, GOOD) && is_served(&site, LATER));
+
+    fs::remove_file(site.path("meddling")).unwrap();
+    let start = Instant::now();
+    site.wait_served(&proxy, CULPRIT, "pod-0");
+    println!("taken back after {:.1?}", start.elapsed());
+    site.wait(&proxy, "nobody set aside", || quarantined(&site) == 0.0);
+    assert!(quarantine(&site).is_empty());
+}
