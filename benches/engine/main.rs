@@ -21,7 +21,7 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),

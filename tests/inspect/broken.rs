@@ -1,11 +1,12 @@
 //! Broken situations: what a person sees who asks about them with `explain`, `status` and `diff`.
 //!
-//! 1. pods are not ready; 2. policy Local and the pods elsewhere; 3. a client outside of
-//! loadBalancerSourceRanges; 4. a wrong port; 5. a wrong protocol; 6. a deleted Service; 7. a NodePort
-//! on an address that takes none; 8. a NodePort's number on another address of the Service; 9. two
-//! Services that claim one address; 10. an agent that does not run while endpoints change; 11. an
-//! element or a rule that someone deleted; 12. a table that someone deleted; 13. a Service that the
-//! kernel refuses.
+//! - pods are not ready; policy Local and the pods elsewhere; a client outside of
+//!   loadBalancerSourceRanges;
+//! - a wrong port; a wrong protocol; a deleted Service;
+//! - a NodePort on an address that takes none; a NodePort's number on another address of the Service;
+//! - two Services that claim one address; an agent that does not run while endpoints change;
+//! - an element or a rule that someone deleted; a table that someone deleted; a Service that the
+//!   kernel refuses.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
