@@ -2,12 +2,12 @@
 //!
 //! The same cluster without and with counters; flows take turns as in [`crate::packets`].
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Size;
+use crate::kernel_memory::Group;
 use crate::packets::Scene;
 use crate::process::Site;
 use crate::report::{Table, ms, percentile};
@@ -28,10 +28,13 @@ pub fn run() {
 
 /// What a flow and a table take.
 fn flows() {
+    let group = Group::join();
+    let kernel_bytes = || group.as_ref().and_then(Group::kernel_bytes);
     let mut scenes = [false, true].map(|counters| {
-        let before = kernel_memory();
+        let before = kernel_bytes();
         let scene = Scene::of(engine_that(counters), SIZE);
-        (scene, kernel_memory().saturating_sub(before))
+        let bytes = kernel_bytes().zip(before).map(|(after, before)| after.saturating_sub(before));
+        (scene, bytes)
     });
     for turn in 0..TURNS {
         scenes.iter_mut().for_each(|(scene, _)| scene.turn(turn));
@@ -45,23 +48,13 @@ fn flows() {
             name.to_owned(),
             format!("{:.2}", percentile(&mut scene.times, 50).as_secs_f64() * 1e6),
             format!("{:.2}", percentile(&mut scene.times, 99).as_secs_f64() * 1e6),
-            format!("{:.1}", *memory as f64 / f64::from(1 << 20)),
+            memory.map_or_else(
+                || "no memory controller".to_owned(),
+                |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20)),
+            ),
         ]);
     }
     table.print();
-}
-
-/// Bytes that the kernel keeps for tables, among other things: small ones, those of each CPU
-/// (counters), and large ones (hash tables).
-fn kernel_memory() -> usize {
-    let text = fs::read_to_string("/proc/meminfo").expect("Linux has it");
-    let kib = |line: &str| -> usize {
-        let number = line.split_whitespace().nth(1).expect("a number");
-        number.parse().expect("a number")
-    };
-    let counted = ["SUnreclaim:", "Percpu:", "VmallocUsed:"];
-    let lines = text.lines().filter(|line| counted.iter().any(|name| line.starts_with(name)));
-    lines.map(|line| kib(line) << 10).sum()
 }
 
 /// What a scrape takes.

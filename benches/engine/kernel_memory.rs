@@ -17,14 +17,14 @@ use crate::report::Table;
 use crate::rig::engine;
 
 /// A control group that this process joins, and leaves when it is dropped.
-struct Group {
+pub struct Group {
     path: PathBuf,
     parent: PathBuf,
 }
 
 impl Group {
     /// `None` where there is no memory controller.
-    fn join() -> Option<Group> {
+    pub fn join() -> Option<Group> {
         let parents = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(PathBuf::from);
         for parent in parents {
             let path = parent.join(format!("kubeweir-bench-{}", std::process::id()));
@@ -40,7 +40,7 @@ impl Group {
     }
 
     /// Kernel memory that is charged to the group.
-    fn kernel_bytes(&self) -> Option<u64> {
+    pub fn kernel_bytes(&self) -> Option<u64> {
         if let Ok(text) = fs::read_to_string(self.path.join("memory.kmem.usage_in_bytes")) {
             return text.trim().parse().ok();
         }

@@ -1,6 +1,7 @@
 //! One page of the agent's metrics port.
 
 use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -11,6 +12,9 @@ use super::CommandError;
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// kube-proxy's metrics port.
+const USUAL_PORT: u16 = 10_249;
 
 /// An answer that is no page.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +38,16 @@ pub async fn fetch(address: &str, path: &str) -> Result<String, CommandError> {
     }
 }
 
+/// An address alone means the agent's usual port.
+fn with_port(address: &str) -> String {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, USUAL_PORT).to_string(),
+        Err(_) => address.to_owned(),
+    }
+}
+
 async fn get(address: &str, path: &str) -> Result<String, Box<dyn Error + Send + Sync>> {
-    let uri: http::Uri = format!("http://{address}{path}").parse()?;
+    let uri: http::Uri = format!("http://{}{path}", with_port(address)).parse()?;
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
     let answer = client.get(uri).await?;
     if !answer.status().is_success() {

@@ -1,5 +1,6 @@
 //! `kubeweir check`: what the agent needs of this kernel, tried in tables that nobody ever sees.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,11 +8,14 @@ use serde::Serialize;
 
 use super::render::{print, print_json};
 use super::{CommandError, table};
+use crate::agent::with_causes;
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
 use crate::model::{Families, Family};
 use crate::netlink::{NetlinkKernel, rehearse};
 use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};
+use crate::program::SetId;
+use crate::transaction::{DumpError, Kernel};
 
 /// A line of the answer.
 #[derive(Debug, Serialize)]
@@ -29,7 +33,7 @@ struct Finding {
 pub fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let mut findings = vec![release(), conntrack()];
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
-    NetlinkKernel::open()?;
+    privileged()?;
     for family in (Families { v4: true, v6: ipv6 }).iter() {
         for feature in features(family) {
             findings.push(attempt(family, feature)?);
@@ -41,6 +45,18 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
         Output::Text => print(&text(findings))?,
     }
     Ok(ExitCode::from(u8::from(missing)))
+}
+
+/// Without CAP_NET_ADMIN every attempt would fail, and tell nothing of the kernel.
+fn privileged() -> Result<(), CommandError> {
+    match NetlinkKernel::open()?.dump_set(Family::V4, &SetId::ClusterIps.name()) {
+        Err(DumpError::Io { what, family, source })
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            Err(DumpError::Io { what, family, source }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn release() -> Finding {
@@ -72,7 +88,7 @@ fn conntrack() -> Finding {
 }
 
 fn attempt(family: Family, feature: Feature) -> Result<Finding, CommandError> {
-    let reason = rehearse(family, feature.table, feature.ops)?.err().map(|e| e.to_string());
+    let reason = rehearse(family, feature.table, feature.ops)?.err().map(|e| with_causes(&e));
     Ok(Finding {
         feature: feature.name,
         family: family.nft(),

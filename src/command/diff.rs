@@ -38,6 +38,11 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
         Output::Text if equal => print("no difference\n")?,
         Output::Text => print(&Words { diffs: &diffs, names: &names }.to_string())?,
     }
+    if args.renders.is_empty() && diffs.iter().any(FamilyDiff::is_of_set_up) {
+        eprintln!(
+            "note: the rules themselves differ; does diff have the agent's flags or its --config, and its version?"
+        );
+    }
     Ok(ExitCode::from(u8::from(!equal)))
 }
 

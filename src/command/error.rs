@@ -144,6 +144,9 @@ impl CommandError {
             } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "Run this as root (CAP_NET_ADMIN) in the node's network namespace."
             }
+            CommandError::Endpoint { .. } => {
+                "Write a pod as default/web-0, a destination as 10.96.0.10:80/tcp, [fd00::1]:80 or default/web:http."
+            }
             CommandError::Route(_) => {
                 "Name the interface that the packet arrives on with --interface NAME."
             }

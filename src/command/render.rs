@@ -7,7 +7,7 @@ use super::{CommandError, setup, source};
 use crate::cli::people::RenderArgs;
 use crate::inspect::narrow::narrowed;
 use crate::inspect::wanted::wanted;
-use crate::model::{Families, Family, ObjectName};
+use crate::model::{Families, Family, Kind, Object, ObjectName};
 use crate::ruleset::render;
 
 /// Prints what a node would get, on a kernel that can own tables.
@@ -17,6 +17,11 @@ pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     let objects = source::read(&args.source, &setup.node, setup.allow_external_ips())?;
     let wanted = wanted(&objects, setup.for_objects(&objects, None, Families::DUAL, true))?;
     let mut text = String::new();
+    if let Some(service) = &service
+        && Family::BOTH.iter().all(|f| wanted.engine.applied_placements(*f, service).is_empty())
+    {
+        eprintln!("note: {service} has no rules: {}", why_not(&objects, service));
+    }
     for family in Family::BOTH {
         text.push_str(&match &service {
             Some(service) => render(&narrowed(&wanted, family, service)),
@@ -25,6 +30,14 @@ pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn why_not(objects: &[Object], service: &ObjectName) -> &'static str {
+    let is_it = |object: &&Object| object.kind() == Kind::Service && object.name() == service;
+    match objects.iter().find(is_it) {
+        Some(_) => "it is headless, of type ExternalName, or not meant for this proxy",
+        None => "there is no such Service",
+    }
 }
 
 /// `namespace/name`, of the characters that names consist of.

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::content::Content;
-use super::service_view::{Frontend, FrontendName, Frontends, frontends, set_id};
+use super::service_view::{COUNTED, Frontend, FrontendName, Frontends, frontends, set_id};
 use crate::program::{Scope, SetId};
 
 /// On which side something is that the other lacks.
@@ -62,6 +62,14 @@ impl FamilyDiff {
         self.services.is_empty() && self.shared.is_empty()
     }
 
+    /// Whether the rules themselves differ, which a node's set-up decides and no object.
+    pub fn is_of_set_up(&self) -> bool {
+        let of_rules = |difference: &Difference| {
+            ["chain ", "rule of ", "set "].iter().any(|word| difference.subject.starts_with(word))
+        };
+        self.shared.iter().any(of_rules)
+    }
+
     /// Only what belongs to a service, `namespace/name`.
     #[must_use]
     pub fn of_service(mut self, service: &str) -> FamilyDiff {
@@ -87,12 +95,28 @@ pub fn compare(family: &str, found: Option<&Content>, wanted: Option<&Content>) 
         (Some(found), Some(wanted)) => diff.programs(found, wanted),
     }
     let (found, wanted) = (found.unwrap_or(&empty), wanted.unwrap_or(&empty));
-    let (found_frontends, wanted_frontends) = (frontends(found), frontends(wanted));
+    let (mut found_frontends, mut wanted_frontends) = (frontends(found), frontends(wanted));
+    if counts(found) != counts(wanted) {
+        // That is one difference of set-up, told with the sets, and none of the services'.
+        forget_counters(&mut found_frontends);
+        forget_counters(&mut wanted_frontends);
+    }
     diff.frontends(&found_frontends, &wanted_frontends);
     let gone = endpoints_only_in(&found_frontends, &wanted_frontends);
     let missing = endpoints_only_in(&wanted_frontends, &found_frontends);
     diff.addresses(found, wanted, &(&gone | &missing));
     diff
+}
+
+/// Whether connections are counted.
+fn counts(content: &Content) -> bool {
+    content.sets.keys().any(|name| matches!(set_id(name), Some(SetId::Connections(_))))
+}
+
+fn forget_counters(frontends: &mut Frontends) {
+    for frontend in frontends.values_mut() {
+        frontend.properties.remove(COUNTED);
+    }
 }
 
 /// Endpoints of frontends that the other side has not at all.

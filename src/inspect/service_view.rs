@@ -32,6 +32,9 @@ pub struct Frontend {
     pub properties: BTreeSet<String>,
 }
 
+/// Property of a frontend whose connections are counted.
+pub const COUNTED: &str = "a counter of connections";
+
 /// All frontends of a table.
 pub type Frontends = BTreeMap<FrontendName, Frontend>;
 
@@ -139,7 +142,7 @@ fn property(id: SetId) -> Option<&'static str> {
         SetId::Dropped(_) => Some("drop, as with policy Local and no endpoint here"),
         SetId::LocalPolicy(_) => Some("externalTrafficPolicy: Local"),
         SetId::Masquerade(_) => Some("masquerade"),
-        SetId::Connections(_) => Some("a counter of connections"),
+        SetId::Connections(_) => Some(COUNTED),
         // Each follows from one that is told.
         _ => None,
     }

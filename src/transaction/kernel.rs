@@ -70,7 +70,7 @@ pub enum DumpError {
     #[error("table {0} kube-proxy kept changing while it was read")]
     Interrupted(&'static str),
     /// A system call failed.
-    #[error("reading {what} of table {family} kube-proxy")]
+    #[error("table {family} kube-proxy: reading {what}")]
     Io {
         /// Which objects.
         what: &'static str,
@@ -81,7 +81,7 @@ pub enum DumpError {
         source: io::Error,
     },
     /// The kernel's answer made no sense.
-    #[error("reading {what} of table {family} kube-proxy: malformed answer: {reason}")]
+    #[error("table {family} kube-proxy: reading {what}: malformed answer: {reason}")]
     Malformed {
         /// Which objects.
         what: &'static str,

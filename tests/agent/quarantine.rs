@@ -58,6 +58,13 @@ fn quarantine(site: &Site) -> Vec<status::QuarantinedService> {
     status.unwrap().families["IPv4"].quarantine.clone()
 }
 
+fn status_for_people(site: &Site) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubeweir"));
+    command.args(["status", "--address", &format!("127.0.0.1:{METRICS}")]);
+    let output = site.node().run(|| command.output().unwrap());
+    String::from_utf8(output.stdout).unwrap()
+}
+
 fn quarantined(site: &Site) -> f64 {
     site.scrape().value("kubeweir_quarantined_services", &[]).unwrap_or_default()
 }
@@ -88,6 +95,8 @@ fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(aside[0].service, "default/culprit");
     assert!(aside[0].reason.contains("element endpoints-1: "), "{aside:?}");
+    let said = status_for_people(&site);
+    assert!(said.contains("IPv4: default/culprit is set aside, refused by the kernel ("), "{said}");
 
     // Everybody else: what was there, and what comes later.
     web(&site, "later", LATER, Place::Pod(2));

@@ -1,12 +1,18 @@
 //! Broken situations: what a person sees who asks about them with `explain`, `status` and `diff`.
 //!
-//! - pods are not ready; policy Local and the pods elsewhere; a client outside of
-//!   loadBalancerSourceRanges;
-//! - a wrong port; a wrong protocol; a deleted Service;
-//! - a NodePort on an address that takes none; a NodePort's number on another address of the Service;
-//! - two Services that claim one address; an agent that does not run while endpoints change;
-//! - an element or a rule that someone deleted; a table that someone deleted; a Service that the
-//!   kernel refuses.
+//! 1. pods are not ready
+//! 2. policy Local and the pods elsewhere
+//! 3. a client outside of loadBalancerSourceRanges
+//! 4. a wrong port
+//! 5. a wrong protocol
+//! 6. a deleted Service
+//! 7. a NodePort on an address that takes none
+//! 8. a NodePort's number on another address of the Service
+//! 9. two Services that claim one address
+//! 10. an agent that does not run while endpoints change
+//! 11. an element or a rule that someone deleted
+//! 12. a table that someone deleted
+//! 13. a Service that the kernel refuses
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +21,7 @@ use kubeweir::agent::status::{FamilyStatus, PATH, QuarantinedService, Status};
 use kubeweir::model::Protocol;
 use kubeweir::testing::lab::{Dial, Netns, Place};
 
-use super::scene::{Said, Scene, binary, kubeweir};
+use super::scene::{Said, Scene, binary, kubeweir, unprivileged};
 
 fn says(said: &Said, code: i32, sentence: &str) {
     let text = format!("{}{}", said.stdout, said.stderr);
@@ -174,6 +180,10 @@ fn explain_tells_of_a_remembered_client() {
 fn diff_tells_what_the_kernel_lacks() {
     let mut scene = Scene::with_agent(&[]);
     says(&scene.diff(&[]), 0, "no difference");
+    let counting = scene.diff(&["--service-counters"]);
+    says(&counting, 1, "set connections-services is missing in the kernel");
+    says(&counting, 1, "note: the rules themselves differ; does diff have the agent's flags");
+    assert!(!counting.stdout.contains("shop/"), "no service differs: {}", counting.stdout);
     scene.stop_agent();
     says(&scene.kubeweir(&["status"]), 2, "Is the agent running?");
     says(&scene.diff(&[]), 0, "no difference");
@@ -226,6 +236,10 @@ fn diff_tells_what_the_kernel_lacks() {
 fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["diff"]), 2, "Name manifests with -f FILE");
     says(&kubeweir(&["diff", "-f", "/nonexistent"]), 2, "reading /nonexistent: No such file");
+    let missing = kubeweir(&["render", "-f", "/dev/null", "--service", "shop/web"]);
+    says(&missing, 0, "note: shop/web has no rules: there is no such Service");
+    says(&unprivileged(&["check"]), 2, "Run this as root (CAP_NET_ADMIN)");
+    says(&kubeweir(&["explain", "10.0.0.1", "10.96.0.1"]), 2, "Write a pod as default/web-0");
     says(
         &kubeweir(&["render", "-f", "/dev/null", "--service", "web"]),
         2,
@@ -237,8 +251,8 @@ fn what_cannot_be_answered_exits_2_with_advice() {
     says(&kubeweir(&["status", "--address", "127.0.0.1:1"]), 2, "--address IP:PORT");
 }
 
-// Situation 13. The kernels of tests refuse nothing: an agent's page says that one did. That the agent says so is
-// held where its kernel can be made to refuse, `src/agent/tests.rs`.
+// Situation 13. The kernel of this scene refuses nothing: an agent's page says that one did.
+// `tests/agent/quarantine.rs` holds that the agent says so when one does.
 #[test]
 fn status_tells_which_service_the_kernel_refused() {
     let refused = QuarantinedService {
