@@ -18,8 +18,9 @@ const SHOWN_SYNCS: usize = 5;
 /// Shape: the header, empty above the figures' names; then a row for each figure.
 pub fn figures(status: &Status) -> (Vec<&str>, Vec<Vec<String>>) {
     type Figure = (&'static str, fn(&FamilyStatus) -> String);
-    let figures: [Figure; 12] = [
+    let figures: [Figure; 13] = [
         ("table owned", |family| if family.owned { "yes" } else { "no" }.to_owned()),
+        ("program", |family| family.program.clone()),
         ("services", |family| family.summary.totals.services.to_string()),
         ("service ports", |family| family.summary.totals.ports.to_string()),
         ("frontends", |family| family.summary.totals.frontends.to_string()),
