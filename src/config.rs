@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 pub use complete::{CompleteError, Completed, complete};
 pub use feature_gates::{FeatureGates, Gate};
@@ -183,7 +184,7 @@ pub struct Config {
     pub gates: FeatureGates,
     /// What is worth a log line about all this; logged once by `main`.
     pub notes: Vec<Note>,
-    /// The whole object, for `/configz` and [`write_config`].
+    /// The whole object, for [`shown`] and [`write_config`].
     pub object: KubeProxyConfiguration,
 }
 
@@ -194,5 +195,27 @@ pub struct EncodeError(#[source] Box<serde_saphyr::ser::Error>);
 
 /// The object as a file that this program and upstream load (B-020).
 pub fn write_config(object: &KubeProxyConfiguration) -> Result<String, EncodeError> {
-    serde_saphyr::to_string(object).map_err(|error| EncodeError(Box::new(error)))
+    serde_saphyr::to_string(&shown(object)).map_err(|error| EncodeError(Box::new(error)))
+}
+
+/// The object as upstream shows it, in `/configz` and in files: keys in order, without some fields
+/// that say nothing, and `null` for lists that nobody gave.
+pub fn shown(object: &KubeProxyConfiguration) -> Value {
+    let mut shown = serde_json::to_value(object).expect("the configuration is plain data");
+    for (section, name) in [
+        ("", "featureGates"),
+        ("", "windowsRunAsService"),
+        ("/logging/options/json", "splitStream"),
+        ("/logging/options/text", "splitStream"),
+    ] {
+        if let Some(Value::Object(fields)) = shown.pointer_mut(section) {
+            fields.retain(|field, value| field != name || (*value != json!({}) && *value != false));
+        }
+    }
+    for list in ["/nodePortAddresses", "/ipvs/excludeCIDRs"] {
+        if let Some(list) = shown.pointer_mut(list).filter(|list| **list == json!([])) {
+            *list = Value::Null;
+        }
+    }
+    shown
 }

@@ -385,8 +385,10 @@ fn the_chart_installs_this_version() {
 
 #[test]
 fn the_guides_helm_commands_and_values_render() {
-    let guide = std::fs::read_to_string(format!("{CHART}/../README.md")).unwrap();
-    let blocks: Vec<&str> = guide.split("```").skip(1).step_by(2).collect();
+    let guides = ["../../README.md", "../README.md"]
+        .map(|name| std::fs::read_to_string(format!("{CHART}/{name}")).unwrap());
+    let blocks: Vec<&str> =
+        guides.iter().flat_map(|guide| guide.split("```").skip(1).step_by(2)).collect();
     let values: Vec<&str> = blocks
         .iter()
         .filter_map(|block| {
@@ -405,7 +407,7 @@ fn the_guides_helm_commands_and_values_render() {
         helm::render_with(file, &settings).check_every_object();
         installs += 1;
     }
-    assert_eq!(installs, 3, "a trial, a new cluster, kind");
+    assert_eq!(installs, 4, "the short one, a trial, a new cluster, kind");
 }
 
 /// Up to the first white space.

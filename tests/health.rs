@@ -19,7 +19,7 @@ use kubeweir::http_server::{self, Limits};
 use kubeweir::metrics::{BuildInfo, Exposition, Metrics, Mode};
 use kubeweir::model::{Families, Family, Node, ObjectName, PerFamily};
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use http_client::{Answer, get, request};
@@ -396,14 +396,28 @@ async fn listeners_follow_the_node_addresses() {
     }
 }
 
-/// A server with narrow bounds.
+/// A server with narrow bounds, and a page that no socket buffer holds.
 async fn narrow() -> (SocketAddr, Limits) {
     let limits = Limits { connections: 2, head_bytes: 8192, time: Duration::from_millis(300) };
+    let router = Router::new().route("/large", axum::routing::get(async || vec![b'x'; 64 << 20]));
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = http_server::bind("test", any_port, true).await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
-    tokio::spawn(http_server::serve(listener, Router::new(), limits));
+    tokio::spawn(http_server::serve(listener, router, limits));
     (address, limits)
+}
+
+/// Clients that do not read the answer are cut off after the time, too.
+#[tokio::test]
+async fn clients_that_do_not_read_are_cut_off() {
+    let (address, limits) = narrow().await;
+    let mut deaf = Vec::new();
+    for _ in 0..limits.connections {
+        let mut stream = TcpStream::connect(address).await.expect("accepted");
+        stream.write_all(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("sent");
+        deaf.push(stream);
+    }
+    assert_eq!(get(address, "/").await.status, 404);
 }
 
 /// Clients that say nothing are cut off after the time, and hold up others no longer than that.

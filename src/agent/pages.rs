@@ -100,8 +100,7 @@ pub fn pages(launch: &Launch, status: &SharedStatus, started: Timestamp) -> Page
     let log = launch.log.clone();
     Pages {
         proxy_mode: config.mode.to_string(),
-        configuration: serde_json::to_value(&config.object)
-            .expect("the configuration is plain data"),
+        configuration: crate::config::shown(&config.object),
         flags: config
             .gates
             .enabled(Gate::ComponentFlagz)

@@ -10,12 +10,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::value::parse_ip_port_text;
 use super::{Exit, proxy};
 use crate::config::duration::GoDuration;
+use crate::config::version::VERSION;
 
 /// Kubeweir: a kube-proxy that programs nftables over netlink.
 ///
 /// Started as kube-proxy, or with flags first, it is the agent; see `kubeweir proxy --help`.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "kubeweir", max_term_width = 100, disable_version_flag = true)]
+#[command(name = "kubeweir", version = VERSION, max_term_width = 100, disable_version_flag = true)]
 pub struct People {
     /// What to do.
     #[command(subcommand)]

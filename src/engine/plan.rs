@@ -1,5 +1,8 @@
 //! Plans: what to commit for some dirty services, and what it will mean.
 
+mod clients;
+mod objects;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::applied::{Applied, Stage, surviving_clients};
@@ -8,12 +11,15 @@ use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{
-    Extension, ExtensionObjects, Placement, Role, ServiceObjects, SetId, clients_map,
-    elements as program_elements, service_objects,
+    Extension, ExtensionObjects, Placement, ServiceObjects, SetId, elements as program_elements,
+    service_objects,
 };
 use crate::ruleset::{Chain, Element, Key, Name, Rule};
 use crate::topology::Backend;
 use crate::transaction::{Op, Rejection, Transaction};
+pub use clients::replace_clients;
+use clients::{all_maps, shrunken_maps};
+use objects::ObjectChanges;
 
 /// Which dirty services a plan takes.
 #[derive(Debug, Clone, Copy)]
@@ -45,16 +51,6 @@ pub struct Plan {
     statics: Option<Statics>,
     finishes: bool,
     stage: Stage,
-}
-
-/// Chains and sets of single services that come and go.
-#[derive(Debug, Default)]
-struct ObjectChanges {
-    ops: Vec<Op>,
-    used_chains: BTreeSet<Name>,
-    used_sets: BTreeSet<Name>,
-    stale_chains: BTreeSet<Name>,
-    stale_sets: BTreeSet<Name>,
 }
 
 impl Engine {
@@ -282,45 +278,6 @@ fn first<A: Clone, B>(pair: &(A, B)) -> A {
     pair.0.clone()
 }
 
-/// Affinity maps of which a member left, with the members that remain.
-fn shrunken_maps(before: &[Placement], after: &[Placement]) -> Vec<(Name, Vec<Backend>)> {
-    let mut maps = Vec::new();
-    for old in before.iter().filter(|old| old.affinity.is_some()) {
-        let Some(new) = after.iter().find(|new| new.name == old.name && new.affinity.is_some())
-        else {
-            continue;
-        };
-        for local in [false, true] {
-            let members = |p: &Placement| if local { p.local.clone() } else { p.cluster.clone() };
-            let uses = |p: &Placement| {
-                p.frontends.iter().any(|f| match p.role(f) {
-                    Role::Cluster => !local,
-                    Role::Local => local,
-                    Role::LocalPolicy => true,
-                })
-            };
-            let remaining = members(new).members().to_vec();
-            let lost = members(old).members().iter().any(|member| !remaining.contains(member));
-            if lost && uses(old) && uses(new) {
-                maps.push((clients_map(&old.name, local), remaining));
-            }
-        }
-    }
-    maps
-}
-
-/// The affinity maps of some placements, with the members they may refer to.
-fn all_maps(placements: &[Placement]) -> Vec<(Name, Vec<Backend>)> {
-    let sticky = placements.iter().filter(|placement| placement.affinity.is_some());
-    sticky
-        .flat_map(|placement| {
-            [(false, &placement.cluster), (true, &placement.local)].map(|(local, slots)| {
-                (clients_map(&placement.name, local), slots.members().to_vec())
-            })
-        })
-        .collect()
-}
-
 /// With the last dirty service, what was found in the kernel and has no owner goes.
 fn leftovers(applied: &Applied, changes: &mut Changes) {
     for (&set, elements) in &applied.found {
@@ -409,15 +366,6 @@ impl Plan {
     }
 }
 
-/// Operations that leave only the given clients in an affinity map.
-pub fn replace_clients(map: &Name, survivors: Vec<Element>) -> Vec<Op> {
-    let mut ops = vec![Op::FlushSet(map.clone())];
-    if !survivors.is_empty() {
-        ops.push(Op::AddElements(map.clone(), survivors));
-    }
-    ops
-}
-
 fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<Op>) {
     if stage == Stage::Foreign {
         ops.push(Op::DeleteTable);
@@ -443,94 +391,7 @@ fn create_chain(chain: &Chain, rules: &[Rule], ops: &mut Vec<Op>) {
     ops.extend(rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone())));
 }
 
-impl ObjectChanges {
-    fn compare(&mut self, old: ServiceObjects, new: ServiceObjects, applied: &Applied) {
-        for (set, elements) in &new.sets {
-            self.used_sets.insert(set.name.clone());
-            match old.sets.iter().find(|(known, _)| known.name == set.name) {
-                None => {
-                    self.ops.push(Op::AddSet(set.clone()));
-                    if applied.garbage_sets.contains(&set.name) {
-                        self.ops.push(Op::FlushSet(set.name.clone()));
-                    }
-                    self.add(&set.name, elements.clone());
-                }
-                Some((_, had)) => {
-                    let gone = had.iter().filter(|e| !elements.contains(e)).cloned().collect();
-                    let come = elements.iter().filter(|e| !had.contains(e)).cloned().collect();
-                    self.delete(&set.name, gone);
-                    self.add(&set.name, come);
-                }
-            }
-        }
-        // All chains before any rule: some refer to each other.
-        for (name, _) in &new.chains {
-            self.used_chains.insert(name.clone());
-            if !old.chains.iter().any(|(known, _)| known == name) {
-                let chain = Chain { name: name.clone(), hooked: None, comment: None };
-                self.ops.push(Op::AddChain(chain));
-            }
-        }
-        for (name, rules) in &new.chains {
-            let had = old.chains.iter().find(|(known, _)| known == name).map(|(_, rules)| rules);
-            if had == Some(rules) {
-                continue;
-            }
-            // Also when it is new: it may be garbage that was not collected yet.
-            self.ops.push(Op::FlushChain(name.clone()));
-            self.ops.extend(rules.iter().map(|rule| Op::AddRule(name.clone(), rule.clone())));
-        }
-        let stale = |names: &BTreeSet<Name>, name: &Name| !names.contains(name);
-        self.stale_chains
-            .extend(old.chains.into_iter().map(|(n, _)| n).filter(|n| stale(&self.used_chains, n)));
-        self.stale_sets.extend(
-            old.sets.into_iter().map(|(set, _)| set.name).filter(|n| stale(&self.used_sets, n)),
-        );
-    }
-
-    fn add(&mut self, set: &Name, elements: Vec<Element>) {
-        if !elements.is_empty() {
-            self.ops.push(Op::AddElements(set.clone(), elements));
-        }
-    }
-
-    fn delete(&mut self, set: &Name, elements: Vec<Element>) {
-        if !elements.is_empty() {
-            self.ops.push(Op::DeleteElements(set.clone(), elements));
-        }
-    }
-}
-
 impl Applied {
-    /// Whether the content of an affinity map is known from a dump.
-    fn remembers(&self, map: &Name) -> bool {
-        self.carried.contains_key(map) || self.found_sets.contains_key(map)
-    }
-
-    /// The content of an affinity map of a table that was adopted.
-    fn clients(&self, map: &Name) -> Option<Vec<Element>> {
-        let (_, clients) = self.found_sets.get(map)?;
-        Some(clients.values().cloned().collect())
-    }
-
-    /// Objects found in the kernel under the names of wanted ones.
-    fn found_objects(&self, wanted: &ServiceObjects) -> ServiceObjects {
-        let mut objects = ServiceObjects::default();
-        for (set, _) in &wanted.sets {
-            if let Some((found, elements)) = self.found_sets.get(&set.name) {
-                let elements =
-                    if set.dynamic { Vec::new() } else { elements.values().cloned().collect() };
-                objects.sets.push((found.clone(), elements));
-            }
-        }
-        for (name, _) in &wanted.chains {
-            if let Some(rules) = self.found_chains.get(name) {
-                objects.chains.push((name.clone(), rules.clone()));
-            }
-        }
-        objects
-    }
-
     /// Makes a committed plan the applied state.
     fn install(&mut self, plan: Plan) {
         for (service, placements) in plan.placements {

@@ -96,7 +96,7 @@ fn of_family(name: &str, family: &FamilyStatus) -> Vec<String> {
     }
     for service in &family.quarantine {
         problems.push(format!(
-            "{} is set aside, refused by the kernel ({} times so far): {}",
+            "{} is set aside, refused {} times so far: {}",
             service.service, service.refusals, service.reason
         ));
     }
@@ -242,10 +242,8 @@ mod tests {
         });
         assert_eq!(
             quarantined,
-            [
-                "IPv4: default/web is set aside, refused by the kernel (3 times so far): add element \
-              endpoints-4: No space left"
-            ]
+            ["IPv4: default/web is set aside, refused 3 times so far: add element \
+              endpoints-4: No space left"]
         );
         let contested = problems_of(|family| {
             family.contested.push(Contested {

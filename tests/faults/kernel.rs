@@ -49,8 +49,9 @@ fn failing_system_calls_are_settled() {
         let traced = node.start_by("strace", &args);
         for step in 1..=20 {
             let endpoint = Place::Pod(1 + step % 2);
-            node.write("canary", &Web::new("canary", SERVED + 1, &[endpoint]).objects());
             node.write("bystanders", &bystanders(1000, 60, round * 20 + step));
+            // The last change: if its commit fails, nothing but another try brings it into force.
+            node.write("canary", &Web::new("canary", SERVED + 1, &[endpoint]).objects());
             let to = SocketAddr::new(cluster_ip(SERVED + 1, Family::V4), 80);
             let server = format!("pod-{}", 1 + step % 2);
             node.answered_by(Place::Pod(0), Dial::new(Protocol::Tcp, to), &server);

@@ -19,7 +19,7 @@ use kubeweir::testing::lab::{
     SECOND_NODE_IP,
 };
 use kubeweir::testing::normal::{NormalForm, normal_form};
-use kubeweir::transaction::Kernel;
+use kubeweir::transaction::{DumpError, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -160,6 +160,11 @@ impl Node {
         tables(&self.lab.node)
     }
 
+    /// `None` while they keep changing.
+    pub fn try_tables(&self) -> Option<PerFamily<Ruleset>> {
+        try_tables(&self.lab.node).ok()
+    }
+
     /// Compares the tables with what the same program makes of the same manifests where there was
     /// nothing before.
     pub fn like_fresh(&self, more: &[&str]) {
@@ -228,9 +233,14 @@ fn kill_child(parent: u32) {
 
 /// The tables of a namespace.
 pub fn tables(netns: &Netns) -> PerFamily<Ruleset> {
+    try_tables(netns).expect("a dump")
+}
+
+/// The tables of a namespace, unless they keep changing while they are read.
+fn try_tables(netns: &Netns) -> Result<PerFamily<Ruleset>, DumpError> {
     netns.run(|| {
         let mut kernel = NetlinkKernel::open().expect("a netlink socket");
-        PerFamily::from_fn(|family| kernel.dump(family).expect("a dump"))
+        Ok(PerFamily { v4: kernel.dump(Family::V4)?, v6: kernel.dump(Family::V6)? })
     })
 }
 

@@ -1,6 +1,7 @@
 //! What is fuzzed: each takes any bytes and must neither panic nor leave nonsense behind. Shared by
 //! the test of the corpus and by cargo-fuzz.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,23 +55,37 @@ pub fn netlink(bytes: &[u8]) {
     }
 }
 
-/// Manifests, through decoder, engine and transactions to a table, and once more by a new process.
+/// Manifests, through decoder, engine and transactions to a table: at once, one by one, by a new
+/// process; and away again.
 pub fn engine(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let input = Input::Text { name: "fuzz".to_owned(), text: text.to_owned() };
     let (objects, _) = load_all(&[input], true);
     let fresh = run(&objects, FakeKernel::new());
     let mut changed = run(&[], FakeKernel::new());
-    for object in &objects {
-        changed.engine.apply(Change::Apply(object.clone()));
-        sync(&mut changed);
+    // In the other order; of objects of one name the last counts.
+    let mut seen = BTreeSet::new();
+    for object in objects.iter().rev() {
+        if seen.insert((object.kind(), object.name().clone())) {
+            changed.engine.apply(Change::Apply(object.clone()));
+            sync(&mut changed);
+        }
     }
+    same(&changed, &fresh, "one by one");
     changed.kernel.close_socket();
-    let adopted = run(&objects, changed.kernel);
+    let mut adopted = run(&objects, changed.kernel);
+    same(&adopted, &fresh, "by another process");
+    for object in &objects {
+        adopted.engine.apply(Change::Delete(object.kind(), object.name().clone()));
+        sync(&mut adopted);
+    }
+    same(&adopted, &run(&[], FakeKernel::new()), "back to nothing");
+}
+
+fn same(found: &Synchronizer<FakeKernel>, expected: &Synchronizer<FakeKernel>, way: &str) {
     for family in Family::BOTH {
-        let expected = normal_form(fresh.kernel.ruleset(family));
-        let found = normal_form(adopted.kernel.ruleset(family));
-        assert!(found == expected, "{family}: another state by another way");
+        let form = |of: &Synchronizer<FakeKernel>| normal_form(of.kernel.ruleset(family));
+        assert!(form(found) == form(expected), "{family}: another state {way}");
     }
 }
 

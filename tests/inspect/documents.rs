@@ -20,6 +20,12 @@ fn every_sub_command_is_in_completions_and_manual() {
 }
 
 #[test]
+fn the_manual_names_the_version() {
+    let said = kubeweir(&["man"]);
+    assert!(said.stdout.contains(kubeweir::config::version::VERSION), "{}", said.stdout);
+}
+
+#[test]
 fn check_finds_what_this_kernel_has_and_leaves_nothing() {
     let netns = Netns::new("check").unwrap();
     let said = netns.run(|| kubeweir(&["check", "-o", "json"]));
