@@ -166,8 +166,7 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     assert_eq!((quarantined.service.as_str(), quarantined.refusals), ("default/culprit", 1));
     assert!(quarantined.reason.starts_with("add element "), "{}", quarantined.reason);
 
-    let sentence =
-        "IPv4: default/culprit is set aside, refused by the kernel (1 times so far): add element ";
+    let sentence = "IPv4: default/culprit is set aside, refused 1 times so far: add element ";
     let problems = crate::inspect::status::problems(&status.get());
     assert!(problems.len() == 1 && problems[0].starts_with(sentence), "{problems:?}");
 

@@ -18,8 +18,9 @@ const SHOWN_SYNCS: usize = 5;
 /// Shape: the header, empty above the figures' names; then a row for each figure.
 pub fn figures(status: &Status) -> (Vec<&str>, Vec<Vec<String>>) {
     type Figure = (&'static str, fn(&FamilyStatus) -> String);
-    let figures: [Figure; 12] = [
+    let figures: [Figure; 13] = [
         ("table owned", |family| if family.owned { "yes" } else { "no" }.to_owned()),
+        ("program", |family| family.program.clone()),
         ("services", |family| family.summary.totals.services.to_string()),
         ("service ports", |family| family.summary.totals.ports.to_string()),
         ("frontends", |family| family.summary.totals.frontends.to_string()),
@@ -95,7 +96,7 @@ fn of_family(name: &str, family: &FamilyStatus) -> Vec<String> {
     }
     for service in &family.quarantine {
         problems.push(format!(
-            "{} is set aside, refused by the kernel ({} times so far): {}",
+            "{} is set aside, refused {} times so far: {}",
             service.service, service.refusals, service.reason
         ));
     }
@@ -241,10 +242,8 @@ mod tests {
         });
         assert_eq!(
             quarantined,
-            [
-                "IPv4: default/web is set aside, refused by the kernel (3 times so far): add element \
-              endpoints-4: No space left"
-            ]
+            ["IPv4: default/web is set aside, refused 3 times so far: add element \
+              endpoints-4: No space left"]
         );
         let contested = problems_of(|family| {
             family.contested.push(Contested {

@@ -96,7 +96,7 @@ fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
     assert_eq!(aside[0].service, "default/culprit");
     assert!(aside[0].reason.contains("element endpoints-1: "), "{aside:?}");
     let said = status_for_people(&site);
-    assert!(said.contains("IPv4: default/culprit is set aside, refused by the kernel ("), "{said}");
+    assert!(said.contains("IPv4: default/culprit is set aside, refused "), "{said}");
 
     // Everybody else: what was there, and what comes later.
     web(&site, "later", LATER, Place::Pod(2));

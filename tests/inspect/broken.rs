@@ -272,7 +272,7 @@ fn status_tells_which_service_the_kernel_refused() {
     says(
         &kubeweir(&["status", "--address", &address]),
         1,
-        "problems:\n  IPv4: shop/web is set aside, refused by the kernel (3 times so far): \
+        "problems:\n  IPv4: shop/web is set aside, refused 3 times so far: \
          add element in endpoints-4: No space left on device",
     );
 }

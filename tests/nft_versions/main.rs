@@ -93,11 +93,13 @@ fn tables() -> Wanted {
 }
 
 /// What other versions write otherwise. Newer ones have the name `dstnat` in the output hook too; 0.9.8
-/// writes out that an address and a port are meant, and leaves the port out where a map is filled.
+/// writes out that an address and a port are meant, leaves the port out where a map is filled, and does
+/// not know how to say that a bit is not set.
 fn as_1_0_6(listed: &str) -> String {
     let named = |priority: &str| format!("hook output priority {priority};");
     let listed = listed.replace(&named("dstnat - 10"), &named("-110"));
     let listed = listed.replace(&named("dstnat"), &named("-100"));
+    let listed = listed.replace("ct status & dnat == 0x0", "ct status ! dnat");
     let listed = listed.replace("dnat ip addr . port to ", "dnat ip to ");
     let listed = listed.replace("dnat ip6 addr . port to ", "dnat ip6 to ");
     listed
