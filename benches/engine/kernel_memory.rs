@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use kubeweir::model::Family;
@@ -25,9 +26,13 @@ pub struct Group {
 impl Group {
     /// `None` where there is no memory controller.
     pub fn join() -> Option<Group> {
+        // One for each table: the last one's is freed at the kernel's leisure.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kubeweir-bench-{}-{number}", std::process::id());
         let parents = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(PathBuf::from);
         for parent in parents {
-            let path = parent.join(format!("kubeweir-bench-{}", std::process::id()));
+            let path = parent.join(&name);
             if fs::create_dir(&path).is_err() {
                 continue;
             }
@@ -67,11 +72,11 @@ pub fn run() {
         "Kernel memory of the tables",
         &["services x endpoints", "elements", "MiB", "bytes an element"],
     );
-    let Some(group) = Group::join() else {
-        println!("\nKernel memory was not measured: there is no memory controller.");
-        return;
-    };
     for size in SIZES {
+        let Some(group) = Group::join() else {
+            println!("\nKernel memory was not measured: there is no memory controller.");
+            return;
+        };
         let netns = Netns::new("memory").expect("a network namespace (root is needed)");
         let kernel = netns.run(NetlinkKernel::open).expect("nf_tables");
         let mut synchronizer = Synchronizer::new(engine(), kernel);
