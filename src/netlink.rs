@@ -6,7 +6,8 @@
 //! nothing: what is refused or unknown is told upwards.
 //!
 //! This is the only module of the crate with `unsafe` code: calls into libnftnl in `expr`, `set`
-//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`].
+//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`], one call
+//! for free memory in [`heap`].
 //! Everything that reads netlink's bytes is safe code.
 
 #![allow(unsafe_code)]
@@ -17,6 +18,7 @@ mod decode;
 mod dump;
 mod element;
 mod expr;
+pub mod heap;
 mod monitor;
 mod reply;
 mod set;

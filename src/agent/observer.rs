@@ -20,6 +20,7 @@ use crate::health::Health;
 use crate::health::service::{ListenAddresses, ServiceHealth};
 use crate::metrics::{Metrics, NoLocalEndpoints};
 use crate::model::{Change, Families, Family, Kind, NodeAddresses, Object, ObjectName, PerFamily};
+use crate::netlink::heap;
 use crate::node::object::pod_cidrs_differ;
 use crate::program::{FrontendAt, FrontendKey, NodePortMatch};
 use crate::sync::{Observer, Report, Synchronizer, Timing};
@@ -75,6 +76,9 @@ pub struct Surroundings {
     pub node_cidr_mode: bool,
 }
 
+/// Services of one sync, a full one as a rule, after which free memory is worth returning.
+const BULK: usize = 1000;
+
 /// The observer.
 pub struct AgentObserver {
     around: Surroundings,
@@ -90,6 +94,8 @@ pub struct AgentObserver {
     node_changed: bool,
     reported_conflicts: PerFamily<usize>,
     elements: PerFamily<usize>,
+    /// So much was synced that the heap has holes.
+    bulky: bool,
 }
 
 impl AgentObserver {
@@ -107,6 +113,7 @@ impl AgentObserver {
             node_changed: false,
             reported_conflicts: PerFamily::default(),
             elements: PerFamily::default(),
+            bulky: false,
         }
     }
 
@@ -399,6 +406,7 @@ impl<K: Kernel> Observer<K> for AgentObserver {
 
     fn synced(&mut self, synchronizer: &Synchronizer<K>, report: &Report, timing: Timing) {
         let family = report.family;
+        self.bulky |= report.services.len() >= BULK;
         let metrics = self.around.metrics.clone();
         metrics.proxy.sync_duration(family, report.full, timing.elapsed);
         metrics.proxy.endpoint_changes_taken();
@@ -434,6 +442,9 @@ impl<K: Kernel> Observer<K> for AgentObserver {
 
     fn settled(&mut self, synchronizer: &Synchronizer<K>, backlog: usize) {
         self.around.status.update(|status| status.backlog = backlog);
+        if std::mem::take(&mut self.bulky) {
+            heap::return_free_memory();
+        }
         self.judge_pod_cidrs(synchronizer);
         if !self.health_changed || !synchronizer.engine.is_ready() {
             return;
