@@ -1,4 +1,4 @@
-//! Functions on their own, with criterion: decoding, planning.
+//! Functions on their own, with criterion: decoding, desired state, diff, encoding.
 //!
 //! `cargo bench --bench functions`; nothing here touches the kernel.
 
@@ -10,10 +10,12 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kubeweir::engine::{Engine, Selection};
 use kubeweir::model::{Change, Families, Family, Kind};
-use kubeweir::program::RuleOptions;
+use kubeweir::netlink::Batch;
+use kubeweir::program::{RuleOptions, elements};
+use kubeweir::ruleset::Table;
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
-use kubeweir::topology::Vantage;
+use kubeweir::topology::{Needs, Vantage, merge, usable};
 use kubeweir::wire::{Decoder, Encoding};
 
 #[path = "engine/cluster.rs"]
@@ -62,14 +64,64 @@ fn decode(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The steps of a change on their own, for a service of ten endpoints.
+fn steps(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("steps");
+    let size = Size { services: 1_000, endpoints: 10 };
+    let mut engine = engine();
+    for change in size.lists() {
+        engine.apply(change);
+    }
+    let clients = BTreeMap::new();
+    let plan = engine.plan(Family::V4, Selection::Elements(usize::MAX), &clients);
+    let whole = plan.transaction.clone();
+    engine.applied(Family::V4, plan);
+
+    let slices = size.slices(7);
+    let vantage = engine.vantage().clone();
+    let name = cluster::name(7);
+    let placement = engine.applied_placements(Family::V4, &name)[0].clone();
+    let needs = Needs { cluster: true, local: false };
+    group.bench_function("desired state", |bencher| {
+        bencher.iter(|| {
+            let port = &placement.name;
+            let merged = merge(slices.iter(), Family::V4, &port.port, port.protocol);
+            black_box(usable(&merged, &vantage, needs));
+            elements(black_box(&placement), Family::V4, engine.options())
+        });
+    });
+
+    let mut fewer = slices[0].clone();
+    fewer.endpoints.pop();
+    engine.apply(Change::Apply(fewer.into()));
+    group.bench_function("desired state and diff", |bencher| {
+        bencher.iter(|| engine.plan(Family::V4, Selection::Elements(10_000), &clients));
+    });
+
+    let one = engine.plan(Family::V4, Selection::Elements(10_000), &clients).transaction;
+    let mut batch = Batch::new(Table::NAME);
+    for (name, transaction) in [("encode one endpoint", one), ("encode 1 000 services", whole)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                batch.encode(black_box(&transaction), 1).expect("it was encoded before");
+                batch.bytes().len()
+            });
+        });
+    }
+    group.finish();
+}
+
+fn engine() -> Engine {
+    let vantage = Vantage { node: NODE.into(), zone: None };
+    Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true)
+}
+
 /// Everything but the kernel: an endpoint comes or goes, its service is planned.
 fn plan(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("apply and plan one endpoint");
     for services in [100, 10_000] {
         let size = Size { services, endpoints: 10 };
-        let vantage = Vantage { node: NODE.into(), zone: None };
-        let engine = Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true);
-        let mut synchronizer = Synchronizer::new(engine, FakeKernel::new());
+        let mut synchronizer = Synchronizer::new(engine(), FakeKernel::new());
         for change in size.lists() {
             synchronizer.engine.apply(change);
         }
@@ -93,5 +145,5 @@ fn plan(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(functions, decode, plan);
+criterion_group!(functions, decode, steps, plan);
 criterion_main!(functions);

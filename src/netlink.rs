@@ -28,13 +28,13 @@ mod userdata;
 pub mod xtables;
 
 pub use attribute::{Message, Messages, Truncated};
+pub use batch::{Batch, Unencodable};
 pub use decode::{Object, decode};
 pub use monitor::{Monitor, MonitorError, Notice};
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use batch::Batch;
 use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
 

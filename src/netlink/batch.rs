@@ -26,7 +26,7 @@ const KEPT_CAPACITY: usize = 1 << 20;
 
 /// A part of a transaction that has no encoding. A mistake of the caller; nothing was sent.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unencodable {
+pub enum Unencodable {
     /// Something that was only ever read.
     #[error("rule of chain {0} has an expression we only read, never write")]
     Expression(Name),
@@ -51,7 +51,7 @@ struct Mark {
 }
 
 /// One batch, and its memory for the next.
-pub(super) struct Batch {
+pub struct Batch {
     family: Family,
     table: CString,
     bytes: Vec<u8>,
