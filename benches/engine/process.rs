@@ -14,10 +14,11 @@ use kubeweir::testing::lab::{Agent, Netns};
 use serde_json::{Value, json};
 
 use crate::cluster::{self, NODE, Size};
+use crate::load::SIZES;
 use crate::report::{Table, percentile, us};
 
 /// How long a first sync may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Quiet time before memory counts as settled.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long each rate of churn lasts.
@@ -138,8 +139,8 @@ pub fn memory() {
             "wake-ups in 5 s idle",
         ],
     );
-    for (services, endpoints) in [(0, 0), (1_000, 10), (10_000, 10)] {
-        let size = Size { services, endpoints };
+    let empty = Size { services: 0, endpoints: 0 };
+    for size in [empty].into_iter().chain(SIZES) {
         let site = Site::start(size);
         let (cpu, switches) = (site.cpu(), site.switches());
         sleep(Duration::from_secs(5));
