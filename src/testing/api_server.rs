@@ -10,7 +10,7 @@ mod store;
 mod stream;
 mod tls;
 
-use std::io;
+use std::io::{self, ErrorKind::AddrInUse};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +29,9 @@ use tls::Tls;
 
 /// Streams that lag behind this many signals miss some; tests send a few.
 const SIGNALS: usize = 256;
+
+/// How long a port that is taken again may stay so.
+const PORT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The scripted server. Dropping it stops it.
 pub struct ApiServer {
@@ -106,10 +109,21 @@ impl ApiServer {
 
     /// Listens again on the same port, in the network namespace of this thread.
     ///
-    /// Errors: the port is taken.
+    /// The port is of the range that clients' sockets take theirs from, so a client that tries to
+    /// reach it may have it for a moment itself: that is waited for.
+    ///
+    /// Errors: the port stays taken.
     pub fn resume(&mut self) -> io::Result<()> {
         self.stop();
-        self.listen()
+        let deadline = Instant::now() + PORT_PATIENCE;
+        loop {
+            match self.listen() {
+                Err(taken) if taken.kind() == AddrInUse && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Where it listens.

@@ -1,9 +1,12 @@
 //! Everything a server can do wrong, and its absence.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use kubeweir::model::Kind;
+use kubeweir::testing::ApiServer;
 use kubeweir::testing::api_server::{Answer, Ask, Signal};
+use socket2::{Domain, Socket, Type};
 
 use super::setup::*;
 
@@ -153,4 +156,21 @@ fn an_unreadable_event_costs_nothing_but_itself() {
         setup.wait_for(Kind::Service, &["shop/a", "shop/b"]);
         assert_eq!(setup.server.requests().len(), 1, "on the same stream");
     }
+}
+
+// A client's own socket can have the server's port for a moment after a stop: the restart waits for it.
+#[test]
+fn a_server_whose_port_a_client_has_taken_comes_back() {
+    let mut server = ApiServer::start(Ipv4Addr::LOCALHOST.into()).unwrap();
+    let address = server.address();
+    server.stop();
+    let taken = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    taken.bind(&address.into()).unwrap();
+    let other = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(taken);
+    });
+    server.resume().unwrap();
+    assert_eq!(server.address(), address);
+    other.join().unwrap();
 }
