@@ -77,8 +77,12 @@ impl Followed {
         self.directory.path().join(name)
     }
 
+    /// By a rename: a file that is written in place is empty for a moment, and an empty file says that
+    /// there are no objects.
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("written");
+        let whole = self.path(&format!(".{name}.tmp"));
+        fs::write(&whole, text).expect("written");
+        fs::rename(whole, self.path(name)).expect("renamed");
     }
 
     /// `name=ClusterIP` of all Services.
