@@ -140,7 +140,8 @@ impl Engine {
         let before = state.applied.placements(service);
         let after = self.placements(family, service);
         let wants = self.elements(family, &after);
-        plan.extensions.extend(wants.iter().filter_map(|(set, _)| Extension::of(*set)));
+        let sets = wants.chunk_by(|(a, _), (b, _)| a == b).map(|of_set| of_set[0].0);
+        plan.extensions.extend(sets.filter_map(Extension::of));
         if before.is_empty() && !state.applied.found.is_empty() {
             let frontends = after.iter().flat_map(|placement| &placement.frontends);
             let found = frontends.flat_map(|frontend| {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::content::Content;
 use super::service_view::{COUNTED, Frontend, FrontendName, Frontends, frontends, set_id};
-use crate::program::{Scope, SetId};
+use crate::program::{Extension, Scope, SetId};
 
 /// On which side something is that the other lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -256,18 +256,22 @@ fn fixed_sets(content: &Content) -> BTreeSet<String> {
 
 /// Rules, without those that lead to classes.
 fn rules(content: &Content, chain: &str) -> BTreeSet<String> {
-    let of_class = |rule: &str| chain.starts_with("pick") && rule.contains("goto pick");
     let rules = content.chains.get(chain).into_iter().flatten();
+    let of_class = |rule: &str| matches!(extension(rule), Some(Extension::Class(..)));
     rules.filter(|rule| !of_class(rule)).cloned().collect()
+}
+
+/// The extension whose sets a rule looks up.
+fn extension(rule: &str) -> Option<Extension> {
+    let sets = rule.split(' ').filter_map(|word| set_id(word.strip_prefix('@')?));
+    sets.filter_map(Extension::of).next()
 }
 
 /// Rules of a chain on one side only. Those of extensions are no difference where they are there for
 /// nothing: they stay when the last service that needed them is gone.
 fn differing_rules(found: &Content, wanted: &Content, chain: &str) -> Vec<(String, Side)> {
-    let of_extension =
-        |rule: &str| rule.contains("vmap @remember-") || rule.contains("vmap @restricted-");
     let mut rules = one_sided(rules(found, chain), rules(wanted, chain));
-    rules.retain(|(rule, only)| *only == Side::Wanted || !of_extension(rule));
+    rules.retain(|(rule, only)| *only == Side::Wanted || extension(rule).is_none());
     rules
 }
 

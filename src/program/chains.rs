@@ -16,7 +16,7 @@ use crate::ruleset::{Chain, ChainType, CmpOp, Hook, Hooked, Name, RejectKind, Ru
 /// What a client dials, as the packet says it before DNAT.
 pub(super) const DIALLED: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
 /// The same for NodePorts.
-pub(super) const DIALLED_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::Dport];
+const DIALLED_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::Dport];
 /// What the client dialled, as conntrack knows it after DNAT.
 pub(super) const ORIGINAL: [Part; 3] = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
 /// The same for NodePorts.
@@ -334,7 +334,7 @@ fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
 
 /// What was not translated and may not pass.
 fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
-    let checks = |plane: Plane| {
+    let of_endpoints = |plane: Plane| {
         vec![
             rule(family).is_in(dialled(plane), SetId::Dropped(plane).name()).drops(),
             rule(family).is_in(dialled(plane), SetId::Refused(plane).name()).goto("reject-chain"),
@@ -346,8 +346,8 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
             .jump("service-endpoints-check")
     };
     let mut chains = vec![
-        regular("service-endpoints-check", checks(Plane::Services)),
-        regular("nodeport-endpoints-check", checks(Plane::NodePorts)),
+        regular("service-endpoints-check", of_endpoints(Plane::Services)),
+        regular("nodeport-endpoints-check", of_endpoints(Plane::NodePorts)),
     ];
     let mut unserved = vec![to_frontend()];
     if options.guard_cluster_ips {
