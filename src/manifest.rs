@@ -28,6 +28,7 @@ mod tests;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use directory::list;
 pub use error::{DocumentError, ManifestError};
 pub use watch::{WatchError, Watching, start};
 

@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
+use kubeweir::testing::lab::KernelMemory;
+
 use crate::cluster::Size;
-use crate::kernel_memory::Group;
 use crate::packets::Scene;
 use crate::process::Site;
 use crate::report::{Table, ms, percentile};
@@ -28,8 +29,8 @@ pub fn run() {
 
 /// What a flow and a table take.
 fn flows() {
-    let group = Group::join();
-    let kernel_bytes = || group.as_ref().and_then(Group::kernel_bytes);
+    let group = KernelMemory::of(std::process::id());
+    let kernel_bytes = || group.as_ref().and_then(KernelMemory::bytes);
     let mut scenes = [false, true].map(|counters| {
         let before = kernel_bytes();
         let scene = Scene::of(engine_that(counters), SIZE);

@@ -147,9 +147,13 @@ fn packet(source_port: u16, to: SocketAddrV4) -> [u8; 32] {
 
 /// One rule, as a person would write it.
 fn hand_written() -> String {
+    format!("table ip hand {{\n{}}}\n", chain_with_the_rule())
+}
+
+fn chain_with_the_rule() -> String {
     format!(
-        "table ip hand {{\nchain out {{ type nat hook output priority -100; \
-         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n}}\n",
+        "chain out {{ type nat hook output priority -100; \
+         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n",
         cluster::cluster_ip(0),
         cluster::pod(0).address,
     )
@@ -165,15 +169,12 @@ fn hand_written_in_upstreams_hooks() -> String {
     format!(
         "table ip hand {{\nchain nothing {{ }}\n{}{}{}{}\
          chain in {{ type nat hook prerouting priority -100; jump nothing; }}\n\
-         chain post {{ type nat hook postrouting priority 100; jump nothing; }}\n\
-         chain out {{ type nat hook output priority -100; \
-         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n}}\n",
+         chain post {{ type nat hook postrouting priority 100; jump nothing; }}\n{}}}\n",
         filter("before-in", "prerouting", "-110"),
         filter("before-out", "output", "-110"),
         filter("input", "input", "0"),
         filter("output", "output", "0"),
-        cluster::cluster_ip(0),
-        cluster::pod(0).address,
+        chain_with_the_rule(),
     )
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{CommandError, source};
 use crate::api::{addresses_of_pod, pod_addresses};
 use crate::cli::people::ObjectSource;
+use crate::manifest;
 use crate::model::ObjectName;
 
 /// The addresses of a pod; `None` if there is no such pod.
@@ -51,13 +52,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, CommandError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let failed = |source| CommandError::Read { path: path.to_owned(), source };
-    let entries = std::fs::read_dir(path).map_err(failed)?;
-    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|e| e.path())).collect();
-    let is_manifest = |path: &PathBuf| {
-        path.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|e| ending == *e))
-    };
-    Ok(paths.map_err(failed)?.into_iter().filter(is_manifest).collect())
+    manifest::list(path).map_err(|source| CommandError::Read { path: path.to_owned(), source })
 }
 
 /// The document, or the items of a List.

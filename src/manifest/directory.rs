@@ -91,7 +91,10 @@ pub(super) fn complete(objects: &Objects) -> impl Iterator<Item = Change> + '_ {
 }
 
 /// The manifests of a directory, sorted by name.
-pub(super) fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

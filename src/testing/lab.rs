@@ -15,6 +15,7 @@
 mod address;
 mod agent;
 mod dial;
+mod kernel_memory;
 mod netns;
 mod objects;
 mod server;
@@ -25,6 +26,7 @@ pub use address::{
 };
 pub use agent::Agent;
 pub use dial::{Dial, Flow, Outcome, PATIENCE, SILENCE};
+pub use kernel_memory::KernelMemory;
 pub use netns::Netns;
 pub use objects::{
     EndpointBuilder, NODE_NAME, ServiceBuilder, endpoint, node, service, service_cidr, slice,

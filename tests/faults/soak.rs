@@ -1,12 +1,11 @@
 //! Churn for a long time: `KUBEWEIR_SOAK_SECONDS=600` for ten minutes, a few seconds without it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kubeweir::model::Family;
 use kubeweir::ruleset::Ruleset;
-use kubeweir::testing::lab::Place;
+use kubeweir::testing::lab::{KernelMemory, Place};
 use serde_json::Value;
 
 use crate::clients::{Clients, everywhere};
@@ -36,40 +35,6 @@ fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
-}
-
-/// What the kernel holds on behalf of a process (tables above all), as a memory cgroup accounts it.
-struct KernelMemory(PathBuf);
-
-impl KernelMemory {
-    /// Moves a process into a cgroup of its own; `None` where the memory controller is not at hand.
-    /// What it allocated before is not counted.
-    fn of(pid: u32) -> Option<KernelMemory> {
-        ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].into_iter().find_map(|root| {
-            let cgroup = KernelMemory(Path::new(root).join(format!("kubeweir-soak-{pid}")));
-            fs::create_dir(&cgroup.0).ok()?;
-            fs::write(cgroup.0.join("cgroup.procs"), pid.to_string()).ok()?;
-            cgroup.bytes().is_some().then_some(cgroup)
-        })
-    }
-
-    fn bytes(&self) -> Option<u64> {
-        if let Ok(text) = fs::read_to_string(self.0.join("memory.kmem.usage_in_bytes")) {
-            return text.trim().parse().ok();
-        }
-        let text = fs::read_to_string(self.0.join("memory.stat")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("kernel "))?.trim().parse().ok()
-    }
-}
-
-impl Drop for KernelMemory {
-    fn drop(&mut self) {
-        let procs = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        for pid in procs.lines() {
-            fs::write(self.0.with_file_name("cgroup.procs"), pid).ok();
-        }
-        fs::remove_dir(&self.0).ok();
-    }
 }
 
 /// What process and kernel hold at some moment.
