@@ -8,6 +8,7 @@
 mod apply;
 mod element;
 mod expr;
+mod handover;
 mod object;
 mod render;
 mod walk;
@@ -18,6 +19,7 @@ pub use expr::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, MetaKey, PayloadBase, Register, RejectKind,
     SetUpdate, Verdict,
 };
+pub use handover::handover;
 pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
 pub use render::{render, render_part, render_rule};
 pub use walk::{
@@ -52,19 +54,28 @@ impl Ruleset {
     }
 
     /// Replaces the table by one with the same content and these properties, which the kernel does
-    /// not let anyone change on an existing table.
-    pub fn recreated(&self, table: Table) -> Transaction {
+    /// not let anyone change on an existing table. The second transaction ends the handover that the
+    /// first begins.
+    pub fn recreated(&self, table: Table) -> [Transaction; 2] {
+        let chains: Vec<_> = self.chains.values().filter(|(c, _)| !c.is_handover()).collect();
+        let twins: Vec<_> = handover(chains.iter().copied()).collect();
         let sets = self.sets.values().map(|(set, _)| Op::AddSet(set.clone()));
-        let chains = self.chains.values().map(|(chain, _)| Op::AddChain(chain.clone()));
         let filled = self.sets.iter().filter(|(_, (_, elements))| !elements.is_empty());
         let elements = filled.map(|(name, (_, elements))| {
             Op::AddElements(name.clone(), elements.values().cloned().collect())
         });
-        let rules = self.chains.iter().flat_map(|(name, (_, rules))| {
-            rules.iter().map(|rule| Op::AddRule(name.clone(), rule.clone()))
-        });
-        let head = [Op::DeleteTable, Op::AddTable(table)];
-        let ops = head.into_iter().chain(sets).chain(chains).chain(elements).chain(rules);
-        Transaction { family: self.family, ops: ops.collect() }
+        let mut ops = vec![Op::DeleteTable, Op::AddTable(table)];
+        ops.extend(sets);
+        ops.extend(chains.iter().map(|(chain, _)| Op::AddChain(chain.clone())));
+        ops.extend(elements);
+        for (chain, rules) in &chains {
+            ops.extend(rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone())));
+        }
+        for (twin, rules) in &twins {
+            ops.push(Op::AddChain(twin.clone()));
+            ops.extend(rules.iter().map(|rule| Op::AddRule(twin.name.clone(), rule.clone())));
+        }
+        let end = twins.into_iter().map(|(twin, _)| Op::DeleteChain(twin.name)).collect();
+        [Transaction { family: self.family, ops }, Transaction { family: self.family, ops: end }]
     }
 }

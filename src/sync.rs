@@ -360,20 +360,23 @@ impl<K: Kernel> Synchronizer<K> {
     }
 }
 
-/// Replaces a persistent table by an equal plain one, in one transaction; no other process may own
-/// it.
+/// Replaces a persistent table by an equal plain one, in one transaction (a second one ends the
+/// handover); no other process may own it.
 ///
 /// A persistent table outlives its process, too, but only another of us could ever change it: the
 /// kernel refuses every `add table` on it without the same flags (EOPNOTSUPP, seen up to 6.18), so
 /// that no upstream kube-proxy could follow.
 ///
 /// # Errors
-/// If the table cannot be read, or the kernel refuses; then it is as it was.
+/// If the table cannot be read, or the kernel refuses; then it is as it was, or the handover has not
+/// ended, which harms nobody.
 pub fn release(kernel: &mut impl Kernel, family: Family) -> Result<(), SyncError> {
     let ruleset = kernel.dump(family)?;
     if let Some(table) = ruleset.table.clone().filter(|table| table.persist) {
         let plain = Table { owner: false, persist: false, ..table };
-        kernel.commit(&ruleset.recreated(plain))?;
+        for transaction in ruleset.recreated(plain) {
+            kernel.commit(&transaction)?;
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::program::{
     Extension, ExtensionObjects, Placement, ServiceObjects, SetId, elements as program_elements,
     service_objects,
 };
-use crate::ruleset::{Chain, Element, Key, Name, Rule};
+use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
 use crate::transaction::{Op, Rejection, Transaction};
 pub use clients::replace_clients;
@@ -51,6 +51,8 @@ pub struct Plan {
     statics: Option<Statics>,
     finishes: bool,
     stage: Stage,
+    /// Chains that stand by until the transaction has replaced a table.
+    handover: Vec<Name>,
 }
 
 impl Engine {
@@ -302,6 +304,7 @@ impl Plan {
             statics: None,
             finishes: false,
             stage: state.applied.stage,
+            handover: Vec::new(),
         }
     }
 
@@ -361,6 +364,12 @@ impl Plan {
         if self.finishes && self.stage == Stage::Detached {
             for (chain, rules) in &state.program.base_chains {
                 create_chain(chain, rules, ops);
+            }
+            if state.applied.stage == Stage::Foreign {
+                for (twin, rules) in handover(&state.program.base_chains) {
+                    create_chain(&twin, rules, ops);
+                    self.handover.push(twin.name);
+                }
             }
             self.stage = Stage::Attached;
         }
@@ -438,6 +447,7 @@ impl Applied {
         self.garbage_chains.extend(objects.stale_chains);
         self.garbage_sets.extend(objects.stale_sets);
         self.stage = plan.stage;
+        self.garbage_chains.extend(plan.handover);
         self.orphan = false;
         if plan.finishes {
             self.carried.clear();

@@ -108,6 +108,14 @@ impl Rig {
         self.list();
     }
 
+    /// The process ends in order: its tables become plain ones.
+    pub fn end(&mut self) {
+        // The end of the old one's socket makes its tables orphans.
+        self.proxy = synchronizer(&self.lab.node, self.network, self.settings);
+        let release = |family| kubeweir::sync::release(&mut self.proxy.kernel, family).unwrap();
+        self.lab.node.run(|| Family::BOTH.map(release));
+    }
+
     fn list(&mut self) {
         list(&self.lab.node, &mut self.proxy, &self.objects);
     }

@@ -144,6 +144,46 @@ fn a_released_table_is_anyones_and_the_same() {
     assert_eq!(kernel.commits(), commits, "a plain table is left alone");
     let mut next = start(cluster(40), kernel);
     let report = next.sync(V4, Duration::ZERO).unwrap();
-    assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 1));
+    // The second ends the handover.
+    assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 2));
     assert_eq!(normal_form(next.kernel.ruleset(V4)), expected(cluster(40)));
+}
+
+fn twins(kernel: &FakeKernel) -> usize {
+    kernel.ruleset(V4).chains.values().filter(|(chain, _)| chain.is_handover()).count()
+}
+
+// A process that dies between replacing a table and ending the handover leaves twins: they are in
+// force and say the same, and whoever comes next tidies them, replacing nothing again.
+#[test]
+fn a_handover_that_was_cut_off_is_ended_by_the_next() {
+    let ended = || {
+        let mut first = start(cluster(40), FakeKernel::new());
+        first.sync(V4, Duration::ZERO);
+        first.kernel.close_socket();
+        first.kernel
+    };
+    let mut kernel = ended();
+    kernel.fail_after(1, [Fault::Refused(libc::ENOMEM)]);
+    assert!(release(&mut kernel, V4).is_err());
+    assert!(twins(&kernel) > 0, "the release was cut off");
+
+    kernel.fail_after(1, [Fault::Refused(libc::ENOMEM)]);
+    let mut second = start(cluster(40), kernel);
+    let report = second.sync(V4, Duration::ZERO).unwrap();
+    assert_eq!((report.adoption, report.garbage_stays), (Some(Adoption::Replace), true));
+    assert!(report.result.is_ok() && twins(&second.kernel) > 0, "the start was cut off");
+    second.kernel.close_socket();
+
+    let mut third = start(cluster(40), second.kernel);
+    let report = third.sync(V4, Duration::ZERO).unwrap();
+    assert_eq!(report.adoption, Some(Adoption::Adopted));
+    assert_eq!(normal_form(third.kernel.ruleset(V4)), expected(cluster(40)));
+
+    let mut kernel = ended();
+    kernel.fail_after(1, [Fault::Refused(libc::ENOMEM)]);
+    assert!(release(&mut kernel, V4).is_err());
+    kernel.ruleset_mut(V4).table.as_mut().unwrap().persist = true;
+    release(&mut kernel, V4).unwrap();
+    assert_eq!(twins(&kernel), 0, "released again");
 }
