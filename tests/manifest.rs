@@ -77,12 +77,8 @@ impl Followed {
         self.directory.path().join(name)
     }
 
-    /// By a rename: a file that is written in place is empty for a moment, and an empty file says that
-    /// there are no objects.
     fn write(&self, name: &str, text: &str) {
-        let whole = self.path(&format!(".{name}.tmp"));
-        fs::write(&whole, text).expect("written");
-        fs::rename(whole, self.path(name)).expect("renamed");
+        fs::write(self.path(name), text).expect("written");
     }
 
     /// `name=ClusterIP` of all Services.
@@ -277,6 +273,24 @@ fn a_file_is_read_when_its_writer_closes_it() {
     drop(file);
     followed.until(&["one=10.0.0.2", "three=10.0.0.3", "two=10.0.0.9"]);
     assert_eq!(followed.seen, 3, "the half-written file changed nothing");
+}
+
+#[test]
+fn a_file_that_is_written_in_place_is_never_believed_empty() {
+    let web = service("web", "10.96.0.10");
+    let mut followed = Followed::start(&[("web.yaml", &web)]);
+    for round in 0..500 {
+        let ip = format!("10.96.1.{}", round % 250);
+        followed.write("other.yaml", &service("other", &ip));
+        // Its truncation may come just before the directory is looked at for the other file.
+        fs::write(followed.path("web.yaml"), &web).expect("written");
+        followed.until(&[&format!("other={ip}"), "web=10.96.0.10"]);
+    }
+    let last = followed.changes.recv_timeout(Duration::from_millis(100));
+    assert!(last.is_err(), "{last:?}");
+    assert_eq!(followed.seen, 500, "changes of the other file alone");
+    followed.write("web.yaml", "");
+    followed.until(&["other=10.96.1.249"]);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //! Looking at all of it makes every way of writing equal: in place, by a rename over the file (most
 //! editors), by swapping the symbolic link `..data` (ConfigMap volumes). Files that did not change
 //! are not read again. There is no delay: a file is read when its writer closes it, and events that
-//! arrived meanwhile are taken together. Renaming over a file is the surer way all the same: between
-//! its truncation and the event that tells of it, another file's event can have it read.
+//! arrived meanwhile are taken together. Only a file that turns out empty is looked at twice before
+//! that is believed: whoever writes in place empties it first.
 //!
 //! A directory that disappears is reported and looked for once a second; its objects stay in force.
 //! A file behind a symbolic link that leads out of the directory is read again only with the next
@@ -33,6 +33,10 @@ use crate::wire::Decoder;
 
 /// How often a directory that disappeared is looked for.
 const LOST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a file has to stay empty before its objects are given up. Between a writer's truncation and
+/// its first write are microseconds.
+const EMPTY_FOR: Duration = Duration::from_millis(100);
 
 /// A directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,7 @@ pub fn start(
         objects: Objects::new(),
         reported: HashSet::new(),
         being_written: HashSet::new(),
+        found_empty: HashSet::new(),
         is_lost: false,
     };
     let thread = thread::Builder::new()
@@ -120,6 +125,8 @@ enum Signal {
 /// What tells one version of a file from another without reading it.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
+    /// The path is a symbolic link: events do not tell who writes to what it leads to.
+    is_link: bool,
     device: u64,
     inode: u64,
     size: u64,
@@ -134,6 +141,8 @@ struct Look {
     at_everything: bool,
     /// Files whose stamp may not show that they changed.
     at: HashSet<PathBuf>,
+    /// Files that were found empty, and still are, are empty.
+    believes_empty: bool,
     stop: bool,
 }
 
@@ -148,6 +157,8 @@ struct Follower {
     reported: HashSet<String>,
     /// Files that were written to and not yet closed: what they hold may be half of it.
     being_written: HashSet<PathBuf>,
+    /// Files that were found empty once.
+    found_empty: HashSet<PathBuf>,
     is_lost: bool,
 }
 
@@ -175,16 +186,18 @@ impl Follower {
     /// Waits for events and takes all that are there.
     fn next(&mut self, signals: &Receiver<Signal>, watcher: &mut RecommendedWatcher) -> Look {
         let mut look = Look::default();
-        let first = if self.is_lost {
-            match signals.recv_timeout(LOST_INTERVAL) {
-                Err(RecvTimeoutError::Timeout) => {
-                    self.find_again(watcher, &mut look);
-                    return look;
-                }
-                received => received.ok(),
+        let patience = match (self.found_empty.is_empty(), self.is_lost) {
+            (false, _) => Some(EMPTY_FOR),
+            (true, true) => Some(LOST_INTERVAL),
+            (true, false) => None,
+        };
+        let first = match patience.map(|patience| signals.recv_timeout(patience)) {
+            Some(Err(RecvTimeoutError::Timeout)) => {
+                self.look_without_events(watcher, &mut look);
+                return look;
             }
-        } else {
-            signals.recv().ok()
+            Some(received) => received.ok(),
+            None => signals.recv().ok(),
         };
         // No sender left means that nothing can change any more.
         let Some(first) = first else {
@@ -196,6 +209,16 @@ impl Follower {
             self.note(signal, &mut look);
         }
         look
+    }
+
+    fn look_without_events(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
+        if !self.found_empty.is_empty() {
+            look.is_needed = true;
+            look.believes_empty = true;
+        }
+        if self.is_lost {
+            self.find_again(watcher, look);
+        }
     }
 
     fn find_again(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
@@ -260,10 +283,13 @@ impl Follower {
                 return;
             }
         };
+        self.found_empty.retain(|path| existing.contains(path));
         for path in &existing {
-            let is_named = look.at_everything || look.at.contains(path);
+            let is_named = look.at_everything
+                || look.at.contains(path)
+                || (look.believes_empty && self.found_empty.contains(path));
             if !self.being_written.contains(path) {
-                self.read(path, is_named);
+                self.read(path, is_named, look.believes_empty);
             }
         }
         self.files.retain(&existing);
@@ -273,25 +299,37 @@ impl Follower {
         self.report_new(&duplicates);
     }
 
-    /// Reads a file if it is named or its stamp differs. What was read before stays in force when
-    /// that fails.
-    fn read(&mut self, path: &Path, is_named: bool) {
+    /// Reads a file if it is named or its stamp tells of another. What was read before stays in force
+    /// when that fails.
+    fn read(&mut self, path: &Path, is_named: bool, believes_empty: bool) {
         let read = stamp(path).and_then(|stamp| {
-            if !is_named && self.stamps.get(path) == Some(&stamp) {
+            if !is_named
+                && self.stamps.get(path).is_some_and(|known| !stamp.tells_of_another(known))
+            {
                 return Ok(None);
             }
             Ok(Some((stamp, fs::read_to_string(path)?)))
         });
         match read {
             Ok(None) => {}
+            Ok(Some((_, text)))
+                if text.trim().is_empty() && self.stamps.contains_key(path) && !believes_empty =>
+            {
+                self.found_empty.insert(path.to_owned());
+            }
             Ok(Some((stamp, text))) => {
+                self.found_empty.remove(path);
                 self.stamps.insert(path.to_owned(), stamp);
                 let version = file::parse(path, &text, &mut self.decoder);
                 self.files.put((0, path.to_owned()), version).iter().for_each(report);
             }
             // Gone between the listing and now: its removal is on its way as an event.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => report(&ManifestError::Read { path: path.to_owned(), source }),
+            Err(source) => {
+                // It may become readable without an event that names it.
+                self.stamps.remove(path);
+                report(&ManifestError::Read { path: path.to_owned(), source });
+            }
         }
     }
 
@@ -308,9 +346,19 @@ impl Follower {
     }
 }
 
+impl Stamp {
+    /// Whether there is something to read. The writer of a file that stayed in its place is waited
+    /// for: an event tells when it closes the file.
+    fn tells_of_another(&self, known: &Stamp) -> bool {
+        let is_same_file = (self.device, self.inode) == (known.device, known.inode);
+        if self.is_link { self != known } else { !is_same_file }
+    }
+}
+
 fn stamp(path: &Path) -> io::Result<Stamp> {
     let metadata = fs::metadata(path)?;
     Ok(Stamp {
+        is_link: fs::symlink_metadata(path)?.is_symlink(),
         device: metadata.dev(),
         inode: metadata.ino(),
         size: metadata.size(),
