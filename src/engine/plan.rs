@@ -5,7 +5,7 @@ mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::applied::{Applied, Stage, surviving_clients};
+use super::applied::{Applied, Stage};
 use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
@@ -18,7 +18,7 @@ use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
 use crate::transaction::{Op, Rejection, Transaction};
 pub use clients::replace_clients;
-use clients::{all_maps, shrunken_maps};
+use clients::{all_maps, remembered_clients, shrunken_maps};
 use objects::ObjectChanges;
 
 /// Which dirty services a plan takes.
@@ -348,32 +348,32 @@ impl Plan {
         ops.append(&mut self.objects.ops);
         ops.append(&mut self.settled.deletions);
         ops.append(&mut self.settled.additions);
-        for (map, members) in &self.recheck {
-            if let Some(carried) = state.applied.carried.get(map) {
-                let left = surviving_clients(carried, members, family);
-                let left = left.unwrap_or_else(|| carried.clone());
-                if !left.is_empty() {
-                    ops.push(Op::AddElements(map.clone(), left));
-                }
-                continue;
-            }
-            let known = clients.get(map).cloned().or_else(|| state.applied.clients(map));
-            let survivors = surviving_clients(&known.unwrap_or_default(), members, family);
-            ops.extend(survivors.into_iter().flat_map(|left| replace_clients(map, left)));
-        }
+        ops.extend(
+            self.recheck.iter().flat_map(|(map, members)| {
+                remembered_clients(map, members, family, state, clients)
+            }),
+        );
         if self.finishes && self.stage == Stage::Detached {
-            for (chain, rules) in &state.program.base_chains {
-                create_chain(chain, rules, ops);
-            }
-            if state.applied.stage == Stage::Foreign {
-                for (twin, rules) in handover(&state.program.base_chains) {
-                    create_chain(&twin, rules, ops);
-                    self.handover.push(twin.name);
-                }
-            }
+            self.handover = attach(state, ops);
             self.stage = Stage::Attached;
         }
     }
+}
+
+/// Lets packets in. Returns the chains that stand by if another table is replaced.
+fn attach(state: &FamilyState, ops: &mut Vec<Op>) -> Vec<Name> {
+    let base_chains = &state.program.base_chains;
+    for (chain, rules) in base_chains {
+        create_chain(chain, rules, ops);
+    }
+    if state.applied.stage != Stage::Foreign {
+        return Vec::new();
+    }
+    let twins = handover(base_chains).map(|(twin, rules)| {
+        create_chain(&twin, rules, ops);
+        twin.name
+    });
+    twins.collect()
 }
 
 fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<Op>) {

@@ -1,6 +1,10 @@
 //! Affinity maps whose members change.
 
-use crate::engine::applied::Applied;
+use std::collections::BTreeMap;
+
+use crate::engine::FamilyState;
+use crate::engine::applied::{Applied, surviving_clients};
+use crate::model::Family;
 use crate::program::{Placement, Role, clients_map};
 use crate::ruleset::{Element, Name};
 use crate::topology::Backend;
@@ -55,6 +59,26 @@ pub fn replace_clients(map: &Name, survivors: Vec<Element>) -> Vec<Op> {
         ops.push(Op::AddElements(map.clone(), survivors));
     }
     ops
+}
+
+/// Leaves in an affinity map the clients of endpoints that are members still.
+pub(super) fn remembered_clients(
+    map: &Name,
+    members: &[Backend],
+    family: Family,
+    state: &FamilyState,
+    clients: &BTreeMap<Name, Vec<Element>>,
+) -> Vec<Op> {
+    if let Some(carried) = state.applied.carried.get(map) {
+        let left = surviving_clients(carried, members, family).unwrap_or_else(|| carried.clone());
+        return match left.is_empty() {
+            true => Vec::new(),
+            false => vec![Op::AddElements(map.clone(), left)],
+        };
+    }
+    let known = clients.get(map).cloned().or_else(|| state.applied.clients(map));
+    let survivors = surviving_clients(&known.unwrap_or_default(), members, family);
+    survivors.map(|left| replace_clients(map, left)).unwrap_or_default()
 }
 
 impl Applied {
