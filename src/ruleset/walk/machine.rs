@@ -95,13 +95,15 @@ impl<'a> Machine<'a> {
         ended
     }
 
-    /// Nat chains see a flow's first packet, and its destination only once: what the host sends to
-    /// itself has been through output when it reaches prerouting.
+    /// Nat chains see a flow's first packet until one of the hook translates it (`nf_nat_inet_fn`), and
+    /// its destination only once: what the host sends to itself has been through output when it
+    /// reaches prerouting.
     fn enters_nat(&self, hook: Hook, state: &mut State) -> bool {
         let destination_hook = matches!(hook, Hook::Prerouting | Hook::Output);
         let again = hook == Hook::Prerouting && self.packet.input.is_none();
         match self.packet.state {
-            FlowState::New => !again,
+            FlowState::New if destination_hook => !again && state.translated.is_none(),
+            FlowState::New => !state.masquerade,
             FlowState::Established { .. } => {
                 if destination_hook && !again {
                     state.translate_as_before(self.packet);

@@ -316,6 +316,35 @@ fn established_flows_keep_their_translation() {
     }
 }
 
+// While a table is replaced, its nat hooks have two chains of it (`Chain::handover`).
+#[test]
+fn of_several_nat_chains_the_first_that_translates_decides() {
+    let endpoints = |name: &str, entries: &[(&str, &str)]| {
+        let element = |(to, by): &(&str, &str)| Element::data(tuple(to), backend(by));
+        set(name, data(), &FIELDS, entries.iter().map(element).collect())
+    };
+    let first = [("10.96.0.1:80", "10.244.0.1:8080")];
+    let second = [("10.96.0.2:80", "10.244.0.2:8080"), ("10.244.0.1:8080", "10.244.0.3:8080")];
+    let dnat = |from: &str| vec![v4().dnat(&FRONTEND, from)];
+    let later =
+        |name: &str, hook, priority, rules| base(name, ChainType::Nat, hook, priority, rules);
+    let masquerade = || vec![v4().ct_status_dnat().masquerade()];
+    let ruleset = table(vec![
+        endpoints("first", &first),
+        endpoints("second", &second),
+        nat_prerouting(dnat("first")),
+        later("nat-later", Hook::Prerouting, -99, dnat("second")),
+        later("postrouting", Hook::Postrouting, 100, masquerade()),
+        later("postrouting-later", Hook::Postrouting, 101, masquerade()),
+    ]);
+    for (to, by) in [("10.96.0.1:80", "10.244.0.1:8080"), ("10.96.0.2:80", "10.244.0.2:8080")] {
+        let flow = walk_flow(&ruleset, &dial(to, Some("veth1")), &node());
+        assert_eq!(outcomes(&flow), [(Outcome::Dnat(endpoint(by)), true)], "{to}");
+        let masqueraded = flow.branches[0].steps.iter().filter(|s| s.effect == Effect::Masquerade);
+        assert_eq!(masqueraded.count(), 1, "{to}");
+    }
+}
+
 #[test]
 fn updates_are_told_and_not_made() {
     let clients = Set {
