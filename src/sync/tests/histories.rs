@@ -11,7 +11,7 @@ use crate::model::{
     TrafficPolicy,
 };
 use crate::program::{LocalPods, NodePortMatch, RuleOptions};
-use crate::sync::Synchronizer;
+use crate::sync::{Synchronizer, release};
 use crate::testing::FakeKernel;
 use crate::testing::normal::{NormalForm, normal_form};
 use crate::testing::objects::{endpoint, name, port, service, service_cidr, slice};
@@ -53,6 +53,11 @@ enum Event {
     Sync,
     /// The process is replaced by a new one, which lists everything anew.
     Restart,
+    /// The same, but its last sync gets only so many commits through.
+    Killed(usize),
+    /// The same, but it ends in order: it makes its tables plain, unless it is killed after so many
+    /// commits.
+    Ended(usize),
     Zone(Option<&'static str>),
 }
 
@@ -159,6 +164,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop_oneof![Just(None), Just(Some("z1")), Just(Some("z2"))].prop_map(Event::Zone),
         8 => Just(Event::Sync),
         1 => Just(Event::Restart),
+        1 => (0..4usize).prop_map(Event::Killed),
+        1 => (0..5usize).prop_map(Event::Ended),
     ]
 }
 
@@ -210,6 +217,24 @@ fn fresh_start(source: &Source, zone: Option<&str>, match_all: bool) -> [NormalF
     forms(&fresh)
 }
 
+/// The next process, on what this one left in the kernel.
+fn restarted(
+    before: Synchronizer<FakeKernel>,
+    source: &Source,
+    zone: Option<&str>,
+    match_all: bool,
+) -> Synchronizer<FakeKernel> {
+    let mut kernel = before.kernel;
+    kernel.die_after(None);
+    kernel.close_socket();
+    let mut next = synchronizer(kernel, match_all);
+    next.engine.set_zone(zone.map(Into::into));
+    for list in source.lists() {
+        next.engine.apply(list);
+    }
+    next
+}
+
 fn run(events: Vec<Event>, match_all: bool) {
     let mut source = Source::default();
     let mut zone = Some("z1");
@@ -228,14 +253,22 @@ fn run(events: Vec<Event>, match_all: bool) {
                 zone = new;
                 current.engine.set_zone(new.map(Into::into));
             }
-            Event::Restart => {
-                let mut kernel = std::mem::take(&mut current.kernel);
-                kernel.close_socket();
-                current = synchronizer(kernel, match_all);
-                current.engine.set_zone(zone.map(Into::into));
-                for list in source.lists() {
-                    current.engine.apply(list);
+            Event::Restart => current = restarted(current, &source, zone, match_all),
+            Event::Killed(commits) => {
+                current.kernel.die_after(Some(commits));
+                for family in Family::BOTH {
+                    current.sync(family, Duration::ZERO);
                 }
+                current = restarted(current, &source, zone, match_all);
+            }
+            Event::Ended(commits) => {
+                current.kernel.close_socket();
+                current.kernel.die_after(Some(commits));
+                for family in Family::BOTH {
+                    // An error is the death.
+                    let _ = release(&mut current.kernel, family);
+                }
+                current = restarted(current, &source, zone, match_all);
             }
         }
     }
