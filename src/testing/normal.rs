@@ -4,6 +4,7 @@
 //! the program depend on history by design, so histories are compared in this form.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::model::Family;
 use crate::program::set::LocalAddresses;
@@ -77,6 +78,37 @@ pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
             .map(|(key, (_, members))| (key, members.into_iter().collect()))
             .collect(),
     }
+}
+
+/// Fails unless two tables mean the same, and then names what differs and nothing else.
+#[track_caller]
+pub fn assert_alike(found: &NormalForm, wanted: &NormalForm, context: impl fmt::Display) {
+    if found == wanted {
+        return;
+    }
+    let mut differing = Vec::new();
+    if found.table != wanted.table {
+        differing.push(format!("table: {:?}, not {:?}", found.table, wanted.table));
+    }
+    differing.extend(differences("chain", &found.chains, &wanted.chains));
+    differing.extend(differences("set", &found.sets, &wanted.sets));
+    differing.extend(differences("list", &found.lists, &wanted.lists));
+    panic!("{context}: {} differences\n{}", differing.len(), differing.join("\n"));
+}
+
+fn differences<K: Ord + fmt::Debug, V: PartialEq + fmt::Debug>(
+    what: &str,
+    found: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> Vec<String> {
+    let keys: BTreeSet<&K> = found.keys().chain(wanted.keys()).collect();
+    let differs = |key: &&K| found.get(*key) != wanted.get(*key);
+    let told = |key: &K| match (found.get(key), wanted.get(key)) {
+        (Some(found), Some(wanted)) => format!("{what} {key:?}: {found:?}, not {wanted:?}"),
+        (None, _) => format!("{what} {key:?} is missing"),
+        (_, None) => format!("{what} {key:?} is too many"),
+    };
+    keys.into_iter().filter(differs).map(told).collect()
 }
 
 /// Chains of extensions, and the rules that lead to them: once there, they stay.

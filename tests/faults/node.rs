@@ -1,6 +1,5 @@
 //! A lab's node with the real binary on it.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -13,12 +12,12 @@ use std::time::{Duration, Instant};
 use kubeweir::agent::status::{self, Status};
 use kubeweir::model::{Family, PerFamily};
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::ruleset::{Name, Ruleset};
+use kubeweir::ruleset::Ruleset;
 use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, GATEWAY, Lab, NODE_IP, NODE_NAME, Netns, Place, PodNetwork,
     SECOND_NODE_IP,
 };
-use kubeweir::testing::normal::{NormalForm, normal_form};
+use kubeweir::testing::normal::{NormalForm, assert_alike, normal_form};
 use kubeweir::transaction::{DumpError, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -179,14 +178,7 @@ impl Node {
         drop(agent);
         let (found, fresh) = (forms(&self.lab.node), forms(&elsewhere));
         for family in Family::BOTH {
-            let (found, fresh) = (&found[family], &fresh[family]);
-            assert_eq!(found.table, fresh.table, "comment of {family}");
-            assert!(found.lists == fresh.lists, "lists of {family} differ");
-            let differs = |name: &&Name| found.sets.get(*name) != fresh.sets.get(*name);
-            let differing: BTreeSet<&Name> =
-                found.sets.keys().chain(fresh.sets.keys()).filter(differs).collect();
-            assert!(differing.is_empty(), "sets of {family} differ: {differing:?}");
-            assert_eq!(found.chains, fresh.chains, "chains of {family}");
+            assert_alike(&found[family], &fresh[family], family);
         }
     }
 }

@@ -12,7 +12,7 @@ use kubeweir::netlink::{Messages, decode};
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
-use kubeweir::testing::normal::normal_form;
+use kubeweir::testing::normal::{assert_alike, normal_form};
 use kubeweir::topology::Vantage;
 use kubeweir::wire::{Decoder, Encoding, Frames, MAX_FRAME};
 
@@ -85,7 +85,7 @@ pub fn engine(bytes: &[u8]) {
 fn same(found: &Synchronizer<FakeKernel>, expected: &Synchronizer<FakeKernel>, way: &str) {
     for family in Family::BOTH {
         let form = |of: &Synchronizer<FakeKernel>| normal_form(of.kernel.ruleset(family));
-        assert!(form(found) == form(expected), "{family}: another state {way}");
+        assert_alike(&form(found), &form(expected), format!("{family}, {way}"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happens when the kernel says no, or says nothing.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::engine::{Adoption, Engine};
@@ -8,7 +9,7 @@ use crate::model::{Change, Families, Family, Kind, Object, Protocol};
 use crate::program::RuleOptions;
 use crate::ruleset::{Chain, Element, Field, Hook, Key, Name, Set, Value};
 use crate::sync::Synchronizer;
-use crate::testing::normal::normal_form;
+use crate::testing::normal::{assert_alike, normal_form};
 use crate::testing::objects::{name, port, service, slice};
 use crate::testing::{FakeKernel, Fault};
 use crate::topology::Vantage;
@@ -52,6 +53,12 @@ pub(super) fn expected(objects: Vec<Object>) -> crate::testing::normal::NormalFo
     normal_form(fresh.kernel.ruleset(V4))
 }
 
+/// The kernel has what a fresh start programs for these objects.
+#[track_caller]
+pub(super) fn assert_serves(kernel: &FakeKernel, objects: Vec<Object>, context: impl Display) {
+    assert_alike(&normal_form(kernel.ruleset(V4)), &expected(objects), context);
+}
+
 /// Refuses whatever mentions the address 10.96.0.`suffix`.
 fn poison(kernel: &mut FakeKernel, suffix: u8) {
     kernel.dislike(move |op| {
@@ -70,7 +77,7 @@ fn a_lost_outcome_is_settled_by_reading_back() {
         let report = current.sync(V4, Duration::ZERO).unwrap();
         assert!(report.result.is_ok(), "{fault:?}: {:?}", report.result);
         assert_eq!(report.troubles.len(), 1, "{fault:?}");
-        assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(3)), "{fault:?}");
+        assert_serves(&current.kernel, cluster(3), format!("{fault:?}"));
         assert!(!current.is_pending(V4));
     }
 }
@@ -86,7 +93,7 @@ fn a_failed_sync_stays_pending() {
     current.distrust(V4);
     assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_err());
     assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
-    assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(3)));
+    assert_serves(&current.kernel, cluster(3), "in the end");
 }
 
 // A refusal of everything is nobody's fault: no service is set aside for it.
@@ -99,7 +106,7 @@ fn a_kernel_that_refuses_everything_blames_no_service() {
     assert!(report.refused.is_empty() && current.quarantined(V4).is_empty());
     current.kernel.like_everything();
     assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
-    assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(3)));
+    assert_serves(&current.kernel, cluster(3), "in the end");
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn a_refused_service_is_set_aside_and_the_others_are_served() {
         let aside: BTreeSet<_> = current.quarantined(V4).keys().cloned().collect();
         assert_eq!(aside, [name("s5")].into(), "blames {blames}");
         let others = cluster(9).into_iter().filter(|o| !o.name().name.starts_with("s5")).collect();
-        assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(others), "blames {blames}");
+        assert_serves(&current.kernel, others, format!("blames {blames}"));
         assert!(!current.is_pending(V4));
     }
 }
@@ -135,7 +142,7 @@ fn a_refused_service_is_tried_again_with_longer_and_longer_pauses() {
     current.kernel.like_everything();
     let report = current.sync(V4, now).unwrap();
     assert!(report.result.is_ok() && current.quarantined(V4).is_empty());
-    assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(3)));
+    assert_serves(&current.kernel, cluster(3), "in the end");
 }
 
 #[test]
@@ -215,7 +222,7 @@ fn foreign_changes_are_repaired() {
         current.distrust(V4);
         let report = current.sync(V4, Duration::ZERO).unwrap();
         assert!(report.result.is_ok(), "{what}: {:?}", report.result);
-        assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(cluster(3)), "{what}");
+        assert_serves(&current.kernel, cluster(3), what);
     }
 }
 
@@ -229,7 +236,7 @@ fn a_stale_mirror_is_noticed_by_the_refusal_it_causes() {
     assert!(report.result.is_ok() && report.adoption == Some(Adoption::Adopted));
     assert_eq!(report.troubles.len(), 1);
     let left = cluster(3).into_iter().filter(|o| o.name().name.as_ref() != "s1").collect();
-    assert_eq!(normal_form(current.kernel.ruleset(V4)), expected(left));
+    assert_serves(&current.kernel, left, "in the end");
 }
 
 /// Every commit of a cold start may be the last one of a process.
@@ -248,7 +255,7 @@ fn a_start_killed_after_any_commit_is_finished_by_the_next() {
         kernel.close_socket();
         let mut second = start(cluster(40), kernel);
         assert!(second.sync(V4, Duration::ZERO).unwrap().result.is_ok());
-        assert_eq!(normal_form(second.kernel.ruleset(V4)), expected(cluster(40)), "{survived}");
+        assert_serves(&second.kernel, cluster(40), survived);
     }
 }
 
