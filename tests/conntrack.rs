@@ -11,7 +11,7 @@ use std::time::Duration;
 use kubeweir::conntrack::kernel::Conntrack;
 use kubeweir::conntrack::{Reconciliation, UdpPort};
 use kubeweir::model::Family;
-use netns::{in_netns, run};
+use netns::{assign, in_netns, run};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("a literal address")
@@ -174,7 +174,7 @@ fn a_flow_that_is_gone_counts_as_deleted() {
 #[test]
 fn ipv6_flows() {
     in_netns(|| {
-        run(&["ip", "-6", "address", "add", "fd00::1/128", "dev", "lo", "nodad"], "");
+        assign("fd00::1");
         run(&["ip", "-6", "route", "add", "default", "dev", "lo"], "");
         let rules = "table ip6 t { chain output { type nat hook output priority -100;
             ip6 daddr fd96::a udp dport 53 udp sport 4001 dnat to [fd00::1]:5301
