@@ -7,7 +7,7 @@ mod http_client;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -216,10 +216,12 @@ fn wanted<const N: usize>(list: [(&str, ServiceHealth); N]) -> BTreeMap<ObjectNa
     list.into_iter().map(|(name, health)| (service(name), health)).collect()
 }
 
-/// A port nobody uses on an address that only one test uses.
-fn free_port(address: IpAddr) -> u16 {
-    let probe = StdListener::bind((address, 0)).expect("a free port");
-    probe.local_addr().expect("a bound socket").port()
+/// A port that no other test has, below those that the kernel gives to whoever asks for any.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let mut ports = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let is_free = |port: &u16| StdListener::bind((Ipv6Addr::UNSPECIFIED, *port)).is_ok();
+    ports.find(is_free).expect("one of thousands is free")
 }
 
 fn healthy() -> Option<Health> {
@@ -245,7 +247,7 @@ async fn refused(address: SocketAddr) -> bool {
 async fn health_check_node_port_answers_on_its_addresses() {
     let v4: IpAddr = "127.83.1.1".parse().expect("an address");
     let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let port = free_port(v6);
+    let port = free_port();
     let addresses = ListenAddresses::Only(vec![v4, v6]);
     let mut servers = servers(healthy());
     let dual = wanted([("web", wish(port, Families::DUAL, 2, 0))]);
@@ -278,7 +280,7 @@ async fn health_check_node_port_answers_on_its_addresses() {
 #[tokio::test]
 async fn match_all_listens_on_the_wildcard_of_each_family() {
     let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
-    let port = free_port(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let port = free_port();
     let mut servers = servers(healthy());
     let single = wanted([("web", wish(port, V4_ONLY, 1, 1))]);
     assert!(servers.reconcile(&single, &ListenAddresses::Any).await.is_empty());
@@ -295,7 +297,7 @@ async fn match_all_listens_on_the_wildcard_of_each_family() {
 #[tokio::test]
 async fn proxy_health_counts_unless_it_is_not_served() {
     let ip: IpAddr = "127.83.2.1".parse().expect("an address");
-    let address = SocketAddr::new(ip, free_port(ip));
+    let address = SocketAddr::new(ip, free_port());
     let addresses = ListenAddresses::Only(vec![ip]);
     let wanted = wanted([("web", wish(address.port(), V4_ONLY, 1, 0))]);
 
@@ -324,7 +326,7 @@ async fn proxy_health_counts_unless_it_is_not_served() {
 #[tokio::test]
 async fn listeners_move_and_close() {
     let ip: IpAddr = "127.83.3.1".parse().expect("an address");
-    let (first, second) = (free_port(ip), free_port(ip));
+    let (first, second) = (free_port(), free_port());
     let at = |port| SocketAddr::new(ip, port);
     let addresses = ListenAddresses::Only(vec![ip]);
     let mut servers = servers(healthy());
@@ -352,7 +354,7 @@ async fn busy_health_check_port_is_reported_and_tried_again() {
         ("127.83.4.1".parse().expect("an address"), "127.83.4.2".parse().expect("an address"));
     let busy = StdListener::bind((bad, 0)).expect("a free port");
     let port = busy.local_addr().expect("a bound socket").port();
-    let other = free_port(good);
+    let other = free_port();
     let addresses = ListenAddresses::Only(vec![good, bad]);
     let wanted = wanted([("web", wish(port, V4_ONLY, 1, 0)), ("zoo", wish(other, V4_ONLY, 1, 0))]);
     let mut servers = servers(healthy());
@@ -378,7 +380,7 @@ async fn busy_health_check_port_is_reported_and_tried_again() {
 async fn listeners_follow_the_node_addresses() {
     let (a, b): (IpAddr, IpAddr) =
         ("127.83.5.1".parse().expect("an address"), "127.83.5.2".parse().expect("an address"));
-    let port = free_port(a);
+    let port = free_port();
     let wanted = wanted([("web", wish(port, V4_ONLY, 1, 0))]);
     let mut servers = servers(healthy());
     for (list, open) in [
