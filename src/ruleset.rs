@@ -57,25 +57,21 @@ impl Ruleset {
     /// not let anyone change on an existing table. The second transaction ends the handover that the
     /// first begins.
     pub fn recreated(&self, table: Table) -> [Transaction; 2] {
-        let chains: Vec<_> = self.chains.values().filter(|(c, _)| !c.is_handover()).collect();
-        let twins: Vec<_> = handover(chains.iter().copied()).collect();
-        let sets = self.sets.values().map(|(set, _)| Op::AddSet(set.clone()));
+        let own = || self.chains.values().filter(|(chain, _)| !chain.is_handover());
+        let twins: Vec<_> = handover(own()).collect();
+        let end = twins.iter().map(|(twin, _)| Op::DeleteChain(twin.name.clone())).collect();
+        let own = own().map(|(chain, rules)| (chain.clone(), &rules[..]));
+        let chains: Vec<_> = own.chain(twins).collect();
         let filled = self.sets.iter().filter(|(_, (_, elements))| !elements.is_empty());
-        let elements = filled.map(|(name, (_, elements))| {
-            Op::AddElements(name.clone(), elements.values().cloned().collect())
-        });
         let mut ops = vec![Op::DeleteTable, Op::AddTable(table)];
-        ops.extend(sets);
+        ops.extend(self.sets.values().map(|(set, _)| Op::AddSet(set.clone())));
         ops.extend(chains.iter().map(|(chain, _)| Op::AddChain(chain.clone())));
-        ops.extend(elements);
+        ops.extend(filled.map(|(name, (_, elements))| {
+            Op::AddElements(name.clone(), elements.values().cloned().collect())
+        }));
         for (chain, rules) in &chains {
             ops.extend(rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone())));
         }
-        for (twin, rules) in &twins {
-            ops.push(Op::AddChain(twin.clone()));
-            ops.extend(rules.iter().map(|rule| Op::AddRule(twin.name.clone(), rule.clone())));
-        }
-        let end = twins.into_iter().map(|(twin, _)| Op::DeleteChain(twin.name)).collect();
         [Transaction { family: self.family, ops }, Transaction { family: self.family, ops: end }]
     }
 }

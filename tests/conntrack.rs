@@ -11,7 +11,8 @@ use std::time::Duration;
 use kubeweir::conntrack::kernel::Conntrack;
 use kubeweir::conntrack::{Reconciliation, UdpPort};
 use kubeweir::model::Family;
-use netns::{assign, in_netns, run};
+use kubeweir::testing::lab::Netns;
+use netns::{in_netns, run};
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("a literal address")
@@ -173,8 +174,9 @@ fn a_flow_that_is_gone_counts_as_deleted() {
 // B-218: IPv6 alike, and a reconciliation of one family leaves the other's flows alone.
 #[test]
 fn ipv6_flows() {
-    in_netns(|| {
-        assign("fd00::1");
+    let netns = Netns::new("flows").expect("a network namespace (these tests need root)");
+    netns.assign(ip("fd00::1")).expect("an address");
+    netns.run(|| {
         run(&["ip", "-6", "route", "add", "default", "dev", "lo"], "");
         let rules = "table ip6 t { chain output { type nat hook output priority -100;
             ip6 daddr fd96::a udp dport 53 udp sport 4001 dnat to [fd00::1]:5301

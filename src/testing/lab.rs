@@ -38,7 +38,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitStatus;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use crate::model::{Family, Protocol};
 
@@ -164,16 +163,7 @@ impl Lab {
 
     /// Assigns an address to the node's loopback interface, as software for load balancers does.
     pub fn bind_on_node(&self, address: IpAddr) -> Result<(), LabError> {
-        let suffix = if address.is_ipv6() { " nodad" } else { "" };
-        self.node.ip(&format!("addr add {address} dev lo{suffix}"))?;
-        // Of an IPv6 address the kernel makes the route some time after `ip` returned
-        // (`addrconf_dad_work`).
-        let route = format!("route get {address}");
-        let deadline = Instant::now() + PATIENCE;
-        while !self.node.feed("ip", &["-batch", "-"], &route)?.starts_with("local") {
-            assert!(Instant::now() < deadline, "{address} is not local");
-        }
-        Ok(())
+        self.node.assign(address)
     }
 
     /// The namespace of a place.

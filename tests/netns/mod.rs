@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Runs `body` on a thread in a new network namespace with `lo` up. Programs it starts run there too.
 pub fn in_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
@@ -15,17 +14,6 @@ pub fn in_netns<T: Send>(body: impl FnOnce() -> T + Send) -> T {
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// Assigns an address to `lo` and waits until packets to it are delivered: of an IPv6 address the
-/// kernel makes the route some time after `ip` returned (`addrconf_dad_work`).
-#[allow(dead_code)] // not every test binary needs it
-pub fn assign(address: &str) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    run(&["ip", "address", "add", address, "dev", "lo", "nodad"], "");
-    while !run(&["ip", "route", "get", address], "").starts_with("local") {
-        assert!(Instant::now() < deadline, "{address} is not local");
-    }
 }
 
 /// Runs a program that must be there and succeed; returns what it printed.

@@ -202,6 +202,15 @@ fn slices_in_any_order() {
     history.verify("both deleted", reached(Expect::Refused, None));
 }
 
+/// A rig that serves the service at some endpoints.
+fn serving(endpoints: &[Place]) -> Rig {
+    let mut rig = Rig::new(PodNetwork::Routed, Settings::default());
+    let mut objects = vec![exposed().object()];
+    objects.extend(web_slices("changes", 8080, endpoints));
+    rig.start(objects);
+    rig
+}
+
 /// Dials over and over while something happens. Each dialler dials both families, one over TCP and
 /// one over UDP.
 fn dial_during(lab: &Lab, diallers: &[(Place, To)], happens: impl FnOnce()) -> Vec<Outcome> {
@@ -227,11 +236,8 @@ fn dial_during(lab: &Lab, diallers: &[(Place, To)], happens: impl FnOnce()) -> V
 // the service takes other shapes, and while a new process takes over.
 #[test]
 fn changes_make_no_gap() {
-    let mut rig = Rig::new(PodNetwork::Routed, Settings::default());
     let stays = || Place::RemotePod(0);
-    let mut objects = vec![exposed().object()];
-    objects.extend(web_slices("changes", 8080, &[stays()]));
-    rig.start(objects);
+    let mut rig = serving(&[stays()]);
     let diallers = [
         // Not an endpoint itself: that would need its hairpin until the flow is there.
         (Place::Pod(2), To::ClusterIp(111, 80)),
@@ -267,10 +273,7 @@ fn changes_make_no_gap() {
 // Without the handover about one flow is lost in 250 replacements.
 #[test]
 fn replaced_tables_make_no_gap() {
-    let mut rig = Rig::new(PodNetwork::Routed, Settings::default());
-    let mut objects = vec![exposed().object()];
-    objects.extend(web_slices("changes", 8080, &[Place::RemotePod(0), Place::Pod(0)]));
-    rig.start(objects);
+    let mut rig = serving(&[Place::RemotePod(0), Place::Pod(0)]);
     let diallers = [
         (Place::Pod(2), To::ClusterIp(111, 80)),
         (Place::RemotePod(1), To::External(111, 80)),

@@ -71,10 +71,8 @@ pub(super) fn remembered_clients(
 ) -> Vec<Op> {
     if let Some(carried) = state.applied.carried.get(map) {
         let left = surviving_clients(carried, members, family).unwrap_or_else(|| carried.clone());
-        return match left.is_empty() {
-            true => Vec::new(),
-            false => vec![Op::AddElements(map.clone(), left)],
-        };
+        let fill = (!left.is_empty()).then(|| Op::AddElements(map.clone(), left));
+        return fill.into_iter().collect();
     }
     let known = clients.get(map).cloned().or_else(|| state.applied.clients(map));
     let survivors = surviving_clients(&known.unwrap_or_default(), members, family);

@@ -207,12 +207,23 @@ fn forms(synchronizer: &Synchronizer<FakeKernel>) -> [NormalForm; 2] {
     Family::BOTH.map(|family| normal_form(synchronizer.kernel.ruleset(family)))
 }
 
-fn fresh_start(source: &Source, zone: Option<&str>, match_all: bool) -> [NormalForm; 2] {
-    let mut fresh = synchronizer(FakeKernel::new(), match_all);
-    fresh.engine.set_zone(zone.map(Into::into));
+/// A process that has listed everything.
+fn started(
+    kernel: FakeKernel,
+    source: &Source,
+    zone: Option<&str>,
+    match_all: bool,
+) -> Synchronizer<FakeKernel> {
+    let mut synchronizer = synchronizer(kernel, match_all);
+    synchronizer.engine.set_zone(zone.map(Into::into));
     for list in source.lists() {
-        fresh.engine.apply(list);
+        synchronizer.engine.apply(list);
     }
+    synchronizer
+}
+
+fn fresh_start(source: &Source, zone: Option<&str>, match_all: bool) -> [NormalForm; 2] {
+    let mut fresh = started(FakeKernel::new(), source, zone, match_all);
     sync_all(&mut fresh);
     forms(&fresh)
 }
@@ -227,21 +238,13 @@ fn restarted(
     let mut kernel = before.kernel;
     kernel.die_after(None);
     kernel.close_socket();
-    let mut next = synchronizer(kernel, match_all);
-    next.engine.set_zone(zone.map(Into::into));
-    for list in source.lists() {
-        next.engine.apply(list);
-    }
-    next
+    started(kernel, source, zone, match_all)
 }
 
 fn run(events: Vec<Event>, match_all: bool) {
     let mut source = Source::default();
     let mut zone = Some("z1");
-    let mut current = synchronizer(FakeKernel::new(), match_all);
-    for list in source.lists() {
-        current.engine.apply(list);
-    }
+    let mut current = started(FakeKernel::new(), &source, zone, match_all);
     for event in events {
         match event {
             Event::Change(change) => {

@@ -2,14 +2,16 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::LabError;
+use super::{LabError, PATIENCE};
 
 /// The first source port that [`Netns::source_port`] hands out: above the range of NodePorts.
 const FIRST_SOURCE_PORT: u16 = 33_000;
@@ -98,6 +100,19 @@ impl Netns {
     /// Runs `ip -batch` with these lines, all or up to the first that fails.
     pub fn ip(&self, lines: &str) -> Result<(), LabError> {
         self.feed("ip", &["-batch", "-"], lines).map(drop)
+    }
+
+    /// Assigns an address to the loopback interface, and waits until packets to it are delivered: of an
+    /// IPv6 address the kernel makes the route some time after `ip` returned (`addrconf_dad_work`).
+    pub fn assign(&self, address: IpAddr) -> Result<(), LabError> {
+        let suffix = if address.is_ipv6() { " nodad" } else { "" };
+        self.ip(&format!("addr add {address} dev lo{suffix}"))?;
+        let route = format!("route get {address}");
+        let deadline = Instant::now() + PATIENCE;
+        while !self.feed("ip", &["-batch", "-"], &route)?.starts_with("local") {
+            assert!(Instant::now() < deadline, "{address} is not local");
+        }
+        Ok(())
     }
 
     /// Runs `nft -f` with this script and returns what it prints.
