@@ -98,18 +98,7 @@ pub fn start(
     })
     .map_err(watch_error)?;
     watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(watch_error)?;
-    let follower = Follower {
-        directory: directory.clone(),
-        decoder: Decoder::new(allow_external_ips),
-        sink,
-        files: Files::default(),
-        stamps: BTreeMap::new(),
-        objects: Objects::new(),
-        reported: HashSet::new(),
-        being_written: HashSet::new(),
-        found_empty: HashSet::new(),
-        is_lost: false,
-    };
+    let follower = Follower::new(directory.clone(), Decoder::new(allow_external_ips), sink);
     let thread = thread::Builder::new()
         .name("manifests".to_owned())
         .spawn(move || follower.run(&received, watcher))
@@ -141,8 +130,8 @@ struct Look {
     at_everything: bool,
     /// Files whose stamp may not show that they changed.
     at: HashSet<PathBuf>,
-    /// Files that were found empty, and still are, are empty.
-    believes_empty: bool,
+    /// Files that were found empty a while ago: if they still are, that is believed.
+    emptied: HashSet<PathBuf>,
     stop: bool,
 }
 
@@ -163,6 +152,21 @@ struct Follower {
 }
 
 impl Follower {
+    fn new(directory: PathBuf, decoder: Decoder, sink: Arc<dyn Sink>) -> Self {
+        Follower {
+            directory,
+            decoder,
+            sink,
+            files: Files::default(),
+            stamps: BTreeMap::new(),
+            objects: Objects::new(),
+            reported: HashSet::new(),
+            being_written: HashSet::new(),
+            found_empty: HashSet::new(),
+            is_lost: false,
+        }
+    }
+
     fn run(mut self, signals: &Receiver<Signal>, mut watcher: RecommendedWatcher) {
         self.look(&Look::default());
         for change in directory::complete(&self.objects) {
@@ -186,14 +190,14 @@ impl Follower {
     /// Waits for events and takes all that are there.
     fn next(&mut self, signals: &Receiver<Signal>, watcher: &mut RecommendedWatcher) -> Look {
         let mut look = Look::default();
-        let patience = match (self.found_empty.is_empty(), self.is_lost) {
-            (false, _) => Some(EMPTY_FOR),
-            (true, true) => Some(LOST_INTERVAL),
-            (true, false) => None,
-        };
-        let first = match patience.map(|patience| signals.recv_timeout(patience)) {
+        let first = match self.patience().map(|patience| signals.recv_timeout(patience)) {
+            Some(Err(RecvTimeoutError::Timeout)) if self.is_lost => {
+                self.find_again(watcher, &mut look);
+                return look;
+            }
             Some(Err(RecvTimeoutError::Timeout)) => {
-                self.look_without_events(watcher, &mut look);
+                look.is_needed = true;
+                look.emptied = std::mem::take(&mut self.found_empty);
                 return look;
             }
             Some(received) => received.ok(),
@@ -211,14 +215,12 @@ impl Follower {
         look
     }
 
-    fn look_without_events(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
-        if !self.found_empty.is_empty() {
-            look.is_needed = true;
-            look.believes_empty = true;
-        }
+    /// How long to wait for an event; `None` if there is nothing to do without one.
+    fn patience(&self) -> Option<Duration> {
         if self.is_lost {
-            self.find_again(watcher, look);
+            return Some(LOST_INTERVAL);
         }
+        (!self.found_empty.is_empty()).then_some(EMPTY_FOR)
     }
 
     fn find_again(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
@@ -283,13 +285,9 @@ impl Follower {
                 return;
             }
         };
-        self.found_empty.retain(|path| existing.contains(path));
         for path in &existing {
-            let is_named = look.at_everything
-                || look.at.contains(path)
-                || (look.believes_empty && self.found_empty.contains(path));
             if !self.being_written.contains(path) {
-                self.read(path, is_named, look.believes_empty);
+                self.read(path, look);
             }
         }
         self.files.retain(&existing);
@@ -301,7 +299,9 @@ impl Follower {
 
     /// Reads a file if it is named or its stamp tells of another. What was read before stays in force
     /// when that fails.
-    fn read(&mut self, path: &Path, is_named: bool, believes_empty: bool) {
+    fn read(&mut self, path: &Path, look: &Look) {
+        let was_empty = look.emptied.contains(path);
+        let is_named = look.at_everything || look.at.contains(path) || was_empty;
         let read = stamp(path).and_then(|stamp| {
             if !is_named
                 && self.stamps.get(path).is_some_and(|known| !stamp.tells_of_another(known))
@@ -313,7 +313,7 @@ impl Follower {
         match read {
             Ok(None) => {}
             Ok(Some((_, text)))
-                if text.trim().is_empty() && self.stamps.contains_key(path) && !believes_empty =>
+                if text.trim().is_empty() && self.stamps.contains_key(path) && !was_empty =>
             {
                 self.found_empty.insert(path.to_owned());
             }
@@ -371,5 +371,28 @@ fn report(error: &ManifestError) {
     match error {
         ManifestError::Skipped { skip, .. } if skip.level == SkipLevel::Info => info!("{error}"),
         _ => error!(reason, "{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Change;
+
+    struct Nowhere;
+
+    impl Sink for Nowhere {
+        fn deliver(&self, _: Change) {}
+    }
+
+    // It was looked for, and reported as missing, ten times a second if it went with an empty file.
+    #[test]
+    fn a_lost_directory_is_looked_for_no_more_often_for_an_empty_file() {
+        let mut follower = Follower::new("/d".into(), Decoder::new(true), Arc::new(Nowhere));
+        assert_eq!(follower.patience(), None);
+        follower.found_empty.insert("/d/web.yaml".into());
+        assert_eq!(follower.patience(), Some(EMPTY_FOR));
+        follower.is_lost = true;
+        assert_eq!(follower.patience(), Some(LOST_INTERVAL));
     }
 }
