@@ -1,7 +1,7 @@
 //! nf_tables objects as plain values: what is programmed, what is dumped, what is rendered.
 //!
-//! Place in the flow: [`crate::program`] builds these values, [`crate::transaction`] lists the
-//! operations that change them, [`crate::netlink`] encodes and dumps them. [`Ruleset`] is one table
+//! Place in the flow: [`crate::program`] builds these values, a [`Transaction`] lists the operations
+//! that change them, [`crate::netlink`] encodes and dumps them. [`Ruleset`] is one table
 //! whole: the fake kernel's state, a dump's result, the renderer's and the packet walker's input.
 //! Nothing here knows services, I/O or the wire format.
 
@@ -10,6 +10,7 @@ mod element;
 mod expr;
 mod handover;
 mod object;
+mod op;
 mod render;
 mod walk;
 
@@ -21,6 +22,7 @@ pub use expr::{
 };
 pub use handover::handover;
 pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+pub use op::{Counts, Op, Rejection, Transaction};
 pub use render::{render, render_part, render_rule};
 pub use walk::{
     Branch, Effect, Environment, Flow, FlowState, LookedUp, Outcome, Packet, Step, walk_flow,
@@ -29,7 +31,6 @@ pub use walk::{
 use std::collections::BTreeMap;
 
 use crate::model::Family;
-use crate::transaction::{Op, Transaction};
 
 /// One table with everything in it.
 ///

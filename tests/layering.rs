@@ -13,7 +13,7 @@ const USES: &[(&str, &[&str])] = &[
     ("model", &[]),
     // core
     ("topology", &["model"]),
-    ("ruleset", &["model", "transaction"]),
+    ("ruleset", &["model"]),
     ("transaction", &["model", "ruleset"]),
     ("program", &["model", "ruleset", "topology"]),
     ("engine", &["model", "program", "ruleset", "topology", "transaction"]),

@@ -9,8 +9,7 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
-use super::{Chain, Element, Name, Rule, Ruleset, Set, Table, Value};
-use crate::transaction::{Op, Rejection, Transaction};
+use super::{Chain, Element, Name, Op, Rejection, Rule, Ruleset, Set, Table, Transaction, Value};
 use journal::{Journal, Undo};
 
 /// Why an operation is refused: the kernel's errno, and the index of the element within it.

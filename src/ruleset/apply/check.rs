@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ruleset::{
-    Element, Expr, Field, Key, Name, Rule, Ruleset, Set, SetKind, Value, Verdict,
+    Element, Expr, Field, Key, Name, Op, Rule, Ruleset, Set, SetKind, Value, Verdict,
 };
-use crate::transaction::Op;
 
 /// The chain a verdict leads to.
 fn target(verdict: &Verdict) -> Option<&Name> {

@@ -5,7 +5,6 @@ use crate::model::Family;
 use crate::ruleset::{
     ChainType, Expr, Field, Hook, Hooked, Key, Lifetime, Register, SetKind, Verdict,
 };
-use crate::transaction::Transaction;
 
 fn table(owner: bool, persist: bool) -> Op {
     Op::AddTable(Table { comment: None, owner, persist })

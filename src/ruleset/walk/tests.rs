@@ -4,9 +4,9 @@ use super::*;
 use crate::model::{Family, Protocol};
 use crate::program::rule::{CtState, Part, RuleBuilder, rule};
 use crate::ruleset::{
-    Chain, ChainType, Element, Expr, Field, Hooked, Key, Lifetime, Rule, Set, SetKind, Table, apply,
+    Chain, ChainType, Element, Expr, Field, Hooked, Key, Lifetime, Op, Rule, Set, SetKind, Table,
+    Transaction, apply,
 };
-use crate::transaction::{Op, Transaction};
 
 const FRONTEND: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
 const FIELDS: [Field; 3] = [Field::Ipv4Addr, Field::InetProto, Field::InetService];

@@ -1,7 +1,7 @@
-//! Operations and transactions.
+//! Operations on a table, and the transaction that groups them.
 
+use super::{Chain, Element, Name, Rule, Set, Table, Value};
 use crate::model::Family;
-use crate::ruleset::{Chain, Element, Name, Rule, Set, Table};
 
 /// One change of the table. Operations apply in order; each may rely on the ones before it.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,19 @@ pub struct Transaction {
     pub family: Family,
     /// What to do, in order.
     pub ops: Vec<Op>,
+}
+
+/// Which part of a transaction the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Index of the operation in the transaction; `None` if the batch as a whole was refused.
+    pub op: Option<usize>,
+    /// Index of the element within the operation, if the kernel told.
+    pub element: Option<usize>,
+    /// What the operation was about, for people: `add element endpoints-4`.
+    pub object: String,
+    /// The kernel's errno.
+    pub errno: i32,
 }
 
 /// How much a transaction asks of the kernel; exact, so tests may assert it.
@@ -92,5 +105,5 @@ impl Transaction {
 }
 
 fn verdicts(elements: &[Element]) -> usize {
-    elements.iter().filter(|e| matches!(e.value, crate::ruleset::Value::Verdict(_))).count()
+    elements.iter().filter(|e| matches!(e.value, Value::Verdict(_))).count()
 }
