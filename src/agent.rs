@@ -13,8 +13,6 @@ mod patience;
 mod prepare;
 pub mod privilege;
 mod servers;
-pub mod status;
-mod traffic;
 mod worker;
 
 use std::convert::Infallible;
@@ -29,22 +27,20 @@ use tracing::info;
 
 pub use cleaning::{clean_up, release_tables};
 pub use error::AgentError;
-pub use observer::with_causes;
-pub use traffic::Traffic;
 
 use crate::api::{Event, Reason, Recorder, Regarding};
 use crate::config::watch::Watch;
-use crate::config::{Config, DetectLocal, ProxyMode};
+use crate::config::{Config, DetectLocal, ProxyMode, Traffic};
 use crate::health::{Health, ProxyHealth};
-use crate::logging;
+use crate::logging::{self, with_causes};
 use crate::metrics::Metrics;
 use crate::model::ObjectName;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
+use crate::status::SharedStatus;
 use crate::sync::Inbox;
 use observer::{Occurrence, Surroundings};
 use prepare::Ready;
 use servers::Servers;
-use status::SharedStatus;
 use worker::Subject;
 
 /// Where objects come from.

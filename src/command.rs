@@ -23,8 +23,8 @@ use std::process::ExitCode;
 
 pub use error::CommandError;
 
-use crate::agent::with_causes;
 use crate::cli::people::Command;
+use crate::logging::with_causes;
 
 /// Carries a sub-command out; what goes wrong is told on stderr.
 pub fn run(command: &Command) -> ExitCode {

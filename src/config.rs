@@ -20,6 +20,7 @@ mod node_name;
 pub mod note;
 mod resolve;
 pub mod sanity;
+mod traffic;
 pub mod v1alpha1;
 pub mod validate;
 pub mod version;
@@ -38,6 +39,7 @@ pub use feature_gates::{FeatureGates, Gate};
 pub use node_name::{NodeNameError, node_name};
 pub use note::{Note, NoteLevel};
 pub use resolve::resolve;
+pub use traffic::Traffic;
 pub use v1alpha1::KubeProxyConfiguration;
 pub use validate::{Violation, Violations};
 

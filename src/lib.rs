@@ -18,9 +18,10 @@
 //! | model | [`model`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
+//! | what the agent tells | [`status`] | who asks |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
-//! | faces for people | [`inspect`] (pure), [`command`] | how the agent runs, except its status |
+//! | faces for people | [`inspect`] (pure), [`command`] | how the agent runs |
 //!
 //! `tests/layering.rs` holds this table.
 
@@ -44,6 +45,7 @@ pub mod node;
 pub mod program;
 pub mod ruleset;
 pub mod source;
+pub mod status;
 pub mod sync;
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]

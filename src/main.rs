@@ -113,7 +113,7 @@ async fn run(launch: Launch) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(128 + u8::try_from(signal.as_raw_value()).unwrap_or(0)))
         }
         Err(reason) => {
-            error!(err = agent::with_causes(&reason), "Error running ProxyServer");
+            error!(err = logging::with_causes(&reason), "Error running ProxyServer");
             Err(reason.into())
         }
     }

@@ -30,21 +30,23 @@ const USES: &[(&str, &[&str])] = &[
     ("http_server", &[]),
     ("health", &["http_server", "metrics", "model"]),
     ("metrics", &["http_server", "model", "transaction"]),
+    // what the agent tells
+    ("status", &["engine"]),
     // orchestration
     ("sync", &["engine", "model", "ruleset", "source", "topology", "transaction"]),
     ("agent", &[
         "api", "cleanup", "config", "conntrack", "engine", "health", "http_server", "logging", "manifest",
-        "metrics", "model", "netlink", "node", "program", "source", "sync", "sysctl", "topology",
-        "transaction",
+        "metrics", "model", "netlink", "node", "program", "source", "status", "sync", "sysctl",
+        "topology", "transaction",
     ]),
     // shell
-    ("config", &["cli", "model", "node"]),
+    ("config", &["cli", "model", "node", "program"]),
     ("cli", &["config"]),
     ("logging", &["config"]),
-    ("inspect", &["agent", "engine", "model", "program", "ruleset", "topology", "transaction"]),
+    ("inspect", &["engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
     ("command", &[
-        "agent", "api", "cli", "config", "inspect", "manifest", "model", "netlink", "node", "program", "ruleset",
-        "source", "sync", "topology", "transaction",
+        "api", "cli", "config", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
+        "source", "status", "sync", "topology", "transaction",
     ]),
 ];
 

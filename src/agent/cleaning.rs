@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::status::SharedStatus;
 use super::with_causes;
 use crate::cleanup::{self, Removed};
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
+use crate::status::SharedStatus;
 use crate::sync::release;
 use crate::transaction::{Kernel, Op, Transaction};
 

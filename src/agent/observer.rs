@@ -10,19 +10,20 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::flows::Job;
-use super::status::{
-    Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
-};
-use super::traffic::Traffic;
+use crate::config::Traffic;
 use crate::conntrack::UdpPort;
 use crate::engine::{Conflict, Effect};
 use crate::health::Health;
 use crate::health::service::{ListenAddresses, ServiceHealth};
+use crate::logging::with_causes;
 use crate::metrics::{Metrics, NoLocalEndpoints};
 use crate::model::{Change, Families, Family, Kind, NodeAddresses, Object, ObjectName, PerFamily};
 use crate::netlink::heap;
 use crate::node::object::pod_cidrs_differ;
 use crate::program::{FrontendAt, FrontendKey, NodePortMatch};
+use crate::status::{
+    Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
+};
 use crate::sync::{Observer, Report, Synchronizer, Timing};
 use crate::transaction::{CommitError, Kernel};
 
@@ -494,16 +495,4 @@ fn frontend_text(key: &FrontendKey) -> String {
         }
         FrontendAt::NodePort => format!("nodePort {}/{}", key.port, key.protocol),
     }
-}
-
-/// An error and its causes in one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

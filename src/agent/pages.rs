@@ -10,7 +10,6 @@ use axum::routing::get;
 use jiff::Timestamp;
 
 use super::Launch;
-use super::status::{PATH, SharedStatus};
 use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
 use crate::metrics::server::{Pages, Statusz};
@@ -18,6 +17,7 @@ use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceConnections}
 use crate::model::{Family, ObjectName, Protocol, ServicePortName};
 use crate::netlink::NetlinkKernel;
 use crate::program::{Plane, SetId};
+use crate::status::{PATH, SharedStatus};
 use crate::sysctl::ConntrackSettings;
 use crate::transaction::Kernel;
 

@@ -9,10 +9,9 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::observer::{AgentObserver, Occurrence, Surroundings, no_health_checks};
-use super::status::SharedStatus;
-use super::traffic::Traffic;
 use super::{flows, tell_quarantined};
 use crate::api::{Client, Options, Recorder};
+use crate::config::Traffic;
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
 use crate::metrics::{BuildInfo, Exposition, Metrics, Mode};
@@ -20,6 +19,7 @@ use crate::model::{Change, Families, Kind, NodeAddresses, Object, PerFamily, Pro
 use crate::program::RuleOptions;
 use crate::ruleset::{Element, Key};
 use crate::source::Sink;
+use crate::status::SharedStatus;
 use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::testing::api_server::text;
 use crate::testing::objects::{port, service, slice};

@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::observer::{AgentObserver, Surroundings, with_causes};
+use super::observer::{AgentObserver, Surroundings};
 use super::patience::patiently;
 use super::{AgentError, Launch};
 use crate::engine::Engine;
+use crate::logging::with_causes;
 use crate::model::{Families, Family, Node, NodeAddresses};
 use crate::netlink::{Monitor, NetlinkKernel, Notice};
 use crate::node::addresses;

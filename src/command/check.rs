@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::render::{print, print_json};
 use super::{CommandError, table};
-use crate::agent::with_causes;
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
+use crate::logging::with_causes;
 use crate::model::{Families, Family};
 use crate::netlink::{NetlinkKernel, rehearse};
 use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};

@@ -3,10 +3,9 @@
 use ipnet::IpNet;
 
 use super::CommandError;
-use crate::agent::Traffic;
 use crate::cli::people::NodeArgs;
 use crate::config::feature_gates::Gate;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Traffic};
 use crate::inspect::wanted::NodeSetup;
 use crate::model::{Families, Node, NodeAddresses, Object};
 use crate::node::object::NodeIps;

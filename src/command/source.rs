@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::CommandError;
-use crate::agent::with_causes;
 use crate::api::{self, Client, ConnectionError, Watch, user_agent};
 use crate::cli::people::ObjectSource;
+use crate::logging::with_causes;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Kind, Object};
 use crate::source::Sink;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::render::{is_read, json, print};
 use super::{CommandError, agent_page, table};
-use crate::agent::status::{PATH, Status};
 use crate::cli::people::{Output, StatusArgs};
 use crate::inspect::status::{SYNC_COLUMNS, figures, problems, remarks, syncs};
+use crate::status::{PATH, Status};
 
 /// Between two looks of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);

@@ -5,8 +5,8 @@ use std::io::IsTerminal;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::CommandError;
-use crate::agent::with_causes;
 use crate::cli::people::Output;
+use crate::logging::with_causes;
 
 /// A table without lines, as kubectl prints them; as wide as it needs to be.
 pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {

@@ -3,8 +3,8 @@
 //! Place in the flow: `kubeweir status` reads a [`Status`] from the metrics port and prints this.
 //! Pure.
 
-use crate::agent::status::{FamilyStatus, LastSync, Status, UnservedPorts};
 use crate::engine::Unserved;
+use crate::status::{FamilyStatus, LastSync, Status, UnservedPorts};
 
 /// Names of the columns of [`syncs`].
 pub const SYNC_COLUMNS: [&str; 6] =
@@ -144,7 +144,7 @@ fn unserved(reason: Unserved, ports: &UnservedPorts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::status::{Contested, LastSync, QuarantinedService};
+    use crate::status::{Contested, LastSync, QuarantinedService};
 
     fn family() -> FamilyStatus {
         let mut family = FamilyStatus { owned: true, ..FamilyStatus::default() };

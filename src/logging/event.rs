@@ -59,10 +59,7 @@ impl Visit for Content {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        // The text of an error leaves its causes to `source`.
-        let causes = std::iter::successors(value.source(), |&cause| cause.source());
-        let text = causes.fold(value.to_string(), |text, cause| format!("{text}: {cause}"));
-        self.text(field, text);
+        self.text(field, super::with_causes(value));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {

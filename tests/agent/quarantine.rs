@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use kubeweir::agent::status;
 use kubeweir::model::{Family, Protocol};
+use kubeweir::status;
 use kubeweir::testing::lab::{NODE_NAME, Place, cluster_ip, pod_ip};
 
 use crate::objects::{service, slice};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kubeweir::agent::status::FamilyStatus;
 use kubeweir::model::{Family, Protocol};
+use kubeweir::status::FamilyStatus;
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
 use serde_json::{Value, json};
 

@@ -9,10 +9,10 @@ use std::process::{Command, ExitStatus, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kubeweir::agent::status::{self, Status};
 use kubeweir::model::{Family, PerFamily};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::Ruleset;
+use kubeweir::status::{self, Status};
 use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, GATEWAY, Lab, NODE_IP, NODE_NAME, Netns, Place, PodNetwork,
     SECOND_NODE_IP,

@@ -17,8 +17,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use kubeweir::agent::status::{FamilyStatus, PATH, QuarantinedService, Status};
 use kubeweir::model::Protocol;
+use kubeweir::status::{FamilyStatus, PATH, QuarantinedService, Status};
 use kubeweir::testing::lab::{Dial, Netns, Place};
 
 use super::scene::{Said, Scene, binary, kubeweir, unprivileged};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, DetectLocal, ProxyMode};
+use super::{Config, DetectLocal, ProxyMode};
 use crate::model::{Family, NodeAddresses, PerFamily};
 use crate::node::nodeport::{Hint, nodeport_addresses};
 use crate::program::{LocalPods, NodePortMatch, RuleOptions};

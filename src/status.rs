@@ -1,6 +1,7 @@
-//! The agent's state as `kubeweir status` shows it.
+//! The agent's state, as it tells it and as `kubeweir status` shows it.
 //!
-//! Served as JSON under [`PATH`] on the metrics port.
+//! Place in the flow: the agent writes it and serves it as JSON under [`PATH`] on the metrics port;
+//! [`crate::command`] reads that page, [`crate::inspect`] makes sentences of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
