@@ -36,6 +36,8 @@ pub enum Opened {
         node: String,
         /// Gate AllowServiceExternalIPs.
         allow_external_ips: bool,
+        /// Gate WatchListClient.
+        streaming_lists: bool,
     },
     /// A directory.
     Manifests {
@@ -68,12 +70,14 @@ pub async fn open(
             let client = Client::new(options(launch), observe(metrics.clone()))?;
             let sink: Arc<dyn Sink> = inbox.clone();
             let (sink, mut seen) = observed_node(sink);
+            let streaming_lists = launch.config.gates.enabled(Gate::WatchListClient);
             let watch =
                 Watch::new(client.clone(), Kind::Node, node, allow_external_ips, Arc::new(sink));
-            tokio::spawn(watch.run());
+            tokio::spawn(watch.streaming(streaming_lists).run());
             let pod_cidrs = launch.config.detect_local == DetectLocal::NodeCidr;
             let found = wait(&mut seen, node, pod_cidrs).await?;
-            let source = Opened::Api { client, node: node.to_owned(), allow_external_ips };
+            let node = node.to_owned();
+            let source = Opened::Api { client, node, allow_external_ips, streaming_lists };
             Ok(Sighted { node: found, source })
         }
     }
@@ -152,11 +156,11 @@ impl Opened {
     /// Starts delivering.
     pub fn start(self, inbox: &Arc<Inbox>) -> Result<(), AgentError> {
         match self {
-            Opened::Api { client, node, allow_external_ips } => {
+            Opened::Api { client, node, allow_external_ips, streaming_lists } => {
                 for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
                     let sink: Arc<dyn Sink> = inbox.clone();
                     let watch = Watch::new(client.clone(), kind, &node, allow_external_ips, sink);
-                    tokio::spawn(watch.run());
+                    tokio::spawn(watch.streaming(streaming_lists).run());
                 }
             }
             Opened::Manifests { directory, allow_external_ips } => {

@@ -81,6 +81,23 @@ pub enum RequestError {
     },
 }
 
+impl RequestError {
+    /// The request reached a server, as far as is known.
+    pub(super) fn was_sent(&self) -> bool {
+        match self {
+            RequestError::Send { source, .. } => broke_after_connecting(source.as_ref()),
+            RequestError::Receive { .. } | RequestError::TooSlow { .. } => true,
+        }
+    }
+}
+
+fn broke_after_connecting(error: &(dyn std::error::Error + 'static)) -> bool {
+    match error.downcast_ref::<hyper_util::client::legacy::Error>() {
+        Some(error) => !error.is_connect(),
+        None => error.source().is_some_and(broke_after_connecting),
+    }
+}
+
 /// A client of the API server. Clones share everything.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);

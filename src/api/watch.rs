@@ -33,6 +33,9 @@ use stream::Stream;
 const WATCH_SECONDS: std::ops::Range<u64> = 300..600;
 /// Time after which a watch that the server should have ended is given up.
 const OVERDUE: Duration = Duration::from_secs(30);
+/// How long nothing may come while a streaming list is not complete. An API server itself waits for
+/// its cache, up to a few seconds.
+const LIST_SILENCE: Duration = Duration::from_secs(20);
 
 /// Reads one kind.
 pub struct Watch {
@@ -64,6 +67,7 @@ impl Failure {
 
     fn outcome(self) -> Outcome {
         match self {
+            Failure::Unreachable(error) if error.was_sent() => Outcome::Unanswered,
             Failure::Unreachable(_) => Outcome::Unreachable,
             Failure::Broken(_) => Outcome::Broken,
             Failure::Refused { refusal, .. } => Outcome::Refused(refusal),
@@ -99,6 +103,12 @@ impl Watch {
             machine: Machine::default(),
             listing: BTreeMap::new(),
         }
+    }
+
+    /// Whether a streaming list is tried first: feature gate WatchListClient.
+    pub fn streaming(mut self, enabled: bool) -> Watch {
+        self.machine = if enabled { Machine::default() } else { Machine::paged() };
+        self
     }
 
     /// Reads until it is dropped.
@@ -179,7 +189,7 @@ impl Watch {
     }
 
     async fn events(&mut self, mut stream: Stream, mut listing: bool) -> Result<(), Failure> {
-        while let Some(frame) = stream.next().await? {
+        while let Some(frame) = next_frame(&mut stream, listing).await? {
             match self.decoder.event(self.kind, stream.encoding(), &frame) {
                 Ok(event) => self.event(event, &mut listing)?,
                 Err(broken) => {
@@ -243,6 +253,18 @@ impl Watch {
         let objects: Vec<Object> = std::mem::take(&mut self.listing).into_values().collect();
         info!(kind = %self.kind, objects = objects.len(), "list complete");
         self.sink.deliver(Change::Replace(self.kind, objects));
+    }
+}
+
+/// The next event's bytes. The list that a stream begins with comes in one go: a silence within it
+/// means that somebody on the way holds it back.
+async fn next_frame(stream: &mut Stream, listing: bool) -> Result<Option<Bytes>, Failure> {
+    if !listing {
+        return stream.next().await;
+    }
+    match tokio::time::timeout(LIST_SILENCE, stream.next()).await {
+        Ok(frame) => frame,
+        Err(silent) => Err(Failure::broken(silent)),
     }
 }
 

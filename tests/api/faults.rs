@@ -128,14 +128,58 @@ fn retry_after_is_honoured() {
     assert_eq!(requests[1].ask, Ask::StreamingList, "throttling is no refusal of streaming lists");
 }
 
+// etcd 3.4 answers 500, a gateway 501 or 503, an older server 400 or 422; a proxy may hang up, or end
+// or break the stream before the bookmark. Whatever it is, and for however long.
+#[test]
+fn any_failure_of_a_streaming_list_leads_to_a_paged_list_at_once() {
+    let stream = |body: &'static [u8]| Answer::Replay {
+        content_type: "application/json",
+        body: bytes::Bytes::from_static(body),
+    };
+    let error = br#"{"type":"ERROR","object":{"kind":"Status","code":500,"reason":"InternalError"}}
+"#;
+    let answers = [
+        refuse(400, "BadRequest", None),
+        refuse(401, "Unauthorized", None),
+        refuse(403, "Forbidden", None),
+        refuse(404, "NotFound", None),
+        refuse(410, "Expired", None),
+        refuse(422, "Invalid", None),
+        refuse(500, "InternalError", None),
+        refuse(501, "", None),
+        refuse(503, "ServiceUnavailable", None),
+        refuse(504, "Timeout", None),
+        Answer::Drop,
+        stream(b""),
+        stream(b"{\"type\":\"ADD"),
+        stream(b"<html>not what was asked for</html>\n"),
+        stream(error),
+    ];
+    for answer in answers {
+        let setup = Setup::new();
+        setup.server.put(&service("a"));
+        let what = format!("{answer:?}");
+        setup.server.fail(fault(Kind::Service, Ask::StreamingList, usize::MAX, answer));
+        let begun = std::time::Instant::now();
+        let setup = setup.watching(&[Kind::Service]);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{what}: {:?}", begun.elapsed());
+        setup.wait_for(Kind::Service, &["shop/a"]);
+        let asked: Vec<Ask> = setup.server.requests().iter().map(|r| r.ask).collect();
+        assert_eq!(asked, [Ask::StreamingList, Ask::List, Ask::Watch], "{what}");
+    }
+}
+
 #[test]
 fn failing_requests_are_spaced_out() {
     let setup = Setup::new();
+    setup.server.refuse_streaming_lists();
     for answer in [Answer::Drop, refuse(503, "ServiceUnavailable", None)] {
-        setup.server.fail(fault(Kind::Service, Ask::StreamingList, 1, answer));
+        setup.server.fail(fault(Kind::Service, Ask::List, 1, answer));
     }
     let setup = setup.watching(&[Kind::Service]);
-    let at: Vec<_> = setup.server.requests().iter().map(|request| request.at).collect();
+    let requests = setup.server.requests();
+    let lists = requests.iter().filter(|request| request.ask == Ask::List);
+    let at: Vec<_> = lists.map(|request| request.at).collect();
     let pauses: Vec<Duration> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(pauses.len(), 2, "{pauses:?}");
     assert!(pauses[0] >= Duration::from_millis(800), "{pauses:?}");

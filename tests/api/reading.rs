@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use kubeweir::api::Watch;
 use kubeweir::model::Kind;
 use kubeweir::testing::api_server::{Answer, Ask, Signal};
 
@@ -98,6 +99,19 @@ fn a_server_without_streaming_lists_is_read_in_pages() {
         setup.server.put(&service("f"));
         setup.wait("the watch", || setup.names(Kind::Service).len() == 6);
     }
+}
+
+// Feature gate WatchListClient.
+#[test]
+fn without_streaming_lists_none_is_asked_for() {
+    let setup = Setup::new();
+    setup.server.put(&service("a"));
+    let client = setup.client(setup.options());
+    let watch = Watch::new(client, Kind::Service, "node-a", true, setup.sink.clone());
+    setup.runtime.spawn(watch.streaming(false).run());
+    setup.wait("a watch", || setup.server.open_streams(Kind::Service) == 1);
+    let asked: Vec<Ask> = setup.server.requests().iter().map(|r| r.ask).collect();
+    assert_eq!(asked, [Ask::List, Ask::Watch]);
 }
 
 // B-190: a kind is delivered when its list is complete and not before, whichever comes first.

@@ -5,10 +5,14 @@
 //!
 //! ```text
 //! streaming list ─ bookmark ─> watch ─ ended, broken ─> watch from the last resourceVersion
-//!    │ refused                   │ 410
+//!    │ anything else             │ 410
 //!    v                           v
-//! paged list ─ last page ─> watch   streaming list, or paged list where that was refused
+//! paged list ─ last page ─> watch   streaming list, or paged list where that was refused for good
 //! ```
+//!
+//! A streaming list may fail for many reasons, and with any status: etcd is too old for it, a proxy
+//! does not pass it on. Whatever it is, a paged list follows at once, as in client-go. Only a server
+//! that is not there or asks to wait is asked for the same again.
 
 use std::time::Duration;
 
@@ -19,6 +23,9 @@ const CAP: Duration = Duration::from_secs(30);
 /// A watch that ends in order within this time and without an event counts as a failure, so that a
 /// server that closes at once is not asked in a tight loop.
 const SHORT: Duration = Duration::from_secs(1);
+
+/// Longer than this no server is left alone, whatever it asks for.
+const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// A request to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +70,9 @@ pub enum Outcome {
     },
     /// The answer began and broke off, or could not be read on.
     Broken,
-    /// There was no answer.
+    /// The server took the request and gave no answer.
+    Unanswered,
+    /// There was no connection.
     Unreachable,
     /// The server refused, by HTTP status or by an ERROR event.
     Refused(Refusal),
@@ -89,7 +98,17 @@ impl Refusal {
 
     /// The same request may well succeed later.
     fn is_passing(&self) -> bool {
-        matches!(self.code, 401 | 403 | 408 | 429) || self.code >= 500
+        matches!(self.code, 401 | 403 | 408 | 429) || (self.code >= 500 && self.code != 501)
+    }
+
+    /// The request means nothing to the server, whatever it was for.
+    fn is_final(&self) -> bool {
+        self.code >= 400 && !self.is_passing() && !self.wrong_version()
+    }
+
+    /// The server is busy: it refuses whoever asks, not what is asked for.
+    fn is_throttling(&self) -> bool {
+        self.code == 429
     }
 }
 
@@ -108,7 +127,8 @@ pub struct Machine {
     request: Request,
     /// The last state seen, from lists, events and bookmarks.
     version: Option<String>,
-    streaming_refused: bool,
+    /// Streaming lists are not to be tried, or were refused in a way that will not change.
+    paged: bool,
     failures: u32,
     /// The last refusal was answered with another request, which did not succeed yet.
     remedied: bool,
@@ -121,7 +141,7 @@ impl Default for Machine {
         Machine {
             request: Request::StreamingList,
             version: None,
-            streaming_refused: false,
+            paged: false,
             failures: 0,
             remedied: false,
             progressed: false,
@@ -130,6 +150,12 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// A machine that never tries a streaming list.
+    pub fn paged() -> Machine {
+        let request = Request::List { resource_version: "0".to_owned() };
+        Machine { request, paged: true, ..Machine::default() }
+    }
+
     /// What to perform first.
     pub fn first(&self) -> Step {
         Step { after: Duration::ZERO, request: self.request.clone() }
@@ -153,6 +179,8 @@ impl Machine {
     pub fn next(&mut self, outcome: Outcome, jitter: f64) -> Step {
         let progressed = std::mem::replace(&mut self.progressed, false);
         let after = match &outcome {
+            // The paged list is the remedy, not time.
+            _ if self.ends_streaming(&outcome) => asked_to_wait(&outcome, jitter),
             // A list is no success yet if the watch after it is refused as the one before it was.
             Outcome::Page { .. } => {
                 if !self.remedied {
@@ -167,7 +195,7 @@ impl Machine {
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
             _ => self.back_off(jitter),
         };
-        self.request = match std::mem::replace(&mut self.request, Request::StreamingList) {
+        self.request = match self.request.clone() {
             Request::StreamingList => self.after_streaming_list(&outcome),
             Request::Watch { .. } => self.after_watch(&outcome),
             page => self.after_page(page, &outcome),
@@ -175,16 +203,21 @@ impl Machine {
         Step { after, request: self.request.clone() }
     }
 
-    fn after_streaming_list(&mut self, outcome: &Outcome) -> Request {
-        match outcome {
-            Outcome::Refused(refusal) if !refusal.is_passing() && !refusal.wrong_version() => {
-                self.streaming_refused = true;
-                self.list("0")
+    /// A streaming list failed, and not for the server as a whole.
+    fn ends_streaming(&self, outcome: &Outcome) -> bool {
+        self.request == Request::StreamingList
+            && match outcome {
+                Outcome::Unreachable => false,
+                Outcome::Refused(refusal) => !refusal.is_throttling(),
+                _ => true,
             }
-            // It began and did not end: a proxy or an old server may not know streaming lists.
-            Outcome::Ended { .. } | Outcome::Broken => self.list("0"),
-            _ => Request::StreamingList,
+    }
+
+    fn after_streaming_list(&mut self, outcome: &Outcome) -> Request {
+        if let Outcome::Refused(refusal) = outcome {
+            self.paged = refusal.is_final();
         }
+        if self.ends_streaming(outcome) { self.list("0") } else { Request::StreamingList }
     }
 
     fn after_page(&mut self, page: Request, outcome: &Outcome) -> Request {
@@ -200,6 +233,8 @@ impl Machine {
                 Request::ListPage { .. } => Request::FullList,
                 _ => Request::List { resource_version: String::new() },
             },
+            // The token means nothing to this server.
+            Outcome::Refused(refusal) if !refusal.is_passing() => self.list("0"),
             _ => page,
         }
     }
@@ -207,7 +242,7 @@ impl Machine {
     fn after_watch(&mut self, outcome: &Outcome) -> Request {
         match outcome {
             Outcome::Refused(refusal) if refusal.wrong_version() || !refusal.is_passing() => {
-                if self.streaming_refused { self.list("0") } else { Request::StreamingList }
+                if self.paged { self.list("0") } else { Request::StreamingList }
             }
             _ => self.watch(),
         }
@@ -225,14 +260,10 @@ impl Machine {
 
     fn after_refusal(&mut self, refusal: &Refusal, jitter: f64) -> Duration {
         if let Some(asked) = refusal.retry_after {
-            return asked + BASE.mul_f64(jitter);
+            return spread(asked, jitter);
         }
         // The remedy is another request, not time: but only once, in case it fails the same way.
         let remedied = refusal.wrong_version() || !refusal.is_passing();
-        if self.request == Request::StreamingList && !refusal.wrong_version() && remedied {
-            // It is not asked for again.
-            return Duration::ZERO;
-        }
         if !remedied || std::mem::replace(&mut self.remedied, true) {
             return self.back_off(jitter);
         }
@@ -253,6 +284,19 @@ impl Machine {
         self.failures += 1;
         delay.mul_f64(1.0 + jitter)
     }
+}
+
+/// How long a server that refused asks to wait.
+fn asked_to_wait(outcome: &Outcome, jitter: f64) -> Duration {
+    match outcome {
+        Outcome::Refused(Refusal { retry_after: Some(asked), .. }) => spread(*asked, jitter),
+        _ => Duration::ZERO,
+    }
+}
+
+/// Not all clients that were asked to wait come back together, and none comes early.
+fn spread(asked: Duration, jitter: f64) -> Duration {
+    asked.min(LONGEST_ASKED) + BASE.mul_f64(jitter)
 }
 
 #[cfg(test)]

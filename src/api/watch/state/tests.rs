@@ -55,15 +55,29 @@ fn a_cold_start_tries_a_streaming_list() {
 fn every_outcome_leads_to_the_next_request() {
     let token = || Request::ListPage { continue_token: "t".into() };
     let start = Machine::default;
-    let cases: [(&str, Machine, Outcome, Request, u64); 28] = [
+    let cases: [(&str, Machine, Outcome, Request, u64); 36] = [
         ("streaming refused: pages", start(), refused(422, "Invalid", None), list("0"), 0),
         ("streaming unknown: pages", start(), refused(400, "BadRequest", None), list("0"), 0),
-        ("streaming cut: pages", start(), Outcome::Broken, list("0"), 800),
+        ("streaming cut: pages", start(), Outcome::Broken, list("0"), 0),
+        ("streaming dropped: pages", start(), Outcome::Unanswered, list("0"), 0),
         ("streaming without end: pages", start(), ended(60_000), list("0"), 0),
         ("no server", start(), Outcome::Unreachable, Request::StreamingList, 800),
         ("streaming throttled", start(), refused(429, "", Some(7)), Request::StreamingList, 7000),
-        ("streaming forbidden", start(), refused(403, "", None), Request::StreamingList, 800),
-        ("streaming while starting", start(), refused(500, "", None), Request::StreamingList, 800),
+        (
+            "streaming throttled, no time",
+            start(),
+            refused(429, "", None),
+            Request::StreamingList,
+            800,
+        ),
+        ("streaming forbidden", start(), refused(403, "", None), list("0"), 0),
+        ("streaming while starting", start(), refused(500, "", None), list("0"), 0),
+        ("streaming not there", start(), refused(404, "NotFound", None), list("0"), 0),
+        ("streaming not made", start(), refused(501, "", None), list("0"), 0),
+        ("streaming unavailable", start(), refused(503, "", None), list("0"), 0),
+        ("streaming unavailable for a time", start(), refused(503, "", Some(2)), list("0"), 2000),
+        ("streaming expired", start(), refused(410, "Expired", None), list("0"), 0),
+        ("a token of another server", paging(), refused(400, "BadRequest", None), list("0"), 0),
         ("a page, more to come", paging(), page("40", Some("t")), token(), 0),
         ("the last page", paging(), page("40", None), watch("40"), 0),
         ("a page broke", paging(), Outcome::Broken, token(), 800),
@@ -150,7 +164,38 @@ fn a_remedy_that_keeps_failing_is_slowed_down() {
     let millis: Vec<u128> = (0..4)
         .map(|_| machine.next(refused(410, "Expired", None), 0.0).after.as_millis())
         .collect();
-    assert_eq!(millis, [0, 1600, 3200, 6400]);
+    assert_eq!(millis, [0, 0, 1600, 3200], "the second was the streaming list's");
+}
+
+// etcd 3.4 behind a new API server: the reason is none that tells of streaming lists.
+#[test]
+fn a_streaming_list_is_not_tried_again_before_the_next_relist() {
+    let outcomes = [
+        refused(500, "InternalError", None),
+        refused(503, "ServiceUnavailable", None),
+        Outcome::Broken,
+        ended(10),
+        Outcome::Unanswered,
+    ];
+    for failed in outcomes {
+        let mut machine = Machine::default();
+        assert_eq!(machine.next(failed.clone(), 0.0).request, list("0"), "{failed:?}");
+        for _ in 0..5 {
+            assert_eq!(machine.next(Outcome::Unreachable, 0.0).request, list("0"), "{failed:?}");
+        }
+        assert_eq!(machine.next(page("40", None), 0.0).request, watch("40"));
+        let relist = machine.next(refused(410, "Expired", None), 0.0);
+        assert_eq!(relist.request, Request::StreamingList, "{failed:?}");
+        assert_eq!(machine.next(failed.clone(), 0.0).request, list("40"), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_machine_without_streaming_lists_never_asks_for_one() {
+    let mut machine = Machine::paged();
+    assert_eq!(machine.first().request, list("0"));
+    machine.next(page("40", None), 0.0);
+    assert_eq!(machine.next(refused(410, "Expired", None), 0.0).request, list("40"));
 }
 
 #[test]
@@ -174,11 +219,13 @@ fn after_a_loss_a_forgotten_version_is_remedied_soon() {
     let millis: Vec<u128> = (0..3)
         .map(|_| machine.next(refused(410, "Expired", None), 0.5).after.as_millis())
         .collect();
-    assert_eq!(millis, [1200, 2400, 4800], "it grows if the remedy fails as well");
+    assert_eq!(millis, [1200, 0, 2400], "it grows if the remedy fails as well");
 }
 
 #[test]
 fn retry_after_is_kept_and_spread() {
     let step = watching().next(refused(429, "TooManyRequests", Some(5)), 0.5);
     assert_eq!(step.after, Duration::from_millis(5400));
+    let step = watching().next(refused(429, "TooManyRequests", Some(1_000_000_000)), 0.5);
+    assert_eq!(step.after, Duration::from_millis(60_400), "nobody stops a kind for ever");
 }
