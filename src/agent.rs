@@ -5,15 +5,14 @@
 
 mod cleaning;
 mod error;
-mod flows;
 mod node_source;
-mod observer;
 mod pages;
 mod patience;
 mod prepare;
 pub mod privilege;
+mod programming;
 mod servers;
-mod worker;
+mod subscribers;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -38,10 +37,10 @@ use crate::model::ObjectName;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
-use observer::{Occurrence, Surroundings};
 use prepare::Ready;
+use programming::Subject;
 use servers::Servers;
-use worker::Subject;
+use subscribers::{Note, Outlets};
 
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,28 +171,30 @@ async fn serve(
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
     let node: Arc<str> = node.into();
     let recorder = sighted.source.recorder(&node);
-    let health = Health::new(ProxyHealth::new(config.sync_period));
+    let worker = inbox.clone();
+    let health = Health::new(ProxyHealth::new(config.sync_period))
+        .watching(Arc::new(move || worker.at_work()));
     let status = initial_status(launch, &node);
-    let (health_checks, wanted_checks) = watch::channel(observer::no_health_checks());
+    let (health_checks, wanted_checks) = watch::channel(subscribers::no_health_checks());
     let mut servers = Servers::new(recorder.clone());
     servers.start_health(config, &health, &metrics);
     servers.start_metrics(config, pages::pages(launch, &status, Timestamp::now()), &metrics);
     servers.start_health_checks(config, &health, &node, wanted_checks);
-    let (occurrences, occurred) = mpsc::unbounded_channel();
-    let surroundings = Surroundings {
+    let (notes, noted) = mpsc::unbounded_channel();
+    let outlets = Outlets {
         traffic,
         owned,
         health: health.clone(),
         status: status.clone(),
-        flows: flows::start(metrics.clone()).map_err(AgentError::Thread)?,
+        flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
         metrics,
         health_checks,
-        occurrences,
+        notes,
         node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
     };
     let subject = Subject { node, object: sighted.node, families };
     let programming = tokio::select! {
-        started = worker::start(launch, subject, surroundings, inbox) => started?,
+        started = programming::start(launch, subject, outlets, inbox) => started?,
         ended = endings.next() => return ended,
     };
     let mut programming = tokio::task::spawn_blocking(|| programming.join());
@@ -204,7 +205,7 @@ async fn serve(
     announce(recorder.as_ref(), config.mode);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {
-        outcome = supervise(servers, occurred, recorder) => outcome.map(|never| match never {}),
+        outcome = supervise(servers, noted, recorder) => outcome.map(|never| match never {}),
         ended = endings.next() => ended,
         _ = &mut programming => return Err(AgentError::Panicked),
     };
@@ -236,7 +237,7 @@ fn announce(recorder: Option<&Recorder>, mode: ProxyMode) {
 /// Waits for what ends the process, and tells of what does not.
 async fn supervise(
     mut servers: Servers,
-    mut occurred: mpsc::UnboundedReceiver<Occurrence>,
+    mut noted: mpsc::UnboundedReceiver<Note>,
     recorder: Option<Recorder>,
 ) -> Result<Infallible, AgentError> {
     loop {
@@ -245,9 +246,9 @@ async fn supervise(
                 servers.tell(&reason).await;
                 return Err(reason);
             }
-            Some(occurrence) = occurred.recv() => match occurrence {
-                Occurrence::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
-                Occurrence::Quarantined { service, reason } => {
+            Some(note) = noted.recv() => match note {
+                Note::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
+                Note::Quarantined { service, reason } => {
                     tell_quarantined(recorder.as_ref(), service, reason);
                 }
             }

@@ -127,6 +127,7 @@ impl Engine {
     /// than this one are ignored.
     pub fn apply(&mut self, change: Change) -> Effect {
         let mut effect = self.store.apply(self.of_this_node(change));
+        let mut families = Families::default();
         for family in self.families.iter() {
             for service in &effect.services {
                 if effect.service_objects.contains(service) {
@@ -134,15 +135,21 @@ impl Engine {
                 }
                 if self.concerns(family, service) {
                     self.mark_dirty(family, service.clone());
+                    families = families.with(family);
                 }
             }
         }
         if effect.service_cidrs {
-            self.refresh_statics(None);
+            families = families.union(self.refresh_statics(None));
         }
         if effect.node {
             effect.zone = self.set_zone(self.store.node().and_then(|node| node.zone.clone()));
         }
+        // The first lists, and a new zone, concern every service.
+        if effect.zone || effect.listed.is_some() {
+            families = self.families;
+        }
+        effect.families = families;
         effect
     }
 
@@ -173,8 +180,9 @@ impl Engine {
     }
 
     /// The addresses that accept NodePort traffic, or, in match-all mode, all addresses of the node.
-    pub fn set_local_addresses(&mut self, addresses: &PerFamily<Vec<IpAddr>>) {
-        self.refresh_statics(Some(addresses));
+    /// Returns the families that have work with it.
+    pub fn set_local_addresses(&mut self, addresses: &PerFamily<Vec<IpAddr>>) -> Families {
+        self.refresh_statics(Some(addresses))
     }
 
     /// Everything may differ from what is applied.
@@ -246,12 +254,18 @@ impl Engine {
         }
     }
 
-    fn refresh_statics(&mut self, addresses: Option<&PerFamily<Vec<IpAddr>>>) {
+    fn refresh_statics(&mut self, addresses: Option<&PerFamily<Vec<IpAddr>>>) -> Families {
+        let mut changed = Families::default();
         for family in self.families.iter() {
             let current = &self.state[family].statics.node_port_ips;
             let addresses = addresses.map_or(current, |addresses| &addresses[family]).clone();
-            self.state[family].statics = statics(family, &self.options, &self.store, &addresses);
+            let new = statics(family, &self.options, &self.store, &addresses);
+            if new != self.state[family].statics {
+                self.state[family].statics = new;
+                changed = changed.with(family);
+            }
         }
+        changed
     }
 }
 

@@ -12,7 +12,7 @@ mod state;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -20,6 +20,9 @@ pub use report::Report;
 pub use state::{FamilyHealth, HealthStatus, Moment, ProxyHealth};
 
 use crate::model::{Family, Node};
+
+/// For how long the worker has been at one piece of work without an end.
+pub type Busy = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
 
 /// A clock: the time now.
 pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
@@ -29,6 +32,7 @@ pub type Clock = Arc<dyn Fn() -> Moment + Send + Sync>;
 pub struct Health {
     state: Arc<Mutex<ProxyHealth>>,
     clock: Clock,
+    busy: Busy,
 }
 
 impl fmt::Debug for Health {
@@ -47,7 +51,13 @@ impl Health {
 
     /// Shares a state, with a clock of the caller's.
     pub fn with_clock(state: ProxyHealth, clock: Clock) -> Self {
-        Health { state: Arc::new(Mutex::new(state)), clock }
+        Health { state: Arc::new(Mutex::new(state)), clock, busy: Arc::new(|| None) }
+    }
+
+    /// The same, which also asks whether the worker hangs: it tells of its work only after it.
+    #[must_use]
+    pub fn watching(self, busy: Busy) -> Self {
+        Health { busy, ..self }
     }
 
     /// A family's sync loop starts; counts as an update (section 8.1).
@@ -74,8 +84,8 @@ impl Health {
 
     /// The health now.
     pub fn status(&self) -> HealthStatus {
-        let now = (self.clock)();
-        self.lock().status(now)
+        let (now, busy) = ((self.clock)(), (self.busy)());
+        self.lock().status(now, busy)
     }
 
     fn lock(&self) -> MutexGuard<'_, ProxyHealth> {

@@ -10,16 +10,16 @@
 //!    ─> program: elements of each dirty service (pure)
 //!    ─> engine: difference to what is applied (pure) ─> transaction
 //!    ─> netlink ─> kernel
-//!    ─> applied state, conntrack, health, metrics, events
+//!    ─> applied state; one value a turn ─> metrics, status, health, flows, events
 //! ```
 //!
 //! | Layer | Modules | Must not know |
 //! | --- | --- | --- |
-//! | model | [`model`] | everything else |
+//! | model | [`model`], [`backoff`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
 //! | what the agent tells | [`status`] | who asks |
-//! | orchestration | [`sync`], [`agent`] | Kubernetes' own types, netlink's |
+//! | orchestration | [`sync`], [`agent`] | Kubernetes' own types |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
 //! | faces for people | [`inspect`] (pure), [`command`] | how the agent runs |
 //!
@@ -27,6 +27,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod backoff;
 pub mod cleanup;
 pub mod cli;
 pub mod command;

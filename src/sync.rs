@@ -9,6 +9,8 @@ mod quarantine;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod thread;
+mod turn;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +18,10 @@ use std::time::Duration;
 
 pub use inbox::{Inbox, Mail};
 pub use quarantine::{Quarantine, Quarantined};
-pub use schedule::{Damper, Limits, Schedule};
-pub use worker::{Observer, Timing, Worker};
+pub use schedule::Limits;
+pub use thread::{Programmer, StartError, watch_foreign_changes};
+pub use turn::{Arrival, FamilyState, Foreign, InForce, Subscriber, Synced, Turn};
+pub use worker::{LocalAddresses, Worker};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
@@ -125,17 +129,20 @@ impl<K: Kernel> Synchronizer<K> {
         distrusted || self.engine.is_pending(family)
     }
 
-    /// When the next quarantined service is due, as the age of the process.
-    pub fn next_retry(&self) -> Option<Duration> {
-        Family::BOTH.into_iter().filter_map(|family| self.quarantine[family].next_retry()).min()
+    /// When the next quarantined service of a family is due, as the age of the process.
+    pub fn next_retry(&self, family: Family) -> Option<Duration> {
+        self.quarantine[family].next_retry()
     }
 
     /// Brings a family to the wanted state. `None` if it is there already.
     pub fn sync(&mut self, family: Family, now: Duration) -> Option<Report> {
-        for service in self.quarantine[family].due(now) {
-            self.engine.take_back(family, &service);
+        let due = self.quarantine[family].due(now);
+        for service in &due {
+            self.engine.take_back(family, service);
         }
         if !self.is_pending(family) {
+            // What was taken back is gone, or in force without a sync of its own.
+            due.iter().for_each(|service| self.quarantine[family].release(service));
             return None;
         }
         let mut report = Report {

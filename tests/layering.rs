@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const USES: &[(&str, &[&str])] = &[
     // model
     ("model", &[]),
+    ("backoff", &[]),
     // core
     ("topology", &["model"]),
     ("ruleset", &["model"]),
@@ -33,9 +34,11 @@ const USES: &[(&str, &[&str])] = &[
     // what the agent tells
     ("status", &["engine"]),
     // orchestration
-    ("sync", &["engine", "model", "ruleset", "source", "topology", "transaction"]),
+    ("sync", &[
+        "backoff", "engine", "logging", "model", "netlink", "ruleset", "source", "topology", "transaction",
+    ]),
     ("agent", &[
-        "api", "cleanup", "config", "conntrack", "engine", "health", "http_server", "logging", "manifest",
+        "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "logging", "manifest",
         "metrics", "model", "netlink", "node", "program", "source", "status", "sync", "sysctl",
         "topology", "transaction",
     ]),
@@ -51,7 +54,8 @@ const USES: &[(&str, &[&str])] = &[
 ];
 
 /// What decides about traffic.
-const CORE: [&str; 6] = ["model", "topology", "ruleset", "transaction", "program", "engine"];
+const CORE: [&str; 7] =
+    ["model", "backoff", "topology", "ruleset", "transaction", "program", "engine"];
 
 /// The other crates that the core may use: values, and nothing that does anything.
 const CORE_CRATES: [&str; 8] =

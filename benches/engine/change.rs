@@ -109,7 +109,9 @@ fn node_address(rig: &mut Rig) -> Vec<Sample> {
     let turn = |i: u32| {
         let v4 = addresses[..1 + (i as usize + 1) % 2].to_vec();
         let both = PerFamily { v4, v6: Vec::new() };
-        rig.step_with(|engine| engine.set_local_addresses(&both))
+        rig.step_with(|engine| {
+            engine.set_local_addresses(&both);
+        })
     };
     (0..SAMPLES).map(turn).collect()
 }

@@ -8,10 +8,11 @@ use crate::config::sanity::WrongFamily;
 use crate::config::watch::{Changed, WatchError};
 use crate::http_server::BindError;
 use crate::manifest::WatchError as ManifestWatchError;
-use crate::netlink::{MonitorError, OpenError, ProbeError};
+use crate::netlink::{OpenError, ProbeError};
 use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
 use crate::node::object::NodeMissing;
+use crate::sync::StartError;
 use crate::sysctl::SysctlError;
 
 /// Why the agent ends, or does not start.
@@ -50,9 +51,9 @@ pub enum AgentError {
     /// nf_tables cannot be used.
     #[error("unable to create proxier")]
     Probe(#[from] ProbeError),
-    /// Foreign changes cannot be noticed.
-    #[error(transparent)]
-    Monitor(#[from] MonitorError),
+    /// The threads of netlink cannot be started.
+    #[error("unable to create proxier")]
+    Programming(#[from] StartError),
     /// Interface addresses cannot be read.
     #[error(transparent)]
     Addresses(#[from] AddressError),

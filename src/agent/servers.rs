@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::observer::HealthChecks;
+use super::subscribers::HealthChecks;
 use super::{AgentError, with_causes};
 use crate::api::{Event, Reason, Recorder, Regarding};
 use crate::config::Config;

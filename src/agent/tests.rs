@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::observer::{AgentObserver, Occurrence, Surroundings, no_health_checks};
-use super::{flows, tell_quarantined};
+use super::subscribers::{self, Note, Outlets, no_health_checks, start_flows};
+use super::tell_quarantined;
 use crate::api::{Client, Options, Recorder};
 use crate::config::Traffic;
 use crate::engine::Engine;
@@ -68,15 +68,15 @@ fn refusing() -> FakeKernel {
     kernel
 }
 
-fn surroundings(
+fn outlets(
     metrics: &Arc<Metrics>,
     status: &SharedStatus,
-    occurrences: mpsc::UnboundedSender<Occurrence>,
-) -> Surroundings {
+    notes: mpsc::UnboundedSender<Note>,
+) -> Outlets {
     let parsed = crate::cli::proxy::parse(&["--hostname-override=a".to_owned()]).expect("flags");
     let completed = crate::config::complete(&parsed, None).expect("complete");
     let loopback = |_| IpAddr::V4(Ipv4Addr::LOCALHOST);
-    Surroundings {
+    Outlets {
         traffic: Traffic {
             config: crate::config::resolve(completed).expect("valid"),
             node_ips: PerFamily::from_fn(loopback),
@@ -86,9 +86,9 @@ fn surroundings(
         metrics: metrics.clone(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
         status: status.clone(),
-        flows: flows::start(metrics.clone()).expect("a thread"),
+        flows: start_flows(metrics.clone()).expect("a thread"),
         health_checks: watch::channel(no_health_checks()).0,
-        occurrences,
+        notes,
         node_cidr_mode: false,
     }
 }
@@ -101,21 +101,23 @@ fn synchronizer(kernel: FakeKernel) -> Synchronizer<FakeKernel> {
 
 fn worker(
     inbox: &Arc<Inbox>,
-    around: Surroundings,
+    around: Outlets,
     synchronizer: Synchronizer<FakeKernel>,
-) -> Worker<FakeKernel, AgentObserver> {
+) -> Worker<FakeKernel> {
     let limits = Limits {
         min_interval: Duration::ZERO,
         retry: Duration::from_secs(30),
         audit: Limits::AUDIT,
     };
-    let observer = AgentObserver::new(around, NodeAddresses::default());
-    Worker::new(synchronizer, inbox.clone(), observer, limits)
+    let traffic = around.traffic.clone();
+    let local_addresses = Box::new(move |new: &NodeAddresses| traffic.local_addresses(new));
+    let subscribers = subscribers::all(around, &NodeAddresses::default());
+    Worker::new(synchronizer, inbox.clone(), local_addresses, subscribers, limits)
 }
 
-/// Writes the Event of an occurrence to an API server; what arrived.
-fn event_of(occurrence: Occurrence) -> serde_json::Value {
-    let Occurrence::Quarantined { service, reason } = occurrence else { panic!("{occurrence:?}") };
+/// Writes the Event of a note to an API server; what arrived.
+fn event_of(note: Note) -> serde_json::Value {
+    let Note::Quarantined { service, reason } = note else { panic!("{note:?}") };
     let server = ApiServer::start_plain(Ipv4Addr::LOCALHOST.into()).expect("a server");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -145,7 +147,7 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     let build = BuildInfo::default();
     let metrics = Arc::new(Metrics::new(Mode::Nftables, &build, Timestamp::now()));
     let (status, inbox, log) = (SharedStatus::default(), Arc::new(Inbox::new()), Log::default());
-    let (occurrences, mut occurred) = mpsc::unbounded_channel();
+    let (notes, mut noted) = mpsc::unbounded_channel();
     for kind in Kind::ALL {
         let of_kind = objects().into_iter().filter(|object| object.kind() == kind).collect();
         inbox.deliver(Change::Replace(kind, of_kind));
@@ -155,8 +157,7 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(stream)).finish();
     tracing::subscriber::with_default(subscriber, || {
         // Does all there is to do, and ends because the inbox is closed.
-        worker(&inbox, surroundings(&metrics, &status, occurrences), synchronizer(refusing()))
-            .run();
+        worker(&inbox, outlets(&metrics, &status, notes), synchronizer(refusing())).run();
     });
 
     let family = &status.get().families["IPv4"];
@@ -184,7 +185,7 @@ fn a_refused_service_is_named_everywhere_and_the_others_are_served() {
     let line = log.lines().find(told).unwrap_or_else(|| panic!("{log}"));
     assert!(line.contains("default/culprit") && line.contains("add element"), "{line}");
 
-    let event = event_of(occurred.try_recv().expect("an occurrence"));
+    let event = event_of(noted.try_recv().expect("a note"));
     for (pointer, want) in [
         ("/reason", "ServiceQuarantined"),
         ("/type", "Warning"),
@@ -209,11 +210,11 @@ fn sample(metrics: &Metrics, name: &str) -> u64 {
 fn a_failed_deletion_of_garbage_is_counted_and_is_no_failed_sync() {
     let metrics = Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now()));
     let (status, inbox) = (SharedStatus::default(), Arc::new(Inbox::new()));
-    let (occurrences, _occurred) = mpsc::unbounded_channel();
+    let (notes, _noted) = mpsc::unbounded_channel();
     let mut kernel = FakeKernel::new();
     let garbage = |op: &Op| matches!(op, Op::DeleteSet(_) | Op::DeleteChain(_));
     kernel.dislike(move |op| garbage(op).then_some(libc::EBUSY));
-    let around = || surroundings(&metrics, &status, occurrences.clone());
+    let around = || outlets(&metrics, &status, notes.clone());
     let mut sticky = service("sticky", &["10.96.0.1"]);
     sticky.ports.push(port("http", Protocol::Tcp, 80, None));
     sticky.session_affinity = Some(60);

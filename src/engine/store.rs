@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 
 use crate::model::{
-    Change, EndpointSlice, Family, Kind, Node, Object, ObjectName, Service, ServiceCidr,
+    Change, EndpointSlice, Families, Family, Kind, Node, Object, ObjectName, Service, ServiceCidr,
 };
 
 /// What a change means for the rules.
@@ -30,6 +30,8 @@ pub struct Effect {
     pub zone: bool,
     /// The kind was listed for the first time.
     pub listed: Option<Kind>,
+    /// Families that have work with it.
+    pub families: Families,
 }
 
 impl Effect {

@@ -77,12 +77,13 @@ impl ProxyHealth {
         self.node_eligible = !node.deleting && !node.to_be_deleted;
     }
 
-    /// The health at a moment.
-    pub fn status(&self, now: Moment) -> HealthStatus {
+    /// The health at a moment at which the worker has been at one piece of work for `busy`.
+    pub fn status(&self, now: Moment, busy: Option<Duration>) -> HealthStatus {
+        let hangs = busy.is_some_and(|busy| busy >= self.timeout);
         let families = PerFamily::from_fn(|family| {
             let updated = self.updated[family]?;
-            let healthy = self.pending_since[family]
-                .is_none_or(|since| now.elapsed.saturating_sub(since) < self.timeout);
+            let late = |since| now.elapsed.saturating_sub(since) >= self.timeout;
+            let healthy = !hangs && !self.pending_since[family].is_some_and(late);
             Some(FamilyHealth { updated, healthy })
         });
         let healthy = Family::BOTH.iter().all(|&f| families[f].is_none_or(|h| h.healthy));
@@ -168,18 +169,27 @@ mod tests {
                     Updated(family, t) => health.updated(family, at(t)),
                 }
             }
-            let status = health.status(at(now));
+            let status = health.status(at(now), None);
             let found = Family::BOTH.map(|f| status.families[f].map(|h| h.healthy));
             assert_eq!(found, expected, "{name}");
             assert_eq!(status.healthy, !expected.contains(&Some(false)), "{name}");
         }
     }
 
+    // A commit that never ends is told of by nobody.
+    #[test]
+    fn a_worker_that_hangs_is_unhealthy() {
+        let mut health = fresh();
+        health.updated(Family::V4, at(0));
+        let asked = |seconds| health.status(at(500), Some(Duration::from_secs(seconds))).healthy;
+        assert_eq!([asked(59), asked(60)], [true, false]);
+    }
+
     // B-230, B-232: the node must have been seen and stay.
     #[test]
     fn node_is_eligible_unless_it_goes() {
         let mut health = fresh();
-        assert!(!health.status(at(0)).node_eligible, "never seen");
+        assert!(!health.status(at(0), None).node_eligible, "never seen");
         let cases = [
             ("plain", node(false, false), true),
             ("deletionTimestamp", node(true, false), false),
@@ -188,7 +198,7 @@ mod tests {
         ];
         for (name, node, eligible) in cases {
             health.observe_node(&node);
-            let status = health.status(at(1));
+            let status = health.status(at(1), None);
             assert_eq!(status.node_eligible, eligible, "{name}");
             assert!(status.healthy, "{name}: eligibility is not health");
         }

@@ -66,7 +66,7 @@ impl fmt::Display for Family {
 }
 
 /// Which families are programmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Families {
     /// IPv4 is programmed.
     pub v4: bool,
@@ -77,6 +77,30 @@ pub struct Families {
 impl Families {
     /// Both of them.
     pub const DUAL: Families = Families { v4: true, v6: true };
+
+    /// Families of either.
+    #[must_use]
+    pub fn union(self, other: Families) -> Families {
+        Families { v4: self.v4 || other.v4, v6: self.v6 || other.v6 }
+    }
+
+    /// With one more.
+    #[must_use]
+    pub fn with(self, family: Family) -> Families {
+        match family {
+            Family::V4 => Families { v4: true, ..self },
+            Family::V6 => Families { v6: true, ..self },
+        }
+    }
+
+    /// With one less.
+    #[must_use]
+    pub fn without(self, family: Family) -> Families {
+        match family {
+            Family::V4 => Families { v4: false, ..self },
+            Family::V6 => Families { v6: false, ..self },
+        }
+    }
 
     /// Whether a family is among them.
     pub fn contains(self, family: Family) -> bool {

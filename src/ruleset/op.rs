@@ -53,6 +53,13 @@ pub struct Rejection {
     pub errno: i32,
 }
 
+impl Rejection {
+    /// What was refused, and why, in words.
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.object, std::io::Error::from_raw_os_error(self.errno))
+    }
+}
+
 /// How much a transaction asks of the kernel; exact, so tests may assert it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {

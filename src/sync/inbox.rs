@@ -7,7 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::model::{Change, Kind, NodeAddresses, Object, ObjectName, PerFamily};
+use super::turn::Foreign;
+use crate::model::{Change, Family, Kind, NodeAddresses, Object, ObjectName, PerFamily};
 use crate::source::Sink;
 
 /// What the worker takes out in one go.
@@ -18,9 +19,7 @@ pub struct Mail {
     /// The node's addresses, if they changed.
     pub addresses: Option<NodeAddresses>,
     /// Families whose table someone else changed.
-    pub foreign_changes: PerFamily<bool>,
-    /// When the oldest change came in.
-    pub oldest: Option<Instant>,
+    pub foreign_changes: PerFamily<Option<Foreign>>,
     /// Nothing more will come.
     pub closed: bool,
 }
@@ -38,9 +37,10 @@ struct State {
     order: VecDeque<(Kind, ObjectName)>,
     latest: HashMap<(Kind, ObjectName), Change>,
     addresses: Option<NodeAddresses>,
-    foreign_changes: PerFamily<bool>,
-    oldest: Option<Instant>,
+    foreign_changes: PerFamily<Option<Foreign>>,
     closed: bool,
+    /// Since when the worker is at work on what it took.
+    at_work: Option<Instant>,
 }
 
 impl Inbox {
@@ -55,8 +55,13 @@ impl Inbox {
     }
 
     /// Someone else changed a family's table.
-    pub fn foreign_change(&self, family: crate::model::Family) {
-        self.update(|state| state.foreign_changes[family] = true);
+    pub fn foreign_change(&self, family: Family, change: Foreign) {
+        self.update(|state| state.foreign_changes[family] = Some(change));
+    }
+
+    /// For how long the worker has been at work without coming back for more.
+    pub fn at_work(&self) -> Option<Duration> {
+        self.lock().at_work.map(|since| since.elapsed())
     }
 
     /// Ends the worker.
@@ -79,6 +84,7 @@ impl Inbox {
     pub fn take(&self, patience: Option<Duration>) -> Mail {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let mut state = self.lock();
+        state.at_work = None;
         while state.is_idle() {
             state = match deadline {
                 None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -92,15 +98,15 @@ impl Inbox {
                 }
             };
         }
-        std::mem::take(&mut *state).into_mail()
+        let taken = std::mem::take(&mut *state);
+        state.at_work = Some(Instant::now());
+        drop(state);
+        taken.into_mail()
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        if state.oldest.is_none() {
-            state.oldest = Some(Instant::now());
-        }
         drop(state);
         self.wake.notify_one();
     }
@@ -123,8 +129,8 @@ impl State {
         self.lists.is_empty()
             && self.latest.is_empty()
             && self.addresses.is_none()
-            && !self.foreign_changes.v4
-            && !self.foreign_changes.v6
+            && self.foreign_changes.v4.is_none()
+            && self.foreign_changes.v6.is_none()
             && !self.closed
     }
 
@@ -157,7 +163,6 @@ impl State {
             changes,
             addresses: self.addresses,
             foreign_changes: self.foreign_changes,
-            oldest: self.oldest,
             closed: self.closed,
         }
     }
@@ -195,7 +200,7 @@ mod tests {
                 Change::Delete(Kind::ServiceCidr, ObjectName::cluster_scoped("b")),
             ]
         );
-        assert!(inbox.is_empty() && mail.oldest.is_some());
+        assert!(inbox.is_empty());
     }
 
     #[test]
@@ -220,5 +225,17 @@ mod tests {
         assert!(inbox.take(Some(Duration::from_millis(1))).changes.is_empty());
         inbox.close();
         assert!(inbox.take(None).closed);
+    }
+
+    // A worker that hangs in the kernel is seen from outside.
+    #[test]
+    fn the_worker_is_at_work_from_one_taking_to_the_next() {
+        let inbox = Inbox::new();
+        assert_eq!(inbox.at_work(), None);
+        inbox.foreign_change(Family::V4, Foreign::default());
+        inbox.take(None);
+        assert!(inbox.at_work().is_some());
+        inbox.deliver(Change::Apply(cidr("a", "10.0.0.0/16")));
+        assert!(inbox.at_work().is_some(), "what comes in meanwhile changes nothing");
     }
 }

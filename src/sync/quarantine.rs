@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::model::ObjectName;
 use crate::transaction::Rejection;
 
-/// First pause before a refused service is tried again; doubles with each refusal.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Pauses before a refused service is tried again.
+const RETRIES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// A service that is set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +40,7 @@ impl Quarantine {
         let before = self.services.get(&service);
         let refusals = before.map_or(0, |q| q.refusals) + 1;
         let since = before.map_or(now, |q| q.since);
-        let pause = FIRST_PAUSE.saturating_mul(1 << (refusals - 1).min(16)).min(LONGEST_PAUSE);
-        let retry_at = now + pause;
+        let retry_at = now + RETRIES.pause(refusals);
         self.services.insert(service, Quarantined { rejection, refusals, since, retry_at });
     }
 

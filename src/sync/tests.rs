@@ -4,3 +4,4 @@ mod audit;
 mod faults;
 mod histories;
 mod refusals;
+mod worker;

@@ -1,75 +1,50 @@
-//! The thread that owns engine and kernel.
+//! The loop around engine and kernel: take what came in, sync what is due, tell what was done.
 //!
-//! Netlink runs here and nowhere else, never on the async workers: metrics and health never wait for
+//! It runs on a thread of its own, as does everything of netlink: metrics and health never wait for
 //! a commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Synchronizer;
 use super::inbox::{Inbox, Mail};
-use super::schedule::{Damper, Limits, Schedule};
-use super::{Report, Synchronizer};
-use crate::engine::Effect;
-use crate::model::{Change, Family, NodeAddresses, PerFamily};
+use super::schedule::{Limits, Schedule, Work};
+use super::turn::{Arrival, Foreign, Subscriber, Synced, Turn};
+use crate::model::{Families, Family, NodeAddresses, PerFamily};
 use crate::transaction::Kernel;
+use std::net::IpAddr;
 
-/// Told of what the worker does. Called on the worker's thread: must not block.
-pub trait Observer<K>: Send {
-    /// Changes came in and were applied to the store; `effect` says what they mean.
-    fn changed(&mut self, synchronizer: &mut Synchronizer<K>, change: &Change, effect: &Effect);
-
-    /// The node's addresses changed; returns what the engine should know of them.
-    fn addresses(&mut self, addresses: NodeAddresses) -> Option<PerFamily<Vec<std::net::IpAddr>>>;
-
-    /// A family has work.
-    fn queued(&mut self, family: Family);
-
-    /// A family was synced.
-    fn synced(&mut self, synchronizer: &Synchronizer<K>, report: &Report, timing: Timing);
-
-    /// Everything that came in so far is dealt with; `backlog` changes wait already.
-    fn settled(&mut self, synchronizer: &Synchronizer<K>, backlog: usize);
-}
-
-/// About one sync.
-#[derive(Debug, Clone, Copy)]
-pub struct Timing {
-    /// How long it took.
-    pub elapsed: Duration,
-    /// It was a repair: someone else had changed the table.
-    pub repair: bool,
-}
+/// From the node's addresses to those that the engine is to know.
+pub type LocalAddresses = Box<dyn Fn(&NodeAddresses) -> PerFamily<Vec<IpAddr>> + Send>;
 
 /// The worker's parts.
-pub struct Worker<K, O> {
+pub struct Worker<K> {
     synchronizer: Synchronizer<K>,
     inbox: Arc<Inbox>,
-    observer: O,
-    limits: Limits,
+    local_addresses: LocalAddresses,
+    subscribers: Vec<Box<dyn Subscriber>>,
     schedules: PerFamily<Schedule>,
-    fresh: PerFamily<bool>,
-    audited: PerFamily<Duration>,
-    dampers: PerFamily<Damper>,
+    /// Foreign changes that are not repaired yet.
+    foreign: PerFamily<Option<Foreign>>,
     started: Instant,
 }
 
-impl<K: Kernel, O: Observer<K>> Worker<K, O> {
-    /// A worker that has not started.
+impl<K: Kernel> Worker<K> {
+    /// A worker that has not started; `subscribers` are told in their order.
     pub fn new(
         synchronizer: Synchronizer<K>,
         inbox: Arc<Inbox>,
-        observer: O,
+        local_addresses: LocalAddresses,
+        subscribers: Vec<Box<dyn Subscriber>>,
         limits: Limits,
     ) -> Self {
         Worker {
             synchronizer,
             inbox,
-            observer,
-            limits,
+            local_addresses,
+            subscribers,
             schedules: PerFamily::from_fn(|_| Schedule::new(limits)),
-            fresh: PerFamily::default(),
-            audited: PerFamily::default(),
-            dampers: PerFamily::default(),
+            foreign: PerFamily::default(),
             started: Instant::now(),
         }
     }
@@ -77,14 +52,16 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
     /// Works until the inbox is closed; then engine and kernel are given back.
     pub fn run(mut self) -> Synchronizer<K> {
         loop {
-            let patience = self.patience();
-            let mail = self.inbox.take(patience);
+            let mail = self.inbox.take(self.patience());
             let closed = mail.closed;
-            self.take(mail);
+            let mut turn = self.take(mail);
             for family in self.synchronizer.engine.families().iter() {
-                self.sync(family);
+                turn.syncs.extend(self.sync(family));
             }
-            self.observer.settled(&self.synchronizer, self.inbox.len());
+            turn.backlog = self.inbox.len();
+            for subscriber in &mut self.subscribers {
+                subscriber.turn(&turn);
+            }
             if closed {
                 return self.synchronizer;
             }
@@ -95,65 +72,76 @@ impl<K: Kernel, O: Observer<K>> Worker<K, O> {
         self.started.elapsed()
     }
 
-    /// How long to wait for mail: until something else is due.
+    fn due(&self, family: Family) -> Option<Duration> {
+        let work = Work {
+            ready: self.synchronizer.engine.is_ready(),
+            pending: self.synchronizer.is_pending(family),
+            retry: self.synchronizer.next_retry(family),
+        };
+        self.schedules[family].due(work)
+    }
+
+    /// How long to wait for mail: until a family is due.
     fn patience(&self) -> Option<Duration> {
         let families = self.synchronizer.engine.families();
-        let pending = families.iter().filter(|f| self.synchronizer.is_pending(*f));
-        let syncs = pending.map(|family| self.schedules[family].due(self.fresh[family]));
-        let ready = self.synchronizer.engine.is_ready();
-        let audits = families
-            .iter()
-            .filter(|_| ready)
-            .map(|family| self.audited[family] + self.limits.audit);
-        let repairs = Family::BOTH.into_iter().filter_map(|f| self.dampers[f].due());
-        let retry = self.synchronizer.next_retry();
-        let due = syncs.chain(audits).chain(repairs).chain(retry).min()?;
+        let due = families.iter().filter_map(|family| self.due(family)).min()?;
         Some(due.saturating_sub(self.now()))
     }
 
-    fn take(&mut self, mail: Mail) {
-        let families = self.synchronizer.engine.families();
+    fn take(&mut self, mail: Mail) -> Turn {
+        let now = self.now();
+        let engine = &mut self.synchronizer.engine;
+        let mut turn = Turn { families: engine.families(), ..Turn::default() };
         for change in mail.changes {
-            // The observer sees the change as it was delivered, with what it means.
-            let effect = self.synchronizer.engine.apply(change.clone());
-            self.observer.changed(&mut self.synchronizer, &change, &effect);
+            let (kind, objects, list) = Arrival::shape(&change);
+            let effect = engine.apply(change);
+            turn.requested = turn.requested.union(effect.families);
+            if effect.node {
+                turn.node = engine.store().node().cloned();
+            }
+            turn.arrivals.push(Arrival { kind, objects, list, effect });
         }
-        if let Some(addresses) = mail.addresses.and_then(|new| self.observer.addresses(new)) {
-            self.synchronizer.engine.set_local_addresses(&addresses);
+        if let Some(addresses) = mail.addresses {
+            let known = (self.local_addresses)(&addresses);
+            turn.requested = turn.requested.union(engine.set_local_addresses(&known));
+            turn.addresses = Some(addresses);
         }
+        let families = turn.families;
         for family in families.iter() {
-            if mail.foreign_changes[family] {
-                let now = self.now();
-                self.dampers[family].disturbed(now);
+            if turn.requested.contains(family) {
+                self.schedules[family].arrived();
             }
-            if self.synchronizer.is_pending(family) && mail.oldest.is_some() {
-                self.fresh[family] = true;
-                self.observer.queued(family);
+            if let Some(foreign) = &mail.foreign_changes[family] {
+                self.schedules[family].disturbed(now);
+                self.foreign[family] = Some(foreign.clone());
             }
         }
+        let waits = |family| {
+            families.contains(family)
+                && (self.synchronizer.is_pending(family)
+                    || self.foreign[family].is_some() && self.synchronizer.engine.is_ready())
+        };
+        turn.waiting = Families { v4: waits(Family::V4), v6: waits(Family::V6) };
+        turn
     }
 
-    fn sync(&mut self, family: Family) {
+    fn sync(&mut self, family: Family) -> Option<Synced> {
         let now = self.now();
-        let ready = self.synchronizer.engine.is_ready();
-        let repair = self.dampers[family].due().is_some_and(|due| due <= now);
-        if repair {
-            self.dampers[family].repairing(now);
+        if self.due(family)? > now {
+            return None;
         }
-        if ready && (repair || now >= self.audited[family] + self.limits.audit) {
+        let start = self.schedules[family].begin(now);
+        if start.read {
             self.synchronizer.distrust(family);
         }
-        if now < self.schedules[family].due(self.fresh[family]) {
-            return;
-        }
-        let Some(report) = self.synchronizer.sync(family, now) else { return };
+        let report = self.synchronizer.sync(family, now)?;
         let ended = self.now();
-        self.fresh[family] = false;
-        self.schedules[family].ended(ended, report.result.is_ok());
-        if report.full && report.result.is_ok() {
-            self.audited[family] = ended;
+        let success = report.result.is_ok();
+        self.schedules[family].ended(ended, success, report.full);
+        let repair = start.repair.then(|| self.foreign[family].clone().unwrap_or_default());
+        if success {
+            self.foreign[family] = None;
         }
-        let timing = Timing { elapsed: ended - now, repair };
-        self.observer.synced(&self.synchronizer, &report, timing);
+        Some(Synced::new(&self.synchronizer, report, ended - now, repair))
     }
 }

@@ -1,14 +1,12 @@
 //! A table is read back from time to time, also when nobody told of a change.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::refusals::{V4, cluster, expected, start};
-use crate::engine::Effect;
-use crate::model::{Change, Family, NodeAddresses, PerFamily};
+use crate::model::{Family, PerFamily};
 use crate::ruleset::{Element, Name, Ruleset};
-use crate::sync::{Inbox, Limits, Observer, Report, Synchronizer, Timing, Worker};
+use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::testing::FakeKernel;
 use crate::testing::normal::normal_form;
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Transaction};
@@ -31,23 +29,6 @@ impl Kernel for Shared {
     }
 }
 
-/// Needs to know nothing.
-struct Deaf;
-
-impl Observer<Shared> for Deaf {
-    fn changed(&mut self, _: &mut Synchronizer<Shared>, _: &Change, _: &Effect) {}
-
-    fn addresses(&mut self, _: NodeAddresses) -> Option<PerFamily<Vec<IpAddr>>> {
-        None
-    }
-
-    fn queued(&mut self, _: Family) {}
-
-    fn synced(&mut self, _: &Synchronizer<Shared>, _: &Report, _: Timing) {}
-
-    fn settled(&mut self, _: &Synchronizer<Shared>, _: usize) {}
-}
-
 // B-197: what nobody told of is found, and put right, when the time for a full sync has come.
 #[test]
 fn an_unnoticed_change_is_found_by_the_periodic_full_sync() {
@@ -61,14 +42,15 @@ fn an_unnoticed_change_is_found_by_the_periodic_full_sync() {
         retry: Duration::from_secs(30),
         audit: Duration::from_millis(10),
     };
-    let worker = Worker::new(synchronizer, inbox.clone(), Deaf, limits);
+    let local_addresses = Box::new(|_: &_| PerFamily::default());
+    let worker = Worker::new(synchronizer, inbox.clone(), local_addresses, Vec::new(), limits);
     let thread = std::thread::spawn(move || worker.run());
     let wanted = expected(cluster(3));
     let until_right = || {
         let end = Instant::now() + Duration::from_secs(20);
         while normal_form(kernel.0.lock().unwrap().ruleset(V4)) != wanted {
             assert!(Instant::now() < end, "it stays wrong");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
     };
     until_right();

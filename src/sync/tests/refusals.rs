@@ -134,7 +134,7 @@ fn a_refused_service_is_tried_again_with_longer_and_longer_pauses() {
     for _ in 0..11 {
         assert_eq!(current.sync(V4, now).unwrap().refused.len(), 1);
         assert!(current.sync(V4, now).is_none());
-        let retry = current.next_retry().unwrap();
+        let retry = current.next_retry(V4).unwrap();
         pauses.push((retry - now).as_secs());
         now = retry;
     }

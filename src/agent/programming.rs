@@ -1,0 +1,104 @@
+//! Starts the threads and tasks around the worker: netlink, monitor, interface addresses.
+//!
+//! Place in the flow: [`super::run`] calls it once the node is prepared; from then on everything
+//! reaches the worker through the inbox.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{error, warn};
+
+use super::patience::patiently;
+use super::subscribers::{self, Outlets};
+use super::{AgentError, Launch};
+use crate::engine::Engine;
+use crate::logging::with_causes;
+use crate::model::{Families, Node, NodeAddresses};
+use crate::node::addresses;
+use crate::sync::{Inbox, Limits, Programmer, watch_foreign_changes};
+use crate::topology::Vantage;
+
+/// Pause before a broken stream of addresses is opened anew.
+const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
+
+/// What the worker is about.
+pub struct Subject {
+    /// This node's name.
+    pub node: Arc<str>,
+    /// This node as it was at the start.
+    pub object: Option<Arc<Node>>,
+    /// Families to program.
+    pub families: Families,
+}
+
+/// Follows the interfaces' addresses and starts the worker's threads.
+///
+/// Returns the one that programs: it ends when the inbox is closed. The others end with the process.
+pub async fn start(
+    launch: &Launch,
+    subject: Subject,
+    outlets: Outlets,
+    inbox: &Arc<Inbox>,
+) -> Result<JoinHandle<()>, AgentError> {
+    let mut addresses = follow_addresses().await?;
+    let assigned = addresses.borrow_and_update().clone();
+    let programmer = patiently("nf_tables", async || {
+        let programmer = Programmer::open().await?;
+        // Where others cannot be kept off the table, they are watched at least.
+        if !outlets.owned {
+            watch_foreign_changes(programmer.portid(), inbox.clone())?;
+        }
+        Ok(programmer)
+    })
+    .await?;
+    let engine = engine(subject, &outlets, &assigned);
+    let traffic = outlets.traffic.clone();
+    let local_addresses = Box::new(move |new: &NodeAddresses| traffic.local_addresses(new));
+    let limits = Limits {
+        min_interval: launch.config.min_sync_period,
+        retry: launch.config.sync_period,
+        audit: Limits::AUDIT,
+    };
+    let subscribers = subscribers::all(outlets, &assigned);
+    let programming = programmer.start(engine, inbox.clone(), local_addresses, subscribers, limits);
+    let inbox = inbox.clone();
+    tokio::spawn(async move {
+        while addresses.changed().await.is_ok() {
+            inbox.set_addresses(addresses.borrow_and_update().clone());
+        }
+    });
+    Ok(programming)
+}
+
+/// Interface addresses, now and after every change.
+async fn follow_addresses() -> Result<watch::Receiver<NodeAddresses>, AgentError> {
+    let (sender, receiver) = watch::channel(read_addresses().await?);
+    tokio::spawn(async move {
+        loop {
+            match addresses::watch(sender.clone()).await {
+                Ok(()) => return,
+                Err(reason) => warn!(reason = with_causes(&reason), "Following addresses again"),
+            }
+            tokio::time::sleep(ADDRESSES_RETRY).await;
+        }
+    });
+    Ok(receiver)
+}
+
+async fn read_addresses() -> Result<NodeAddresses, AgentError> {
+    patiently("the interfaces' addresses", async || Ok(addresses::read().await?)).await
+}
+
+fn engine(subject: Subject, outlets: &Outlets, assigned: &NodeAddresses) -> Engine {
+    let (options, hints) = outlets.traffic.options(assigned);
+    for hint in hints {
+        error!("{hint}");
+    }
+    let zone = subject.object.as_ref().and_then(|node| node.zone.clone());
+    let vantage = Vantage { node: subject.node, zone };
+    let mut engine = Engine::new(options, vantage, subject.families, outlets.owned);
+    engine.set_local_addresses(&outlets.traffic.local_addresses(assigned));
+    engine
+}

@@ -1,0 +1,85 @@
+//! What the rest of the agent makes of each turn of the worker.
+//!
+//! Place in the flow: behind [`crate::sync`]; each file here takes a [`crate::sync::Turn`] and keeps
+//! one thing up to date. They know each other as little as they know engine or kernel; what acts only
+//! on success looks at the reports itself. The order is fixed: figures first, so that whoever hears
+//! of an event finds them moved.
+
+mod events;
+mod flows;
+mod health;
+mod metrics;
+mod status;
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use tokio::sync::{mpsc, watch};
+
+pub use events::{Events, Note};
+pub use flows::{Flows, Job, start as start_flows};
+pub use health::{HealthChecks, Healthy, no_health_checks};
+pub use metrics::Figures;
+pub use status::Shown;
+
+use crate::config::Traffic;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::model::NodeAddresses;
+use crate::netlink::heap;
+use crate::status::SharedStatus;
+use crate::sync::{Subscriber, Turn};
+
+/// Where the subscribers write.
+pub struct Outlets {
+    /// Configuration and node.
+    pub traffic: Traffic,
+    /// Tables are to be owned.
+    pub owned: bool,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Health of the proxy.
+    pub health: Health,
+    /// For `kubeweir status`.
+    pub status: SharedStatus,
+    /// Stale flows to delete.
+    pub flows: Sender<Job>,
+    /// Health-check node ports.
+    pub health_checks: watch::Sender<HealthChecks>,
+    /// Events and fatal changes.
+    pub notes: mpsc::UnboundedSender<Note>,
+    /// podCIDR changes end the process.
+    pub node_cidr_mode: bool,
+}
+
+/// All of them, in order; `addresses` are the node's at the start.
+pub fn all(outlets: Outlets, addresses: &NodeAddresses) -> Vec<Box<dyn Subscriber>> {
+    let Outlets { traffic, owned, metrics, health, status, flows, health_checks, notes, .. } =
+        outlets;
+    let pod_cidrs = outlets.node_cidr_mode.then(|| traffic.pod_cidrs.clone());
+    vec![
+        Box::new(Figures::new(metrics)),
+        Box::new(Shown::new(status, owned)),
+        Box::new(Healthy::new(health, health_checks, traffic.clone(), addresses.clone())),
+        Box::new(Flows::new(flows, traffic, addresses)),
+        Box::new(Events::new(notes, pod_cidrs)),
+        Box::new(Heap),
+    ]
+}
+
+/// Services of one sync, a full one as a rule, after which free memory is worth returning.
+const BULK: usize = 1000;
+
+/// Gives memory back to the kernel after a sync that left holes in the heap.
+struct Heap;
+
+impl Subscriber for Heap {
+    fn turn(&mut self, turn: &Turn) {
+        if turn.syncs.iter().any(|sync| sync.in_force.len() >= BULK) {
+            heap::return_free_memory();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
