@@ -44,13 +44,14 @@ pub async fn start(
 ) -> Result<JoinHandle<()>, AgentError> {
     let mut addresses = follow_addresses().await?;
     let assigned = addresses.borrow_and_update().clone();
-    let programmer = patiently("nf_tables", async || {
-        let programmer = Programmer::open().await?;
+    let programmer = Programmer::spawn()?;
+    patiently("nf_tables", async || {
+        let portid = programmer.open().await?;
         // Where others cannot be kept off the table, they are watched at least.
         if !outlets.owned {
-            watch_foreign_changes(programmer.portid(), inbox.clone())?;
+            watch_foreign_changes(portid, inbox.clone())?;
         }
-        Ok(programmer)
+        Ok(())
     })
     .await?;
     let engine = engine(subject, &outlets, &assigned);

@@ -3,7 +3,7 @@
 //! Sockets are opened by the thread that uses them, in the network namespace of the process.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{io, thread};
@@ -45,12 +45,20 @@ pub enum StartError {
     /// The socket that hears of changes.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
-    /// The thread ended before it had opened its socket.
+    /// The thread that programs ended before it had opened its socket.
     #[error("the thread that programs ended while it started")]
     Ended,
 }
 
-/// What the programming thread is to do.
+/// What the programming thread is told.
+enum Order {
+    /// Open the socket; its port id is the answer.
+    Open(oneshot::Sender<Result<u32, OpenError>>),
+    /// Program until the inbox is closed.
+    Program(Task),
+}
+
+/// All that it takes.
 struct Task {
     engine: Engine,
     inbox: Arc<Inbox>,
@@ -59,44 +67,35 @@ struct Task {
     limits: Limits,
 }
 
-/// A thread that has opened the kernel and waits for its task. It ends when this is dropped.
+/// The thread that programs, before it does. It ends when this is dropped.
 pub struct Programmer {
-    task: Sender<Task>,
+    orders: Sender<Order>,
     thread: JoinHandle<()>,
-    portid: u32,
 }
 
 impl Programmer {
-    /// Starts the thread, and waits until it has opened its socket.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// If it could not; then the thread is gone.
-    pub async fn open() -> Result<Self, StartError> {
-        let (task, tasks) = channel::<Task>();
-        let (opened, outcome) = oneshot::channel();
-        let thread = spawn("netlink", move || match NetlinkKernel::open() {
-            Ok(kernel) => {
-                // Nobody waits any more: then no task comes either.
-                let _ = opened.send(Ok(kernel.portid()));
-                if let Ok(task) = tasks.recv() {
-                    let synchronizer = Synchronizer::new(task.engine, kernel);
-                    let (addresses, subscribers) = (task.local_addresses, task.subscribers);
-                    Worker::new(synchronizer, task.inbox, addresses, subscribers, task.limits)
-                        .run();
-                }
-            }
-            Err(reason) => drop(opened.send(Err(reason))),
-        })?;
-        let portid = outcome.await.map_err(|_| StartError::Ended)??;
-        Ok(Programmer { task, thread, portid })
+    /// If there can be no more threads.
+    pub fn spawn() -> Result<Self, StartError> {
+        let (orders, incoming) = channel();
+        let thread = spawn("netlink", move || obey(&incoming))?;
+        Ok(Programmer { orders, thread })
     }
 
-    /// The port id of its socket: the owner of the tables it makes.
-    pub fn portid(&self) -> u32 {
-        self.portid
+    /// Has it open its socket; returns the socket's port id, which is the owner of the tables it
+    /// makes.
+    ///
+    /// # Errors
+    /// If it cannot; it may be asked again.
+    pub async fn open(&self) -> Result<u32, StartError> {
+        let (answer, outcome) = oneshot::channel();
+        self.orders.send(Order::Open(answer)).map_err(|_| StartError::Ended)?;
+        Ok(outcome.await.map_err(|_| StartError::Ended)??)
     }
 
-    /// Starts to program. The thread that is returned ends when the inbox is closed.
+    /// Has it program. The thread that is returned ends when the inbox is closed.
     pub fn start(
         self,
         engine: Engine,
@@ -107,8 +106,28 @@ impl Programmer {
     ) -> JoinHandle<()> {
         let task = Task { engine, inbox, local_addresses, subscribers, limits };
         // If the thread panicked meanwhile, whoever joins it learns of it.
-        let _ = self.task.send(task);
+        let _ = self.orders.send(Order::Program(task));
         self.thread
+    }
+}
+
+fn obey(orders: &Receiver<Order>) {
+    let mut opened = None;
+    for order in orders {
+        match order {
+            Order::Open(answer) => {
+                let outcome = NetlinkKernel::open();
+                // Who asked is gone only when the process ends.
+                let _ = answer.send(outcome.map(|kernel| opened.insert(kernel).portid()));
+            }
+            Order::Program(task) => {
+                let Some(kernel) = opened else { return };
+                let synchronizer = Synchronizer::new(task.engine, kernel);
+                let Task { inbox, local_addresses, subscribers, limits, .. } = task;
+                Worker::new(synchronizer, inbox, local_addresses, subscribers, limits).run();
+                return;
+            }
+        }
     }
 }
 
