@@ -20,7 +20,7 @@ pub use expr::{
     SetUpdate, Verdict,
 };
 pub use handover::handover;
-pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+pub use object::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
 pub use render::{render, render_part, render_rule};
 pub use walk::{
     Branch, Effect, Environment, Flow, FlowState, LookedUp, Outcome, Packet, Step, walk_flow,

@@ -346,7 +346,7 @@ impl AgentObserver {
             *entry = FamilyStatus {
                 summary: engine.summary(family),
                 program: engine.program(family).mark.clone(),
-                owned: self.around.owned,
+                owned: engine.ownership(family).is_ours(),
                 syncs: entry.syncs + 1,
                 failed_syncs: entry.failed_syncs + u64::from(report.result.is_err()),
                 repairs: entry.repairs + u64::from(timing.repair),

@@ -20,7 +20,7 @@ use super::reply::error;
 use super::socket::{RECEIVE_BUFFER, Socket};
 use super::uapi::*;
 use crate::model::Family;
-use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set, Table};
+use crate::ruleset::{Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
 use crate::transaction::DumpError;
 
 /// How often a reading that was interrupted is started again.
@@ -61,9 +61,9 @@ impl From<io::Error> for Failure {
 type Failed = (&'static str, Failure);
 
 /// Reads the whole table of a family.
-pub(super) fn ruleset(family: Family) -> Result<Ruleset, DumpError> {
+pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpError> {
     consistently(family, |reader| {
-        let Some(table) = reader.table().map_err(|f| ("the table", f))? else {
+        let Some(table) = reader.table(own_portid).map_err(|f| ("the table", f))? else {
             return Ok(Ruleset::empty(family));
         };
         let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
@@ -89,8 +89,8 @@ pub(super) fn set(family: Family, name: &Name) -> Result<Vec<Element>, DumpError
 }
 
 /// Reads the table itself, without its content.
-pub(super) fn table(family: Family) -> Result<Option<Table>, DumpError> {
-    consistently(family, |reader| reader.table().map_err(|f| ("the table", f)))
+pub(super) fn table(family: Family, own_portid: u32) -> Result<Option<Table>, DumpError> {
+    consistently(family, |reader| reader.table(own_portid).map_err(|f| ("the table", f)))
 }
 
 fn consistently<T>(
@@ -151,11 +151,15 @@ impl Reader {
         generation.ok_or(Failure::Malformed)
     }
 
-    fn table(&mut self) -> Result<Option<Table>, Failure> {
+    /// The table itself; `own_portid` is the port of the socket whose tables are ours.
+    fn table(&mut self, own_portid: u32) -> Result<Option<Table>, Failure> {
         let mut found = None;
         let name = [(NFTA_TABLE_NAME, Table::NAME)];
         let result = self.request(NFT_MSG_GETTABLE, 0, &name, |message| {
-            if let Some(Object::Table(_, table)) = decode(message) {
+            if let Some(Object::Table(_, mut table)) = decode(message) {
+                if table.owner == Ownership::Other(own_portid) {
+                    table.owner = Ownership::Ours;
+                }
                 found = Some(table);
             }
         });

@@ -9,7 +9,7 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
-use super::{Chain, Element, Name, Rule, Ruleset, Set, Table, Value};
+use super::{Chain, Element, Name, Ownership, Rule, Ruleset, Set, Table, Value};
 use crate::transaction::{Op, Rejection, Transaction};
 use journal::{Journal, Undo};
 
@@ -126,12 +126,12 @@ fn add_table(ruleset: &mut Ruleset, journal: &mut Journal, table: &Table) -> Res
     if (existing.owner, existing.persist) == (table.owner, table.persist) {
         return Ok(());
     }
-    let orphan = existing.persist && !existing.owner;
-    if !(orphan && table.owner && table.persist) {
+    let orphan = existing.persist && existing.owner == Ownership::Nobody;
+    if !(orphan && table.owner == Ownership::Ours && table.persist) {
         return Err(libc::EOPNOTSUPP);
     }
     journal.push(Undo::Orphan);
-    existing.owner = true;
+    existing.owner = Ownership::Ours;
     Ok(())
 }
 
