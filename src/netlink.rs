@@ -25,6 +25,7 @@ mod set;
 mod socket;
 mod uapi;
 mod userdata;
+mod witness;
 pub mod xtables;
 
 pub use attribute::{Message, Messages, Truncated};
