@@ -114,13 +114,13 @@ pub struct Removed {
 
 /// Removes the remains of iptables and ipvs mode, both families. `root` is `/` outside tests.
 ///
-/// Blocking parts are short; on a node with ten thousands of old chains it takes seconds.
-pub async fn other_modes(root: &std::path::Path) -> Removed {
+/// Blocking, never to be called on an async worker: it waits for the lock of iptables and for the kernel.
+pub fn other_modes(root: &std::path::Path) -> Removed {
     let mut removed = Removed::default();
     for family in Family::BOTH {
         iptables::remove(family, &mut removed);
         legacy::remove(root, family, &mut removed);
     }
-    ipvs::remove(&mut removed).await;
+    ipvs::remove(&mut removed);
     removed
 }

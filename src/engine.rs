@@ -38,7 +38,7 @@ pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
 use crate::program::{NodePortMatch, Program, RuleOptions, program};
-use crate::ruleset::Table;
+use crate::ruleset::{Ownership, Table};
 use crate::topology::Vantage;
 use applied::Applied;
 use claims::Claims;
@@ -123,6 +123,16 @@ impl Engine {
         self.state[family].program.table(self.owned)
     }
 
+    /// Whose the table of a family is, as the last reading or commit showed it.
+    pub fn ownership(&self, family: Family) -> Ownership {
+        self.state[family].applied.owner
+    }
+
+    /// The kernel says that another process owns the table.
+    pub fn disowned(&mut self, family: Family, portid: u32) {
+        self.state[family].applied.owner = Ownership::Other(portid);
+    }
+
     /// Takes a change from a source. Returns what it touched; nothing is planned here. Nodes other
     /// than this one are ignored.
     pub fn apply(&mut self, change: Change) -> Effect {
@@ -205,7 +215,7 @@ impl Engine {
     pub fn is_pending(&self, family: Family) -> bool {
         let state = &self.state[family];
         let settled = state.dirty.is_empty()
-            && state.applied.is_settled()
+            && state.applied.is_settled(self.owned)
             && state.applied.statics == state.statics;
         self.is_ready() && self.families.contains(family) && !settled
     }

@@ -58,19 +58,17 @@ fn start(parsed: &Parsed, source: Source) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("writing {}", flags.write_config_to))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !flags.cleanup {
-        // Threads inherit what this one has.
-        agent::privilege::settle(&config, flags.init_only);
+    if flags.cleanup {
+        anyhow::ensure!(agent::clean_up(), "encountered an error while cleaning");
+        return Ok(ExitCode::SUCCESS);
     }
+    // Threads inherit what this one has.
+    agent::privilege::settle(&config, flags.init_only);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    if flags.cleanup {
-        anyhow::ensure!(runtime.block_on(agent::clean_up()), "encountered an error while cleaning");
-        return Ok(ExitCode::SUCCESS);
-    }
     let launch = Launch {
         config,
         source,

@@ -25,6 +25,7 @@ mod set;
 mod socket;
 mod uapi;
 mod userdata;
+mod witness;
 pub mod xtables;
 
 pub use attribute::{Message, Messages, Truncated};
@@ -39,7 +40,7 @@ use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
 
 use crate::model::Family;
-use crate::ruleset::{Element, Name, Ruleset, Table};
+use crate::ruleset::{Element, Name, Ownership, Ruleset, Table};
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
@@ -111,8 +112,8 @@ impl NetlinkKernel {
     ///
     /// # Errors
     /// As [`Kernel::dump`].
-    pub fn table(&mut self, family: Family) -> Result<Option<Table>, DumpError> {
-        dump::table(family)
+    pub fn table(&self, family: Family) -> Result<Option<Table>, DumpError> {
+        dump::table(family, self.portid())
     }
 
     fn exchange(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
@@ -133,6 +134,20 @@ impl NetlinkKernel {
             return Err(CommitError::Rejected(rejection));
         }
         heard.map_err(CommitError::Unknown)
+    }
+
+    /// Tells the table of somebody else from other things that are not permitted.
+    fn who_refuses(&self, family: Family, error: CommitError) -> CommitError {
+        match &error {
+            CommitError::Rejected(rejection) if rejection.errno == libc::EPERM => {}
+            _ => return error,
+        }
+        match dump::table(family, self.portid()) {
+            Ok(Some(Table { owner: Ownership::Other(portid), .. })) => {
+                CommitError::Owned { family: family.nft(), portid }
+            }
+            _ => error,
+        }
     }
 
     /// Answers to an earlier batch whose outcome was given up.
@@ -178,12 +193,12 @@ impl Kernel for NetlinkKernel {
             .grow(bytes.max(SEND_ROOM), (messages * REPLY_ROOM).max(SEND_ROOM))
             .map_err(|source| CommitError::Unsent { bytes, source })?;
         let start = Instant::now();
-        self.exchange(transaction)?;
+        self.exchange(transaction).map_err(|error| self.who_refuses(transaction.family, error))?;
         Ok(Committed { messages, bytes, elapsed: start.elapsed() })
     }
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
-        dump::ruleset(family)
+        dump::ruleset(family, self.portid())
     }
 
     /// In the kernel's order, which is none; no key comes twice.
@@ -200,7 +215,7 @@ impl Kernel for NetlinkKernel {
 /// # Errors
 /// If trying is impossible, CAP_NET_ADMIN lacking above all.
 pub fn probe_ownership() -> Result<bool, ProbeError> {
-    let table = Table { comment: None, owner: true, persist: true };
+    let table = Table { comment: None, owner: Ownership::Ours, persist: true };
     match rehearse(Family::V4, table, Vec::new())? {
         Ok(()) => Ok(true),
         // Before 5.12 and 6.9 the unknown flags are refused with one of these.

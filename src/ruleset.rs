@@ -21,7 +21,7 @@ pub use expr::{
     SetUpdate, Verdict,
 };
 pub use handover::handover;
-pub use object::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+pub use object::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
 pub use op::{Counts, Op, Rejection, Transaction};
 pub use render::{render, render_part, render_rule};
 pub use walk::{

@@ -25,7 +25,7 @@ pub use worker::{LocalAddresses, Worker};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
-use crate::ruleset::{Element, Name, Table};
+use crate::ruleset::{Element, Name, Ownership, Table};
 use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
@@ -179,6 +179,7 @@ impl<K: Kernel> Synchronizer<K> {
                 reads += 1;
                 continue;
             }
+            let contested = matches!(self.engine.ownership(family), Ownership::Other(_));
             let plan = self.plan(family, Selection::Elements(self.batch))?;
             for (service, entries) in &plan.oversized {
                 let object = format!("{entries} list entries (at most {MOST_ENTRIES})");
@@ -186,7 +187,14 @@ impl<K: Kernel> Synchronizer<K> {
                 self.set_aside(family, service.clone(), rejection, now, report);
             }
             match self.commit(family, plan, report) {
-                Ok(()) => {}
+                // Until then the former owner may have changed it once more.
+                Ok(()) => self.distrusted[family] = contested,
+                // Its owner changes it as it likes: it is read again before the next attempt.
+                Err((_, error @ CommitError::Owned { portid, .. })) => {
+                    self.engine.disowned(family, portid);
+                    self.distrusted[family] = true;
+                    return Err(error.into());
+                }
                 Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),
                 // The mirror may be wrong: read before judging.
                 Err((_, error)) if reads < READS && !is_fresh(reads, &error) => {
@@ -380,7 +388,7 @@ impl<K: Kernel> Synchronizer<K> {
 pub fn release(kernel: &mut impl Kernel, family: Family) -> Result<(), SyncError> {
     let ruleset = kernel.dump(family)?;
     if let Some(table) = ruleset.table.clone().filter(|table| table.persist) {
-        let plain = Table { owner: false, persist: false, ..table };
+        let plain = Table { owner: Ownership::Nobody, persist: false, ..table };
         for transaction in ruleset.recreated(plain) {
             kernel.commit(&transaction)?;
         }

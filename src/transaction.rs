@@ -39,6 +39,14 @@ pub enum CommitError {
     /// The kernel refused; nothing was applied.
     #[error("transaction refused at {}: {}", .0.object, io::Error::from_raw_os_error(.0.errno))]
     Rejected(Rejection),
+    /// Another process owns the table; nothing was applied.
+    #[error("another process (netlink port {portid}{}) owns table {family} kube-proxy", process(*.portid))]
+    Owned {
+        /// nft's name of the family.
+        family: &'static str,
+        /// The port of the socket that owns it.
+        portid: u32,
+    },
     /// Nothing can be said about the outcome; only reading back settles it.
     #[error("outcome of the transaction unknown")]
     Unknown(#[source] io::Error),
@@ -51,6 +59,11 @@ pub enum CommitError {
         #[source]
         source: io::Error,
     },
+}
+
+/// The kernel numbers a process's first socket like the process, and its further ones from the top down.
+fn process(portid: u32) -> &'static str {
+    if i32::try_from(portid).is_ok() { ", usually its process id" } else { "" }
 }
 
 /// Why a table could not be read.

@@ -45,8 +45,7 @@ fn saved(family: Family) -> Vec<String> {
 }
 
 fn clean(root: &Path) -> Removed {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(cleanup::other_modes(root))
+    cleanup::other_modes(root)
 }
 
 fn clean_here() -> Removed {

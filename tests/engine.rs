@@ -135,3 +135,28 @@ fn a_restart_commits_only_differences() {
         }
     });
 }
+
+// B9: whose the table is says the kernel, not the configuration.
+#[test]
+fn of_two_agents_one_owns_the_table_and_the_other_takes_it_when_the_owner_is_gone() {
+    in_netns(|| {
+        let mut first = start(NetlinkKernel::open().unwrap(), &shop());
+        sync(&mut first);
+        // The same objects: nothing differs, and still the table is not the second one's.
+        let mut second = start(NetlinkKernel::open().unwrap(), &shop());
+        for _ in 0..2 {
+            let report = second.sync(Family::V4, Duration::ZERO).expect("a table that is not ours");
+            let reason = report.result.expect_err("the first one owns the table").to_string();
+            for part in ["another process", "owns table ip kube-proxy"] {
+                assert!(reason.contains(part), "{reason}");
+            }
+        }
+        drop(first);
+        let report = second.sync(Family::V4, Duration::ZERO).expect("a table that is nobody's");
+        assert!(report.result.is_ok(), "{report:?}");
+        run(&["nft", "flush ruleset"], "");
+        assert!(!second.kernel.dump(Family::V4).unwrap().chains.is_empty());
+        let listed = run(&["nft", "list tables"], "");
+        assert!(listed.contains("table ip kube-proxy"), "owned, so flush leaves it: {listed}");
+    });
+}

@@ -21,7 +21,7 @@ use kubeweir::engine::Engine;
 use kubeweir::model::{Change, Families, Family, Kind, Object};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::RuleOptions;
-use kubeweir::ruleset::{Ruleset, Table, render, render_part};
+use kubeweir::ruleset::{Ownership, Ruleset, Table, render, render_part};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
 use kubeweir::topology::Vantage;
@@ -46,7 +46,7 @@ fn synced<K: Kernel>(kernel: K, options: &RuleOptions, objects: &[Object]) -> Sy
 
 /// What a table has that the base has not.
 fn added(table: &Ruleset, base: &Ruleset) -> Ruleset {
-    let plain = Table { comment: None, owner: false, persist: false };
+    let plain = Table { comment: None, owner: Ownership::Nobody, persist: false };
     let mut added = Ruleset { table: Some(plain), ..Ruleset::empty(table.family) };
     for (name, (set, elements)) in &table.sets {
         let known = base.sets.get(name);

@@ -8,6 +8,8 @@
 mod commit;
 #[path = "netlink/life.rs"]
 mod life;
+#[path = "netlink/neighbours.rs"]
+mod neighbours;
 mod netns;
 #[path = "netlink/outcomes.rs"]
 mod outcomes;

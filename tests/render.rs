@@ -14,7 +14,8 @@ use kubeweir::program::{
 };
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, Field, Hook, Hooked, Key, MetaKey,
-    PayloadBase, Register, Rule, Ruleset, Set, SetKind, SetUpdate, Table, Verdict, apply, render,
+    Ownership, PayloadBase, Register, Rule, Ruleset, Set, SetKind, SetUpdate, Table, Verdict,
+    apply, render,
 };
 use kubeweir::transaction::{Kernel, Op, Transaction};
 use listing::sorted_blocks;
@@ -260,7 +261,8 @@ fn ranges(family: Family) -> Vec<Op> {
 #[test]
 fn sets_and_maps_are_listed_as_rendered() {
     for family in Family::BOTH {
-        let table = Table { comment: Some("rules".into()), owner: false, persist: false };
+        let table =
+            Table { comment: Some("rules".into()), owner: Ownership::Nobody, persist: false };
         let ops = [vec![Op::AddTable(table)], sets(family), maps(family), ranges(family)].concat();
         assert_listed_alike(&format!("{family}"), &built(family, ops));
     }
@@ -273,7 +275,8 @@ fn priorities_are_listed_as_rendered() {
         110, 111,
     ];
     let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
-    let mut ops = vec![Op::AddTable(Table { comment: None, owner: false, persist: false })];
+    let mut ops =
+        vec![Op::AddTable(Table { comment: None, owner: Ownership::Nobody, persist: false })];
     for hook in hooks {
         for priority in priorities {
             let name = format!("{}{}", hook.nft(), priority + 1000);
@@ -359,7 +362,7 @@ fn other_rules() -> Vec<Vec<Expr>> {
 fn other_rules_are_listed_as_rendered() {
     let family = Family::V4;
     let hooked = Some(Hooked { kind: ChainType::Nat, hook: Hook::Postrouting, priority: 100 });
-    let table = Table { comment: None, owner: false, persist: false };
+    let table = Table { comment: None, owner: Ownership::Nobody, persist: false };
     let mut ops = [vec![Op::AddTable(table)], sets(family), maps(family)].concat();
     ops.push(Op::AddChain(Chain { name: "rules".into(), hooked, comment: None }));
     for exprs in other_rules() {

@@ -1,6 +1,6 @@
 //! What other kube-proxies left is removed, and what we leave is made fit for them, or removed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::{error, info};
@@ -29,7 +29,14 @@ pub async fn after_first_sync(status: SharedStatus, families: Families) {
         }
         tokio::time::sleep(LOOK).await;
     }
-    log(&cleanup::other_modes(Path::new("/")).await);
+    remove_other_modes("/".into()).await;
+}
+
+async fn remove_other_modes(root: PathBuf) {
+    match tokio::task::spawn_blocking(move || cleanup::other_modes(&root)).await {
+        Ok(removed) => log(&removed),
+        Err(reason) => error!(%reason, "Failed to remove what another proxy mode had left"),
+    }
 }
 
 fn log(removed: &Removed) {
@@ -88,8 +95,8 @@ fn release_table(kernel: &mut NetlinkKernel, family: Family) -> bool {
     }
 }
 
-/// `--cleanup`: removes everything, ours included. Returns whether nothing failed (B-022, B-023).
-pub async fn clean_up() -> bool {
+/// `--cleanup`: removes everything, ours included. Blocking. Returns whether nothing failed (B-022, B-023).
+pub fn clean_up() -> bool {
     let mut clean = true;
     match NetlinkKernel::open() {
         Err(reason) => {
@@ -102,7 +109,7 @@ pub async fn clean_up() -> bool {
             }
         }
     }
-    let removed = cleanup::other_modes(Path::new("/")).await;
+    let removed = cleanup::other_modes(Path::new("/"));
     log(&removed);
     clean && removed.errors.is_empty()
 }
@@ -125,5 +132,41 @@ fn delete_table(kernel: &mut NetlinkKernel, family: Family) -> bool {
             error!(%family, reason, "Failed to remove table kube-proxy");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::lab::Netns;
+
+    // B19: health and metrics are answered while another program keeps the lock of iptables.
+    #[test]
+    fn clean_up_waits_beside_the_runtime() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (net, run) = (root.path().join("proc/thread-self/net"), root.path().join("run"));
+        fs::create_dir_all(&net).expect("below it");
+        fs::create_dir_all(&run).expect("below it");
+        fs::write(net.join("ip_tables_names"), "mangle\n").expect("a table in use");
+        let lock = fs::File::create(run.join("xtables.lock")).expect("the lock");
+        lock.lock().expect("nobody has it");
+        let netns = Netns::new("cleaning").expect("a namespace (this needs root)");
+        netns.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let mut removing = std::pin::pin!(remove_other_modes(root.path().into()));
+                for turn in 0..10 {
+                    tokio::select! {
+                        biased;
+                        () = &mut removing => panic!("the lock was held; turn {turn}"),
+                        () = tokio::time::sleep(Duration::from_millis(10)) => {}
+                    }
+                }
+                lock.unlock().expect("it is held");
+                removing.await;
+            });
+        });
     }
 }

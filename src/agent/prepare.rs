@@ -54,7 +54,7 @@ pub async fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<
 
 /// Whether tables are to be owned; an error if nf_tables cannot be used at all.
 fn try_nftables(config: &Config, families: Families) -> Result<bool, AgentError> {
-    let mut kernel = NetlinkKernel::open()?;
+    let kernel = NetlinkKernel::open()?;
     families::probe_nftables(families, |family| {
         kernel.table(family).map(drop).map_err(|error| match error {
             DumpError::Interrupted(_) => io::Error::new(io::ErrorKind::Interrupted, error),

@@ -54,12 +54,11 @@ pub struct Outlets {
 
 /// All of them, in order; `addresses` are the node's at the start.
 pub fn all(outlets: Outlets, addresses: &NodeAddresses) -> Vec<Box<dyn Subscriber>> {
-    let Outlets { traffic, owned, metrics, health, status, flows, health_checks, notes, .. } =
-        outlets;
+    let Outlets { traffic, metrics, health, status, flows, health_checks, notes, .. } = outlets;
     let pod_cidrs = outlets.node_cidr_mode.then(|| traffic.pod_cidrs.clone());
     vec![
         Box::new(Figures::new(metrics)),
-        Box::new(Shown::new(status, owned)),
+        Box::new(Shown::new(status)),
         Box::new(Healthy::new(health, health_checks, traffic.clone(), addresses.clone())),
         Box::new(Flows::new(flows, traffic, addresses)),
         Box::new(Events::new(notes, pod_cidrs)),

@@ -35,21 +35,30 @@ const BUSY_TRIES: usize = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Removes services, link and ipsets; errors are collected in `removed`.
-pub async fn remove(removed: &mut Removed) {
-    match rtnetlink::new_connection() {
-        Err(source) => removed.errors.push(CleanupError::Open { what: "links", source }),
-        Ok((connection, handle, _)) => {
-            let task = tokio::spawn(connection);
-            if let Err(error) = remove_link(&handle, removed).await {
-                removed.errors.push(CleanupError::Link(error));
-            }
-            task.abort();
-        }
+pub fn remove(removed: &mut Removed) {
+    // rtnetlink is async; a runtime of its own carries it, and here nobody else has to wait.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let outcome = runtime.and_then(|runtime| runtime.block_on(remove_link(removed)));
+    if let Err(source) = outcome {
+        removed.errors.push(CleanupError::Open { what: "links", source });
     }
     remove_sets(removed);
 }
 
-async fn remove_link(handle: &Handle, removed: &mut Removed) -> Result<(), rtnetlink::Error> {
+async fn remove_link(removed: &mut Removed) -> io::Result<()> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let task = tokio::spawn(connection);
+    if let Err(error) = remove_link_and_services(&handle, removed).await {
+        removed.errors.push(CleanupError::Link(error));
+    }
+    task.abort();
+    Ok(())
+}
+
+async fn remove_link_and_services(
+    handle: &Handle,
+    removed: &mut Removed,
+) -> Result<(), rtnetlink::Error> {
     let links = handle.link().get().match_name(LINK.to_owned()).execute();
     let index = match links.try_collect::<Vec<_>>().await {
         Ok(links) => links.first().map(|link| link.header.index),

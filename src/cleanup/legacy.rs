@@ -25,6 +25,8 @@ const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How often a table is read that changes before it is replaced.
 const ATTEMPTS: usize = 5;
+/// Pause before it is read again.
+const CHANGED_PAUSE: Duration = Duration::from_millis(10);
 
 /// Removes kube-proxy's jumps and chains of a family from the tables in use, which are named below
 /// `root` (`/` outside tests); errors are collected in `removed`.
@@ -53,19 +55,26 @@ pub fn remove(root: &Path, family: Family, removed: &mut Removed) {
 
 fn remove_from(family: Family, table: &Table) -> io::Result<Removal> {
     let kernel = XTables::open(family)?;
-    for _ in 0..ATTEMPTS {
+    while_unchanged(|| {
         let current = kernel.read(table.name)?;
         let block = Block::read(family, &current).ok_or(io::ErrorKind::InvalidData)?;
         let removal = plan(table, &block.listing());
-        if removal.is_empty() {
-            return Ok(removal);
+        if !removal.is_empty() {
+            kernel.replace(table.name, current.count, &block.without(&removal))?;
         }
-        match kernel.replace(table.name, current.count, &block.without(&removal)) {
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
-            other => return other.map(|()| removal),
+        Ok(removal)
+    })
+}
+
+/// Begins anew when the table changed meanwhile, which reading says as well as replacing: EAGAIN.
+fn while_unchanged<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => sleep(CHANGED_PAUSE),
+            outcome => return outcome,
         }
     }
-    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+    attempt()
 }
 
 /// The lock of all iptables programs. Without the file, or if somebody does not let go of it, the
@@ -80,4 +89,26 @@ fn lock(path: &Path) -> Option<File> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // B28: a table that grows between the two calls of a reading is read again, but not for ever.
+    #[test]
+    fn a_table_that_changed_is_read_again() {
+        let attempts = |failures: usize, errno: i32| {
+            let mut made = 0;
+            let outcome = while_unchanged(|| {
+                made += 1;
+                if made <= failures { Err(io::Error::from_raw_os_error(errno)) } else { Ok(made) }
+            });
+            (outcome.ok(), made)
+        };
+        assert_eq!(attempts(0, libc::EAGAIN), (Some(1), 1));
+        assert_eq!(attempts(4, libc::EAGAIN), (Some(5), 5));
+        assert_eq!(attempts(9, libc::EAGAIN), (None, 5));
+        assert_eq!(attempts(1, libc::EPERM), (None, 1));
+    }
 }

@@ -6,6 +6,7 @@ use super::CommandError;
 use super::render::print;
 use crate::model::Family;
 use crate::netlink::NetlinkKernel;
+use crate::ruleset::{Ownership, Table};
 use crate::sync::release;
 
 /// Makes persistent tables plain; 1 if an agent still owns one.
@@ -15,7 +16,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
     for family in Family::BOTH {
         let state = match kernel.table(family)? {
             None => "not there",
-            Some(table) if table.owner => {
+            Some(Table { owner: Ownership::Ours | Ownership::Other(_), .. }) => {
                 owned = true;
                 "owned by an agent that runs: end it with SIGTERM, and it does the same"
             }

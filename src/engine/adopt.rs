@@ -35,13 +35,13 @@ impl Engine {
                 // The kernel never changes this of a table that exists; and to a persistent one
                 // other kube-proxies, who could take a plain one over, can add nothing.
                 let suits = self.owned == table.persist;
-                match recognise(observed, program, family).filter(|_| suits) {
-                    Some(mut applied) => {
-                        applied.orphan = self.owned && !table.owner;
-                        (applied, Adoption::Adopted)
-                    }
-                    None => (replacing(observed), Adoption::Replace),
-                }
+                let recognised = recognise(observed, program, family).filter(|_| suits);
+                let adoption = match recognised {
+                    Some(_) => Adoption::Adopted,
+                    None => Adoption::Replace,
+                };
+                let applied = recognised.unwrap_or_else(|| replacing(observed));
+                (Applied { owner: table.owner, ..applied }, adoption)
             }
         };
         let state = &mut self.state[family];

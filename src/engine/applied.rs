@@ -11,7 +11,7 @@ use super::queries::Unserved;
 use super::{Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{Class, Extension, Placement, Plane, Role, Scope, SetId, Slots};
-use crate::ruleset::{Element, Key, Name, Rule, Set, Value};
+use crate::ruleset::{Element, Key, Name, Ownership, Rule, Set, Value};
 use crate::topology::Backend;
 
 /// How far a table's program is written.
@@ -35,8 +35,8 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub struct Applied {
     pub(super) stage: Stage,
-    /// The table was found without owner and has to be adopted.
-    pub(super) orphan: bool,
+    /// Whose the table is, as the last reading or commit showed it.
+    pub(super) owner: Ownership,
     pub(super) services: HashMap<ObjectName, Vec<Placement>>,
     /// Those of them with session affinity.
     pub(super) sticky: HashSet<ObjectName>,
@@ -104,10 +104,15 @@ impl Applied {
         self.found.get(&set)?.get(key)
     }
 
+    /// Whether a table that is to be `owned` is somebody else's or nobody's.
+    pub fn is_orphan(&self, owned: bool) -> bool {
+        owned && self.owner != Ownership::Ours
+    }
+
     /// Whether nothing is left to do besides dirty services.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_settled(&self, owned: bool) -> bool {
         self.stage == Stage::Attached
-            && !self.orphan
+            && !self.is_orphan(owned)
             && self.found.values().all(HashMap::is_empty)
             && self.found_chains.is_empty()
             && self.found_sets.is_empty()

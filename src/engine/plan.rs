@@ -339,7 +339,7 @@ impl Plan {
         if matches!(self.stage, Stage::Absent | Stage::Foreign) {
             create_program(state, self.stage, owned, ops);
             self.stage = Stage::Detached;
-        } else if state.applied.orphan {
+        } else if state.applied.is_orphan(owned) {
             ops.push(Op::AddTable(state.program.table(owned)));
         }
         for extension in self.extensions.difference(&state.applied.extensions) {
@@ -448,7 +448,13 @@ impl Applied {
         self.garbage_sets.extend(objects.stale_sets);
         self.stage = plan.stage;
         self.garbage_chains.extend(plan.handover);
-        self.orphan = false;
+        let table = plan.transaction.ops.iter().find_map(|op| match op {
+            Op::AddTable(table) => Some(table),
+            _ => None,
+        });
+        if let Some(table) = table {
+            self.owner = table.owner;
+        }
         if plan.finishes {
             self.carried.clear();
             self.found.clear();

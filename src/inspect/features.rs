@@ -7,7 +7,7 @@ use crate::program::rule::{CtState, Part, rule};
 use crate::program::set::Class;
 use crate::program::{Plane, RuleOptions, Scope, SetId, program};
 use crate::ruleset::{
-    Chain, ChainType, Field, Hook, Hooked, RejectKind, Rule, Set, SetKind, Table,
+    Chain, ChainType, Field, Hook, Hooked, Ownership, RejectKind, Rule, Set, SetKind, Table,
 };
 use crate::transaction::Op;
 
@@ -26,7 +26,7 @@ pub struct Feature {
 
 /// Every feature, simple ones first.
 pub fn features(family: Family) -> Vec<Feature> {
-    let owned = Table { comment: None, owner: true, persist: true };
+    let owned = Table { comment: None, owner: Ownership::Ours, persist: true };
     let tables = [
         needed("nf_tables", Vec::new()),
         Feature { required: false, table: owned, ..needed("tables with an owner", Vec::new()) },
@@ -36,7 +36,7 @@ pub fn features(family: Family) -> Vec<Feature> {
 }
 
 fn needed(name: &'static str, ops: Vec<Op>) -> Feature {
-    let table = Table { comment: None, owner: false, persist: false };
+    let table = Table { comment: None, owner: Ownership::Nobody, persist: false };
     Feature { name, required: true, table, ops }
 }
 

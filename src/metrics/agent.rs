@@ -94,6 +94,10 @@ impl AgentMetrics {
                 let labels = &[label(family), errno_label(rejection.errno)];
                 self.commits.rejected.with_label_values(labels).inc();
             }
+            CommitError::Owned { .. } => {
+                let labels = &[label(family), errno_label(libc::EPERM)];
+                self.commits.rejected.with_label_values(labels).inc();
+            }
             CommitError::Unknown(_) => {
                 self.commits.unknown.with_label_values(&[label(family)]).inc();
             }

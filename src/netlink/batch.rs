@@ -15,7 +15,9 @@ use super::set::Declaration;
 use super::uapi::*;
 use super::userdata;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, Element, Hook, Hooked, Name, Rule, Set, Table, describe};
+use crate::ruleset::{
+    Chain, ChainType, Element, Hook, Hooked, Name, Ownership, Rule, Set, Table, describe,
+};
 use crate::transaction::{Op, Rejection, Transaction};
 
 /// Room for the largest message of `nftnl` (64 KiB and a page of up to 64 KiB).
@@ -195,12 +197,12 @@ impl Batch {
 
     /// `nftnl` knows neither the flags of a table nor its comment; both are appended.
     fn put_table(&mut self, op: usize, table: &Table) -> Result<(), Unencodable> {
-        if table.persist && !table.owner {
+        if table.persist && table.owner == Ownership::Nobody {
             return Err(Unencodable::PersistWithoutOwner);
         }
         let object = self.nftnl_table();
         let start = self.put_object(op, &object, MsgType::Add, NLM_F_CREATE);
-        let owner = if table.owner { NFT_TABLE_F_OWNER } else { 0 };
+        let owner = if table.owner == Ownership::Ours { NFT_TABLE_F_OWNER } else { 0 };
         let persist = if table.persist { NFT_TABLE_F_PERSIST } else { 0 };
         put_u32(&mut self.bytes, NFTA_TABLE_FLAGS, owner | persist);
         self.put_comment(NFTA_TABLE_USERDATA, table.comment.as_deref());

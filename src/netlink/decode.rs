@@ -12,12 +12,12 @@ use super::set::fields_of;
 use super::uapi::*;
 use super::userdata;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Rule, Set, SetKind, Table};
+use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
 
 /// One object of a dump or a notification.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
-    /// A table and its name.
+    /// A table and its name; its owner is a port, whoever reads.
     Table(Name, Table),
     /// A chain.
     Chain(Chain),
@@ -81,7 +81,10 @@ fn table(attributes: Attributes<'_>) -> Option<(Name, Table)> {
     let flags = attributes.u32(NFTA_TABLE_FLAGS).unwrap_or(0);
     let table = Table {
         comment: comment(attributes, NFTA_TABLE_USERDATA, userdata::COMMENT),
-        owner: flags & NFT_TABLE_F_OWNER != 0,
+        owner: match flags & NFT_TABLE_F_OWNER {
+            0 => Ownership::Nobody,
+            _ => Ownership::Other(attributes.u32(NFTA_TABLE_OWNER).unwrap_or(0)),
+        },
         persist: flags & NFT_TABLE_F_PERSIST != 0,
     };
     Some((name(attributes.str(NFTA_TABLE_NAME)?)?, table))

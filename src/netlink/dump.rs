@@ -2,13 +2,15 @@
 //!
 //! Place in the flow: behind [`super::NetlinkKernel`]. Each reading uses a socket of its own, so that
 //! one broken off leaves nothing behind. The kernel answers object kind by object kind; a reading is
-//! consistent if the generation of the rule set was the same before and after and no answer was
-//! marked as interrupted. Rules and sets of other tables are never asked for; chains cannot be asked
-//! for by table (`nf_tables_dump_chains`), so those of others are dropped by their table's name.
+//! consistent if nobody changed the table meanwhile ([`Witness`]). What others do to other tables
+//! marks answers as interrupted, too, but rules, sets and elements of a table are found by its name
+//! and come out the same. Chains cannot be asked for by table (`nf_tables_dump_chains`): the kernel
+//! counts through those of all tables, so a marked answer is asked for again.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::attribute::{
     Message, Messages, Truncated, begin_message, end_message, nft_type, put_str, u32_at,
@@ -19,12 +21,20 @@ use super::element::{Part, assemble, repeats};
 use super::reply::error;
 use super::socket::{RECEIVE_BUFFER, Socket};
 use super::uapi::*;
+use super::witness::Witness;
 use crate::model::Family;
-use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set, Table};
+use crate::ruleset::{Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
 use crate::transaction::DumpError;
 
-/// How often a reading that was interrupted is started again.
+/// How often a table that changes is read, and how often an answer that is marked as interrupted is
+/// asked for.
 const ATTEMPTS: usize = 5;
+
+/// How long a reading that others disturb is started again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause before that.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the kernel may take to begin an answer; it works on it inside the request, so this is
 /// only ever reached when something is badly wrong.
@@ -36,6 +46,9 @@ const RECEIVE_ROOM: usize = 1 << 20;
 /// Why one request failed.
 #[derive(Debug)]
 enum Failure {
+    /// The table changed.
+    Changed,
+    /// The answer is worth nothing for another reason that passes.
     Interrupted,
     Absent,
     Io(io::Error),
@@ -57,13 +70,20 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Whether the generation was the same throughout an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dump {
+    Complete,
+    Interrupted,
+}
+
 /// A failure and the kind of objects that were being read.
 type Failed = (&'static str, Failure);
 
 /// Reads the whole table of a family.
-pub(super) fn ruleset(family: Family) -> Result<Ruleset, DumpError> {
+pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpError> {
     consistently(family, |reader| {
-        let Some(table) = reader.table().map_err(|f| ("the table", f))? else {
+        let Some(table) = reader.table(own_portid).map_err(|f| ("the table", f))? else {
             return Ok(Ruleset::empty(family));
         };
         let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
@@ -89,19 +109,22 @@ pub(super) fn set(family: Family, name: &Name) -> Result<Vec<Element>, DumpError
 }
 
 /// Reads the table itself, without its content.
-pub(super) fn table(family: Family) -> Result<Option<Table>, DumpError> {
-    consistently(family, |reader| reader.table().map_err(|f| ("the table", f)))
+pub(super) fn table(family: Family, own_portid: u32) -> Result<Option<Table>, DumpError> {
+    consistently(family, |reader| reader.table(own_portid).map_err(|f| ("the table", f)))
 }
 
 fn consistently<T>(
     family: Family,
     mut read: impl FnMut(&mut Reader) -> Result<T, Failed>,
 ) -> Result<T, DumpError> {
-    for _ in 0..ATTEMPTS {
+    let start = Instant::now();
+    let mut changes = 0;
+    while changes < ATTEMPTS && start.elapsed() < PATIENCE {
         match attempt(family, &mut read) {
             Ok(value) => return Ok(value),
-            // An object that was listed and is gone now is as much an interruption.
-            Err((_, Failure::Interrupted | Failure::Absent)) => {}
+            // An object that was listed and is gone now.
+            Err((_, Failure::Changed | Failure::Absent)) => changes += 1,
+            Err((_, Failure::Interrupted)) => sleep(PAUSE),
             Err((what, Failure::Io(source))) => {
                 return Err(DumpError::Io { what, family: family.nft(), source });
             }
@@ -118,11 +141,16 @@ fn attempt<T>(
     family: Family,
     read: &mut impl FnMut(&mut Reader) -> Result<T, Failed>,
 ) -> Result<T, Failed> {
+    let generation = |failure| ("the generation", failure);
     let mut reader = Reader::open(family).map_err(|f| ("the table", f))?;
-    let before = reader.generation().map_err(|f| ("the generation", f))?;
+    let mut witness = Witness::open().map_err(|error| generation(error.into()))?;
+    let before = reader.generation().map_err(generation)?;
     let value = read(&mut reader)?;
-    let after = reader.generation().map_err(|f| ("the generation", f))?;
-    if before == after { Ok(value) } else { Err(("the generation", Failure::Interrupted)) }
+    let after = reader.generation().map_err(generation)?;
+    match witness.saw_change(family, before, after).map_err(|error| generation(error.into()))? {
+        false => Ok(value),
+        true => Err(generation(Failure::Changed)),
+    }
 }
 
 /// One attempt at a consistent reading.
@@ -151,16 +179,20 @@ impl Reader {
         generation.ok_or(Failure::Malformed)
     }
 
-    fn table(&mut self) -> Result<Option<Table>, Failure> {
+    /// The table itself; `own_portid` is the port of the socket whose tables are ours.
+    fn table(&mut self, own_portid: u32) -> Result<Option<Table>, Failure> {
         let mut found = None;
         let name = [(NFTA_TABLE_NAME, Table::NAME)];
         let result = self.request(NFT_MSG_GETTABLE, 0, &name, |message| {
-            if let Some(Object::Table(_, table)) = decode(message) {
+            if let Some(Object::Table(_, mut table)) = decode(message) {
+                if table.owner == Ownership::Other(own_portid) {
+                    table.owner = Ownership::Ours;
+                }
                 found = Some(table);
             }
         });
         match result {
-            Ok(()) => found.map(Some).ok_or(Failure::Malformed),
+            Ok(_) => found.map(Some).ok_or(Failure::Malformed),
             Err(Failure::Absent) => Ok(None),
             Err(failure) => Err(failure),
         }
@@ -168,14 +200,21 @@ impl Reader {
 
     fn chains(&mut self, ruleset: &mut Ruleset) -> Result<(), Failure> {
         let name = [(NFTA_CHAIN_TABLE, Table::NAME)];
-        self.request(NFT_MSG_GETCHAIN, NLM_F_DUMP, &name, |message| {
-            if table_name(message) != Some(Table::NAME) {
-                return;
+        for _ in 0..ATTEMPTS {
+            ruleset.chains.clear();
+            let dump = self.request(NFT_MSG_GETCHAIN, NLM_F_DUMP, &name, |message| {
+                if table_name(message) != Some(Table::NAME) {
+                    return;
+                }
+                if let Some(Object::Chain(chain)) = decode(message) {
+                    ruleset.chains.insert(chain.name.clone(), (chain, Vec::new()));
+                }
+            })?;
+            if dump == Dump::Complete {
+                return Ok(());
             }
-            if let Some(Object::Chain(chain)) = decode(message) {
-                ruleset.chains.insert(chain.name.clone(), (chain, Vec::new()));
-            }
-        })
+        }
+        Err(Failure::Interrupted)
     }
 
     fn rules(&mut self, ruleset: &mut Ruleset) -> Result<(), Failure> {
@@ -189,7 +228,8 @@ impl Reader {
             if let Some((_, rules)) = rules {
                 rules.push(rule);
             }
-        })
+        })?;
+        Ok(())
     }
 
     fn sets(&mut self) -> Result<Vec<Set>, Failure> {
@@ -249,7 +289,7 @@ impl Reader {
         flags: u16,
         names: &[(u16, &str)],
         mut each: impl FnMut(&Message<'_>),
-    ) -> Result<(), Failure> {
+    ) -> Result<Dump, Failure> {
         self.seq += 1;
         let mut bytes = Vec::new();
         let (kind, family) = (nft_type(message), (protocol(self.family), 0));
@@ -259,7 +299,7 @@ impl Reader {
         }
         end_message(&mut bytes, start);
         self.socket.send(&bytes)?;
-        let mut interrupted = false;
+        let mut dump = Dump::Complete;
         loop {
             let datagram = self.socket.receive(&mut self.buffer, TIMEOUT)?;
             for message in Messages::new(datagram) {
@@ -267,15 +307,16 @@ impl Reader {
                 if message.seq != self.seq {
                     continue;
                 }
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    dump = Dump::Interrupted;
+                }
                 match end(&message)? {
                     None => each(&message),
                     Some(Err(failure)) => return Err(failure),
-                    Some(Ok(())) if interrupted => return Err(Failure::Interrupted),
-                    Some(Ok(())) => return Ok(()),
+                    Some(Ok(())) => return Ok(dump),
                 }
                 if flags & NLM_F_DUMP == 0 {
-                    return Ok(());
+                    return Ok(dump);
                 }
             }
         }

@@ -54,6 +54,7 @@ pub const NFTA_LIST_ELEM: u16 = 1;
 pub const NFTA_TABLE_NAME: u16 = 1;
 pub const NFTA_TABLE_FLAGS: u16 = 2;
 pub const NFTA_TABLE_USERDATA: u16 = 6;
+pub const NFTA_TABLE_OWNER: u16 = 7;
 /// Kernel 5.12.
 pub const NFT_TABLE_F_OWNER: u32 = 0x2;
 /// Kernel 6.9.

@@ -11,7 +11,9 @@ use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
 use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, CmpOp, Hook, Hooked, Name, RejectKind, Rule, Set, Table};
+use crate::ruleset::{
+    Chain, ChainType, CmpOp, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
+};
 
 /// What a client dials, as the packet says it before DNAT.
 pub(super) const DIALLED: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
@@ -58,7 +60,8 @@ pub fn program(family: Family, options: &RuleOptions) -> Program {
 impl Program {
     /// The table object that carries the mark.
     pub fn table(&self, owned: bool) -> Table {
-        Table { comment: Some(self.comment.clone()), owner: owned, persist: owned }
+        let owner = if owned { Ownership::Ours } else { Ownership::Nobody };
+        Table { comment: Some(self.comment.clone()), owner, persist: owned }
     }
 }
 

@@ -9,7 +9,9 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
-use super::{Chain, Element, Name, Op, Rejection, Rule, Ruleset, Set, Table, Transaction, Value};
+use super::{
+    Chain, Element, Name, Op, Ownership, Rejection, Rule, Ruleset, Set, Table, Transaction, Value,
+};
 use journal::{Journal, Undo};
 
 /// Why an operation is refused: the kernel's errno, and the index of the element within it.
@@ -125,12 +127,12 @@ fn add_table(ruleset: &mut Ruleset, journal: &mut Journal, table: &Table) -> Res
     if (existing.owner, existing.persist) == (table.owner, table.persist) {
         return Ok(());
     }
-    let orphan = existing.persist && !existing.owner;
-    if !(orphan && table.owner && table.persist) {
+    let orphan = existing.persist && existing.owner == Ownership::Nobody;
+    if !(orphan && table.owner == Ownership::Ours && table.persist) {
         return Err(libc::EOPNOTSUPP);
     }
     journal.push(Undo::Orphan);
-    existing.owner = true;
+    existing.owner = Ownership::Ours;
     Ok(())
 }
 

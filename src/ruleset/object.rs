@@ -61,10 +61,30 @@ impl fmt::Display for Name {
 pub struct Table {
     /// Comment; also carries the program's version mark.
     pub comment: Option<String>,
-    /// Owned by the creating socket (`NFT_TABLE_F_OWNER`, kernel 5.12): others get EPERM.
-    pub owner: bool,
+    /// Which socket owns it (`NFT_TABLE_F_OWNER`, kernel 5.12): everybody else gets EPERM.
+    pub owner: Ownership,
     /// Outlives its owner (`NFT_TABLE_F_PERSIST`, kernel 6.9).
     pub persist: bool,
+}
+
+/// Whose a table is, from the point of view of the kernel connection that reads or creates it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// Nobody's: everybody may change it.
+    #[default]
+    Nobody,
+    /// This connection's.
+    Ours,
+    /// Another socket's, with its port: the process id of the owner, unless that process had a socket
+    /// of that port before.
+    Other(u32),
+}
+
+impl Ownership {
+    /// Whether nobody else can change the table.
+    pub fn is_ours(self) -> bool {
+        self == Ownership::Ours
+    }
 }
 
 impl Table {

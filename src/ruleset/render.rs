@@ -13,7 +13,9 @@ pub(super) mod value;
 
 use std::fmt::Write;
 
-use super::{Chain, Element, Field, Hook, Hooked, Key, Rule, Ruleset, Set, SetKind, Table, Value};
+use super::{
+    Chain, Element, Field, Hook, Hooked, Key, Ownership, Rule, Ruleset, Set, SetKind, Table, Value,
+};
 pub use rule::render_rule;
 
 /// The table as `nft list table` prints it, sets by name first, then chains by name; empty if there
@@ -42,10 +44,11 @@ pub fn render_part(ruleset: &Ruleset, whole: &Ruleset) -> String {
 
 fn table_lines(table: &Table) -> String {
     let mut lines = String::new();
-    let flags: Vec<&str> = [(table.owner, "owner"), (table.persist, "persist")]
-        .into_iter()
-        .filter_map(|(set, name)| set.then_some(name))
-        .collect();
+    let flags: Vec<&str> =
+        [(table.owner != Ownership::Nobody, "owner"), (table.persist, "persist")]
+            .into_iter()
+            .filter_map(|(set, name)| set.then_some(name))
+            .collect();
     if !flags.is_empty() {
         lines += &format!("\tflags {}\n", flags.join(","));
     }

@@ -15,6 +15,7 @@ use crate::engine::{Conflict, Effect, Engine, FamilySummary, Unserved};
 use crate::model::{
     Change, EndpointSlice, Families, Family, Kind, Node, NodeAddresses, ObjectName, Service,
 };
+use crate::ruleset::Ownership;
 use crate::transaction::Kernel;
 
 /// Learns what each turn did. Called on the worker's thread: must not block.
@@ -129,6 +130,8 @@ pub struct FamilyState {
     pub summary: FamilySummary,
     /// Mark of the program.
     pub program: String,
+    /// Who owns the table, as the kernel said last.
+    pub ownership: Ownership,
     /// Elements in the kernel, if they were counted: after the table was read.
     pub elements: Option<usize>,
     /// Contested frontends.
@@ -149,6 +152,7 @@ impl FamilyState {
         FamilyState {
             summary: engine.summary(family),
             program: engine.program(family).mark.clone(),
+            ownership: engine.ownership(family),
             elements: read.then(|| engine.element_count(family)),
             conflicts: engine.conflicts(family),
             unserved: unserved.map(|(reason, labels)| (*reason, named(labels))).collect(),

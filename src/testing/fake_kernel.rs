@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::model::{Family, PerFamily};
-use crate::ruleset::{Element, Name, Ruleset, apply, describe};
+use crate::ruleset::{Element, Name, Ownership, Ruleset, apply, describe};
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// How a commit is to go wrong.
@@ -120,12 +120,19 @@ impl FakeKernel {
         for family in Family::BOTH {
             let tables = &mut self.tables[family];
             match &mut tables.table {
-                Some(table) if table.owner && !table.persist => {
+                Some(table) if table.owner != Ownership::Nobody && !table.persist => {
                     *tables = Ruleset::empty(family);
                 }
-                Some(table) => table.owner = false,
+                Some(table) => table.owner = Ownership::Nobody,
                 None => {}
             }
+        }
+    }
+
+    /// A table's owner from now on, for tables that another process takes or leaves.
+    pub fn own(&mut self, family: Family, owner: Ownership) {
+        if let Some(table) = &mut self.tables[family].table {
+            table.owner = owner;
         }
     }
 
@@ -169,6 +176,11 @@ impl Kernel for FakeKernel {
                 return Err(CommitError::Unsent { bytes: 0, source });
             }
             Some(Fault::LostAfter) | None => {}
+        }
+        let family = transaction.family;
+        if let Some(Ownership::Other(portid)) = self.tables[family].table.as_ref().map(|t| t.owner)
+        {
+            return Err(CommitError::Owned { family: family.nft(), portid });
         }
         if let Some(rejection) = self.refusal(transaction) {
             return Err(CommitError::Rejected(rejection));

@@ -78,6 +78,11 @@ impl Node {
         self.settled();
     }
 
+    /// Starts a second agent on the node; it is killed when dropped, as by SIGKILL.
+    pub fn start_another(&self, more: &[&str]) -> Agent {
+        self.start_in(&self.lab.node, more)
+    }
+
     fn start_in(&self, netns: &Netns, more: &[&str]) -> Agent {
         let log = self.directory.path().join("log");
         let log = File::options().create(true).append(true).open(log).unwrap();

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kubeweir::model::{Family, Protocol};
+use kubeweir::model::{Family, PerFamily, Protocol};
+use kubeweir::ruleset::Ruleset;
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
 
 use crate::clients::{Clients, everywhere};
@@ -56,6 +57,42 @@ fn an_owned_table_cannot_be_touched() {
     clients.none_failed("13 attempts on owned tables");
     assert_eq!(node.metric(REPAIRS, &V4), 0.0);
     assert!(node.status().unwrap().families["IPv4"].owned);
+}
+
+// B9: an agent that overlaps with another one: a restart that is not waited for, `maxSurge`, a slip.
+#[test]
+fn of_two_agents_one_owns_the_table_until_it_dies() {
+    let mut node = Node::new();
+    let endpoints = [Place::Pod(0), Place::RemotePod(0)];
+    node.write("served", &Web::new("served", SERVED, &endpoints).objects());
+    let ports =
+        ["--metrics-bind-address=127.0.0.1:11249", "--healthz-bind-address=127.0.0.1:11256"];
+    let first = node.start_another(&ports);
+    let attached = |tables: PerFamily<Ruleset>| {
+        Family::BOTH.iter().all(|family| tables[*family].chains.contains_key("nat-prerouting"))
+    };
+    node.wait("the first one's tables", || node.try_tables().is_some_and(attached));
+    node.start(&[]);
+    node.wait("the second one's complaint", || {
+        let log = node.log();
+        ["ip", "ip6"].iter().all(|family| {
+            log.contains("another process (netlink port ")
+                && log.contains(&format!("owns table {family} kube-proxy"))
+        })
+    });
+    let shown = node.status().unwrap().families["IPv4"].clone();
+    assert!(!shown.owned && shown.failed_syncs > 0, "{shown:?}");
+    drop(first);
+    node.wait("the second one to own the tables", || {
+        node.status().unwrap().families.values().all(|family| family.owned)
+    });
+    for change in ["flush ruleset", "add rule ip kube-proxy services drop"] {
+        node.lab.node.nft(change).ok();
+    }
+    let refused =
+        node.lab.node.nft("add rule ip kube-proxy services drop").unwrap_err().to_string();
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+    node.like_fresh(&[]);
 }
 
 // The second path: seen by the monitor, repaired from a dump and a difference.

@@ -72,7 +72,7 @@ fn killed_in_the_middle_of_a_cold_start() {
         // The random instants begin where the start begins to write.
         let start = Instant::now();
         let written = node.lab.node.run(|| {
-            let mut kernel = NetlinkKernel::open().unwrap();
+            let kernel = NetlinkKernel::open().unwrap();
             while kernel.table(Family::V4).unwrap().is_none() {
                 assert!(start.elapsed() < SLOW_START, "no table: {}", node.log());
             }

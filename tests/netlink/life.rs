@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubeweir::model::Family;
 use kubeweir::netlink::{Monitor, NetlinkKernel, Notice, probe_ownership};
-use kubeweir::ruleset::{ChainType, Field, Hook, Ruleset, Set, Table};
+use kubeweir::ruleset::{ChainType, Field, Hook, Ownership, Ruleset, Set, Table};
 use kubeweir::transaction::{CommitError, Kernel, Op};
 
 use crate::commit::{commit, nft};
@@ -17,11 +17,11 @@ const FAMILY: Family = Family::V4;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn owned() -> Op {
-    Op::AddTable(Table { comment: Some("program 1".into()), owner: true, persist: true })
+    Op::AddTable(Table { comment: Some("program 1".into()), owner: Ownership::Ours, persist: true })
 }
 
 fn is_owned(kernel: &mut NetlinkKernel) -> Option<(bool, bool)> {
-    kernel.table(FAMILY).unwrap().map(|table| (table.owner, table.persist))
+    kernel.table(FAMILY).unwrap().map(|table| (table.owner.is_ours(), table.persist))
 }
 
 #[test]
@@ -42,8 +42,10 @@ fn an_owned_table_is_out_of_reach_of_others() {
         let denied = nft("add chain ip kube-proxy intruder").unwrap_err();
         assert!(denied.contains("Operation not permitted"), "{denied}");
         let mut other = NetlinkKernel::open().unwrap();
+        let owner = kernel.portid();
+        assert_eq!(other.table(FAMILY).unwrap().unwrap().owner, Ownership::Other(owner));
         match commit(&mut other, FAMILY, vec![chain("intruder")]) {
-            Err(CommitError::Rejected(rejection)) => assert_eq!(rejection.errno, libc::EPERM),
+            Err(CommitError::Owned { portid, .. }) => assert_eq!(portid, owner),
             outcome => panic!("{outcome:?}"),
         }
         assert_eq!(kernel.dump(FAMILY).unwrap().chains.len(), 1);
@@ -64,7 +66,7 @@ fn an_orphan_is_adopted_with_all_it_holds() {
 
         let mut second = NetlinkKernel::open().unwrap();
         let orphan = second.dump(FAMILY).unwrap();
-        let table = Table { owner: false, ..held.table.clone().unwrap() };
+        let table = Table { owner: Ownership::Nobody, ..held.table.clone().unwrap() };
         assert_eq!(orphan, Ruleset { table: Some(table), ..held.clone() });
         commit(&mut second, FAMILY, vec![owned(), chain("mine")]).unwrap();
         assert_eq!(is_owned(&mut second), Some((true, true)));

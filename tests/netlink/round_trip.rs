@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{
-    CtDirection, CtKey, Element, Expr, Field, Key, Name, Rule, Ruleset, Set, Table,
+    CtDirection, CtKey, Element, Expr, Field, Key, Name, Ownership, Rule, Ruleset, Set, Table,
 };
 use kubeweir::transaction::{DumpError, Kernel, Op};
 
@@ -180,7 +180,7 @@ fn foreign_tables_are_not_read() {
         assert_eq!(dumped.chains[&Name::from("nat")].1, Vec::<Rule>::new());
         assert!(dumped.sets.is_empty());
         assert_eq!(kernel.table(Family::V6).unwrap(), None);
-        let plain = Table { comment: None, owner: false, persist: false };
+        let plain = Table { comment: None, owner: Ownership::Nobody, persist: false };
         assert_eq!(kernel.table(Family::V4).unwrap(), Some(plain));
     });
 }
@@ -280,7 +280,11 @@ fn names_and_comments_at_their_limits_come_back() {
         let too_long = Element::member(Key::new().slot(2)).with_comment("c".repeat(300).into());
         let rule = Rule { exprs: vec![], comment: Some(comment.clone()) };
         let ops = vec![
-            Op::AddTable(Table { comment: Some(comment.clone()), owner: false, persist: false }),
+            Op::AddTable(Table {
+                comment: Some(comment.clone()),
+                owner: Ownership::Nobody,
+                persist: false,
+            }),
             chain(&name),
             Op::AddSet(set.clone()),
             Op::AddElements(name.as_str().into(), vec![member.clone(), too_long]),

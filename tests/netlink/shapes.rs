@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, FibResult, Field, Hook, Hooked,
-    Key, MetaKey, Name, PayloadBase, Register, RejectKind, Rule, Set, SetKind, SetUpdate, Table,
-    Verdict,
+    Key, MetaKey, Name, Ownership, PayloadBase, Register, RejectKind, Rule, Set, SetKind,
+    SetUpdate, Table, Verdict,
 };
 use kubeweir::transaction::Op;
 
@@ -19,7 +19,7 @@ pub fn bytes(bytes: &[u8]) -> Key {
 }
 
 pub fn table() -> Op {
-    Op::AddTable(Table { comment: None, owner: false, persist: false })
+    Op::AddTable(Table { comment: None, owner: Ownership::Nobody, persist: false })
 }
 
 pub fn chain(name: &str) -> Op {
@@ -420,7 +420,7 @@ pub fn everything(family: Family) -> Vec<Op> {
     let mut ops = vec![
         Op::AddTable(Table {
             comment: Some("rules for services; program 1".into()),
-            owner: false,
+            owner: Ownership::Nobody,
             persist: false,
         }),
         base_chain("nat", ChainType::Nat, Hook::Prerouting, -100),

@@ -16,17 +16,17 @@ const EARLIER_SYNCS: usize = 4;
 /// Keeps the status.
 pub struct Shown {
     status: SharedStatus,
-    owned: bool,
 }
 
 impl Shown {
-    /// `owned`: tables are to be owned.
-    pub fn new(status: SharedStatus, owned: bool) -> Self {
-        Shown { status, owned }
+    /// Nothing happened yet.
+    pub fn new(status: SharedStatus) -> Self {
+        Shown { status }
     }
 
     fn sync(&self, sync: &Synced) {
-        let FamilyState { summary, program, unserved, conflicts, quarantine, .. } = &sync.state;
+        let FamilyState { summary, program, ownership, unserved, conflicts, quarantine, .. } =
+            &sync.state;
         let failed = sync.report.result.is_err();
         let unserved = unserved.iter().map(|(reason, (count, first))| {
             let first = first.iter().map(|label| label.to_string()).collect();
@@ -46,7 +46,7 @@ impl Shown {
             *entry = FamilyStatus {
                 summary: *summary,
                 program: program.clone(),
-                owned: self.owned,
+                owned: ownership.is_ours(),
                 syncs: entry.syncs + 1,
                 failed_syncs: entry.failed_syncs + u64::from(failed),
                 repairs: entry.repairs + u64::from(sync.repair.is_some() && !failed),

@@ -117,7 +117,11 @@ fn without_a_table_or_without_hooks() {
     let mut ruleset = Ruleset::empty(Family::V4);
     let said = Explainer::new(ruleset.clone()).explain(&question, &Environment::default());
     assert!(said.reasons[0].starts_with("there is no table kube-proxy"), "{said}");
-    ruleset.table = Some(crate::ruleset::Table { comment: None, owner: false, persist: false });
+    ruleset.table = Some(crate::ruleset::Table {
+        comment: None,
+        owner: crate::ruleset::Ownership::Nobody,
+        persist: false,
+    });
     let said = Explainer::new(ruleset.clone()).explain(&question, &Environment::default());
     assert!(said.reasons[0].starts_with("the table has no base chains yet"), "{said}");
 }

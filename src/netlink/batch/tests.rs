@@ -1,5 +1,5 @@
 use super::*;
-use crate::ruleset::{Element, Expr, Field, Key};
+use crate::ruleset::{Element, Expr, Field, Key, Ownership};
 
 fn encode(ops: Vec<Op>) -> (Batch, Vec<Op>) {
     let mut batch = Batch::new(Table::NAME);
@@ -70,7 +70,7 @@ fn what_was_only_read_is_not_written() {
     let rule = Rule { exprs: vec![Expr::Unknown("quota".into())], comment: None };
     let ranges =
         Set { interval: true, ..Set::plain("r", vec![Field::Ipv4Addr, Field::InetService]) };
-    let orphan = Table { comment: None, owner: false, persist: true };
+    let orphan = Table { comment: None, owner: Ownership::Nobody, persist: true };
     let cases = [
         (
             Op::AddRule("c".into(), rule),

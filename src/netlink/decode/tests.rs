@@ -2,7 +2,7 @@ use super::*;
 use crate::netlink::attribute::Messages;
 use crate::netlink::batch::Batch;
 use crate::ruleset::{
-    CmpOp, Element, Expr, Field, Key, PayloadBase, Register, RejectKind, Verdict,
+    CmpOp, Element, Expr, Field, Key, Ownership, PayloadBase, Register, RejectKind, Verdict,
 };
 use crate::transaction::{Op, Transaction};
 
@@ -20,7 +20,7 @@ fn encoded() -> Vec<u8> {
     };
     let set = Set { comment: Some("c".into()), ..Set::plain("s", vec![Field::Mark]) };
     let ops = vec![
-        Op::AddTable(Table { comment: Some("mark".into()), owner: true, persist: true }),
+        Op::AddTable(Table { comment: Some("mark".into()), owner: Ownership::Ours, persist: true }),
         Op::AddChain(Chain { name: "c".into(), hooked: None, comment: None }),
         Op::AddSet(set),
         Op::AddElements("s".into(), vec![Element::member(Key::new().slot(3))]),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ruleset::{Chain, Element, Key, Name, Rule, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Key, Name, Ownership, Rule, Ruleset, Set};
 
 /// How to take one change back.
 pub(super) enum Undo {
@@ -55,7 +55,7 @@ fn revert(ruleset: &mut Ruleset, undo: Undo) {
         Undo::NewTable => ruleset.table = None,
         Undo::Orphan => {
             if let Some(table) = &mut ruleset.table {
-                table.owner = false;
+                table.owner = Ownership::Nobody;
             }
         }
         Undo::Table(before) => *ruleset = *before,

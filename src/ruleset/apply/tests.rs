@@ -3,10 +3,11 @@ use libc::{EBUSY, EEXIST, EINVAL, ELOOP, ENFILE, ENOENT, EOPNOTSUPP};
 use super::*;
 use crate::model::Family;
 use crate::ruleset::{
-    ChainType, Expr, Field, Hook, Hooked, Key, Lifetime, Register, SetKind, Verdict,
+    ChainType, Expr, Field, Hook, Hooked, Key, Lifetime, Ownership, Register, SetKind, Verdict,
 };
 
 fn table(owner: bool, persist: bool) -> Op {
+    let owner = if owner { Ownership::Ours } else { Ownership::Nobody };
     Op::AddTable(Table { comment: None, owner, persist })
 }
 
@@ -238,15 +239,16 @@ fn loops_are_found_through_verdict_maps() {
 #[test]
 fn an_orphan_can_be_owned_again() {
     let mut ruleset = fixture();
-    ruleset.table = Some(Table { comment: Some("v1".into()), owner: false, persist: true });
-    let other = Table { comment: Some("v2".into()), owner: true, persist: true };
+    ruleset.table =
+        Some(Table { comment: Some("v1".into()), owner: Ownership::Nobody, persist: true });
+    let other = Table { comment: Some("v2".into()), owner: Ownership::Ours, persist: true };
     let ops = vec![Op::AddTable(other), jump("nowhere", "a")];
     apply(&mut ruleset, &transaction(ops)).expect_err("the chain is missing");
-    assert!(!ruleset.table.as_ref().is_some_and(|t| t.owner), "taken back");
+    assert!(!ruleset.table.as_ref().is_some_and(|t| t.owner == Ownership::Ours), "taken back");
 
     apply(&mut ruleset, &transaction(vec![table(true, true)])).expect("an orphan");
     let comment = Some("v1".into());
-    assert_eq!(ruleset.table, Some(Table { comment, owner: true, persist: true }));
+    assert_eq!(ruleset.table, Some(Table { comment, owner: Ownership::Ours, persist: true }));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use super::*;
 use crate::model::{Family, Protocol};
 use crate::program::rule::{CtState, Part, RuleBuilder, rule};
 use crate::ruleset::{
-    Chain, ChainType, Element, Expr, Field, Hooked, Key, Lifetime, Op, Rule, Set, SetKind, Table,
-    Transaction, apply,
+    Chain, ChainType, Element, Expr, Field, Hooked, Key, Lifetime, Op, Ownership, Rule, Set,
+    SetKind, Table, Transaction, apply,
 };
 
 const FRONTEND: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
@@ -55,7 +55,8 @@ fn data() -> SetKind {
 
 fn table(parts: Vec<Vec<Op>>) -> Ruleset {
     let mut ruleset = Ruleset::empty(Family::V4);
-    let mut ops = vec![Op::AddTable(Table { comment: None, owner: false, persist: false })];
+    let mut ops =
+        vec![Op::AddTable(Table { comment: None, owner: Ownership::Nobody, persist: false })];
     ops.extend(parts.into_iter().flatten());
     apply(&mut ruleset, &Transaction { family: Family::V4, ops }).expect("a sound table");
     ruleset

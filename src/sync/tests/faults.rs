@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::refusals::{V4, assert_serves, cluster, start};
 use crate::engine::Adoption;
 use crate::model::{Change, Kind};
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Ownership, Ruleset};
 use crate::sync::{Synchronizer, release};
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
@@ -136,7 +136,7 @@ fn a_released_table_is_anyones_and_the_same() {
     release(&mut kernel, V4).unwrap();
     let after = kernel.ruleset(V4).clone();
     let table = after.table.clone().unwrap();
-    assert!(!table.owner && !table.persist);
+    assert!(table.owner == Ownership::Nobody && !table.persist);
     assert_eq!(Ruleset { table: None, ..after }, Ruleset { table: None, ..before });
     let commits = kernel.commits();
     release(&mut kernel, V4).unwrap();
@@ -185,4 +185,48 @@ fn a_handover_that_was_cut_off_is_ended_by_the_next() {
     kernel.ruleset_mut(V4).table.as_mut().unwrap().persist = true;
     release(&mut kernel, V4).unwrap();
     assert_eq!(twins(&kernel), 0, "released again");
+}
+
+// B9: what the kernel says about the owner is asked, shown and acted upon.
+#[test]
+fn a_table_that_is_not_ours_is_taken_as_soon_as_it_is_nobodys() {
+    let mut worker = start(cluster(3), FakeKernel::new());
+    worker.sync(V4, Duration::ZERO);
+    assert_eq!(worker.engine.ownership(V4), Ownership::Ours);
+    assert!(!worker.is_pending(V4));
+    for owner in [Ownership::Nobody, Ownership::Other(7)] {
+        worker.kernel.own(V4, owner);
+        worker.distrust(V4);
+        while owner != Ownership::Nobody && worker.kernel.ruleset(V4).chains.len() > 1 {
+            let report = worker.sync(V4, Duration::ZERO).unwrap();
+            let refused = report.result.unwrap_err().to_string();
+            assert!(refused.contains("another process (netlink port 7"), "{refused}");
+            assert_eq!(report.commits.len(), 0);
+            assert_eq!(worker.engine.ownership(V4), owner);
+            assert!(worker.is_pending(V4), "it is tried again");
+            // The owner does as it likes, and then it is gone.
+            worker.kernel.ruleset_mut(V4).chains.pop_last();
+        }
+        worker.kernel.own(V4, Ownership::Nobody);
+        let report = worker.sync(V4, Duration::ZERO).unwrap();
+        assert!(report.result.is_ok() && report.full, "{report:?}");
+        assert_eq!(worker.engine.ownership(V4), Ownership::Ours);
+        assert_eq!(worker.kernel.ruleset(V4).table.as_ref().unwrap().owner, Ownership::Ours);
+        assert_serves(&worker.kernel, cluster(3), "taken again");
+    }
+}
+
+// B9: only a commit that adds the table makes it ours.
+#[test]
+fn a_table_stays_an_orphan_until_it_is_taken() {
+    let mut worker = start(cluster(3), FakeKernel::new());
+    worker.sync(V4, Duration::ZERO);
+    worker.kernel.own(V4, Ownership::Nobody);
+    // A change that is committed to a table that has silently become nobody's.
+    worker.engine.apply(Change::Delete(Kind::Service, name("s0")));
+    assert!(worker.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    assert_eq!(worker.kernel.ruleset(V4).table.as_ref().unwrap().owner, Ownership::Nobody);
+    worker.distrust(V4);
+    assert!(worker.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    assert_eq!(worker.kernel.ruleset(V4).table.as_ref().unwrap().owner, Ownership::Ours);
 }
