@@ -18,6 +18,7 @@ mod traffic;
 mod worker;
 
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,15 +96,17 @@ pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
     check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
     let metrics = Arc::new(pages::metrics(&launch, Timestamp::now()));
     let inbox = Arc::new(Inbox::new());
-    let outcome = tokio::select! {
-        ready = prepared(&launch, node, &inbox, &metrics) => {
-            let ready = ready?;
-            if launch.init_only {
-                return Ok(Ended::Prepared);
-            }
+    let ready = tokio::select! {
+        ready = prepared(&launch, node, &inbox, &metrics) => ready.map(ControlFlow::Continue),
+        ended = endings.next() => ended.map(ControlFlow::Break),
+    };
+    let outcome = match ready {
+        Ok(ControlFlow::Continue(_)) if launch.init_only => Ok(Ended::Prepared),
+        Ok(ControlFlow::Continue(ready)) => {
             serve(&launch, ready, metrics, &inbox, &mut endings).await
         }
-        ended = endings.next() => ended,
+        Ok(ControlFlow::Break(ended)) => Ok(ended),
+        Err(reason) => Err(reason),
     };
     // Also what a crash before this start left behind.
     let _ = tokio::task::spawn_blocking(release_tables).await;
@@ -176,7 +179,11 @@ async fn serve(
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
     let node: Arc<str> = node.into();
     let recorder = sighted.source.recorder(&node);
-    let health = Health::new(ProxyHealth::new(config.sync_period));
+    let health = ProxyHealth::new(config.sync_period);
+    let health = Health::new(match launch.source {
+        Source::Api => health,
+        Source::Manifests(_) => health.without_node(),
+    });
     let status = initial_status(launch, &node);
     let (health_checks, wanted_checks) = watch::channel(observer::no_health_checks());
     let mut servers = Servers::new(recorder.clone());
