@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tracing::{error, info};
 
 use super::status::SharedStatus;
@@ -29,7 +30,12 @@ pub async fn after_first_sync(status: SharedStatus, families: Families) {
         }
         tokio::time::sleep(LOOK).await;
     }
-    log(&cleanup::other_modes(Path::new("/")).await);
+    // It waits for the lock of iptables, and asks the kernel: nothing for a thread of the servers.
+    let runtime = Handle::current();
+    let removing = move || runtime.block_on(cleanup::other_modes(Path::new("/")));
+    if let Ok(removed) = tokio::task::spawn_blocking(removing).await {
+        log(&removed);
+    }
 }
 
 fn log(removed: &Removed) {
