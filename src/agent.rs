@@ -15,6 +15,7 @@ mod servers;
 mod subscribers;
 
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,15 +91,17 @@ pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
     check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
     let metrics = Arc::new(pages::metrics(&launch, Timestamp::now()));
     let inbox = Arc::new(Inbox::new());
-    let outcome = tokio::select! {
-        ready = prepared(&launch, node, &inbox, &metrics) => {
-            let ready = ready?;
-            if launch.init_only {
-                return Ok(Ended::Prepared);
-            }
+    let ready = tokio::select! {
+        ready = prepared(&launch, node, &inbox, &metrics) => ready.map(ControlFlow::Continue),
+        ended = endings.next() => ended.map(ControlFlow::Break),
+    };
+    let outcome = match ready {
+        Ok(ControlFlow::Continue(_)) if launch.init_only => Ok(Ended::Prepared),
+        Ok(ControlFlow::Continue(ready)) => {
             serve(&launch, ready, metrics, &inbox, &mut endings).await
         }
-        ended = endings.next() => ended,
+        Ok(ControlFlow::Break(ended)) => Ok(ended),
+        Err(reason) => Err(reason),
     };
     // Also what a crash before this start left behind.
     let _ = tokio::task::spawn_blocking(release_tables).await;
@@ -171,9 +174,13 @@ async fn serve(
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
     let node: Arc<str> = node.into();
     let recorder = sighted.source.recorder(&node);
+    let health = ProxyHealth::new(config.sync_period);
+    let health = match launch.source {
+        Source::Api => health,
+        Source::Manifests(_) => health.without_node(),
+    };
     let worker = inbox.clone();
-    let health = Health::new(ProxyHealth::new(config.sync_period))
-        .watching(Arc::new(move || worker.at_work()));
+    let health = Health::new(health).watching(Arc::new(move || worker.at_work()));
     let status = initial_status(launch, &node);
     let (health_checks, wanted_checks) = watch::channel(subscribers::no_health_checks());
     let mut servers = Servers::new(recorder.clone());

@@ -4,6 +4,9 @@
 //! reads files, the API, the kernel or the agent's metrics port, prints, and gives the exit code. 0
 //! means yes, 1 means no where a command asks something, 2 means that it could not be done.
 
+// They panic when nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod agent_page;
 mod check;
 mod diff;
@@ -22,6 +25,7 @@ mod top;
 use std::process::ExitCode;
 
 pub use error::CommandError;
+pub use render::tell;
 
 use crate::cli::people::Command;
 use crate::logging::with_causes;
@@ -41,9 +45,9 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Run(_) | Command::Proxy { .. } => unreachable!("the agent's faces end in main"),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {}", with_causes(&error));
+        tell(&format!("error: {}\n", with_causes(&error)));
         if let Some(advice) = error.advice() {
-            eprintln!("{advice}");
+            tell(&format!("{advice}\n"));
         }
         ExitCode::from(2)
     })

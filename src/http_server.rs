@@ -3,9 +3,11 @@
 //! Place in the flow: [`crate::health`] and [`crate::metrics`] bring a router; this module binds,
 //! accepts, limits and hands over. It must not know what is served.
 //!
-//! The bounds: a number of connections at a time (more wait in the kernel's backlog), a size of the
-//! request's head, and one time for the whole exchange. Every connection carries one request, so
-//! that nobody holds a place by keeping a connection open.
+//! The bounds: a number of connections at a time, a size of the request's head, a short time until it
+//! has arrived, and one for the whole exchange. Every connection carries one request, so that nobody
+//! holds a place by keeping a connection open; who says nothing loses it to the next ([`Places`]).
+
+mod places;
 
 use std::convert::Infallible;
 use std::io;
@@ -14,15 +16,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tower::ServiceExt;
 use tracing::{debug, error, warn};
+
+use places::Place;
+pub use places::Places;
 
 /// Pause before a busy port is tried again (B-240).
 pub const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -31,22 +37,29 @@ pub const BIND_RETRY: Duration = Duration::from_secs(5);
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Connections the kernel may hold for us.
-const BACKLOG: i32 = 128;
+const BACKLOG: i32 = 1024;
 
-/// What one listener puts up with.
+/// What listeners put up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Connections served at a time.
     pub connections: usize,
     /// Bytes of the request line and headers; at least 8192, which is hyper's own minimum.
     pub head_bytes: usize,
+    /// Time from accept to the last byte of the head.
+    pub head_time: Duration,
     /// Time from accept to the last byte of the answer.
     pub time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { connections: 64, head_bytes: 16 * 1024, time: Duration::from_secs(10) }
+        Limits {
+            connections: 256,
+            head_bytes: 16 * 1024,
+            head_time: Duration::from_secs(2),
+            time: Duration::from_secs(10),
+        }
     }
 }
 
@@ -123,23 +136,20 @@ pub async fn bind(
 
 /// Serves a router for ever; dropping the future closes the listener, exchanges under way end within
 /// their time.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits) -> Infallible {
-    let places = Arc::new(Semaphore::new(limits.connections));
+pub async fn serve(listener: TcpListener, router: Router, places: Places) -> Infallible {
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    let exchange =
-                        tokio::time::timeout(limits.time, exchange(stream, router, limits));
-                    match exchange.await {
+                let (router, limits) = (router.clone(), places.limits);
+                let served = |place| async move {
+                    let exchange = exchange(stream, router, limits, place);
+                    match tokio::time::timeout(limits.time, exchange).await {
                         Ok(Ok(())) => {}
                         Ok(Err(reason)) => debug!(%peer, %reason, "HTTP exchange failed"),
                         Err(_) => debug!(%peer, "HTTP exchange took too long"),
                     }
-                    drop(place);
-                });
+                };
+                places.serve(served).await;
             }
             Err(reason) => {
                 warn!(%reason, "Cannot accept connections");
@@ -149,14 +159,23 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) -> Inf
     }
 }
 
-async fn exchange(stream: TcpStream, router: Router, limits: Limits) -> hyper::Result<()> {
+async fn exchange(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    place: Arc<Place>,
+) -> hyper::Result<()> {
+    let service = router.map_request(move |request: Request<Incoming>| {
+        place.answer();
+        request
+    });
     http1::Builder::new()
         .keep_alive(false)
         .title_case_headers(true)
         .max_buf_size(limits.head_bytes)
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.time)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .header_read_timeout(limits.head_time)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
         .await
 }
 

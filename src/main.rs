@@ -1,5 +1,9 @@
 //! The `kubeweir` binary: parse, start, exit code. The only place with `anyhow`.
 
+// They panic when nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,9 +11,13 @@ use anyhow::Context;
 use kubeweir::agent::{self, Ended, Launch, Source};
 use kubeweir::cli::people::Command;
 use kubeweir::cli::proxy::Parsed;
+use kubeweir::command::tell;
 use kubeweir::config::Config;
 use kubeweir::{cli, config, logging};
 use tracing::error;
+
+/// What becomes of kube-proxy when nobody reads what it prints, as a shell sees it.
+const DIED_OF_SIGPIPE: u8 = 141;
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
@@ -27,14 +35,20 @@ fn main() -> ExitCode {
 }
 
 fn leave(exit: &cli::Exit) -> ExitCode {
-    print!("{}", exit.stdout);
-    eprint!("{}", exit.stderr);
-    ExitCode::from(exit.code)
+    tell(&exit.stderr);
+    match std::io::stdout().write_all(exit.stdout.as_bytes()) {
+        Ok(()) => ExitCode::from(exit.code),
+        Err(reason) if reason.kind() == ErrorKind::BrokenPipe => ExitCode::from(DIED_OF_SIGPIPE),
+        Err(reason) => {
+            tell(&format!("error: writing to stdout: {reason}\n"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Phases and messages of section 1.1: before logging is set up, plain text; after that, records.
 fn be_agent(parsed: &Parsed, source: Source) -> ExitCode {
-    eprint!("{}", parsed.notices);
+    tell(&parsed.notices);
     match start(parsed, source) {
         Ok(code) => code,
         Err(reason) => {

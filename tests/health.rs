@@ -15,12 +15,14 @@ use axum::Router;
 use jiff::Timestamp;
 use kubeweir::health::service::{ListenAddresses, ServiceHealth, ServiceHealthServers};
 use kubeweir::health::{Health, Moment, ProxyHealth};
-use kubeweir::http_server::{self, Limits};
+use kubeweir::http_server::{self, Limits, Places};
+use kubeweir::metrics::server::Pages;
 use kubeweir::metrics::{BuildInfo, Exposition, Metrics, Mode};
 use kubeweir::model::{Families, Family, Node, ObjectName, PerFamily};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use http_client::{Answer, get, request};
 
@@ -177,7 +179,7 @@ async fn wildcards_answer_both_families() {
         let asked = SocketAddr::new(wildcard, 0);
         let listener = http_server::bind("healthz", asked, true).await.expect("a free port");
         let port = listener.local_addr().expect("a bound socket").port();
-        tokio::spawn(http_server::serve(listener, Router::new(), Limits::default()));
+        tokio::spawn(http_server::serve(listener, Router::new(), Places::new(Limits::default())));
         for client in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             assert_eq!(get(SocketAddr::new(client, port), "/").await.status, 404, "{wildcard}");
         }
@@ -398,15 +400,25 @@ async fn listeners_follow_the_node_addresses() {
     }
 }
 
+const NARROW: Limits = Limits {
+    connections: 2,
+    head_bytes: 8192,
+    head_time: Duration::from_millis(300),
+    time: Duration::from_millis(600),
+};
+
 /// A server with narrow bounds, and a page that no socket buffer holds.
 async fn narrow() -> (SocketAddr, Limits) {
-    let limits = Limits { connections: 2, head_bytes: 8192, time: Duration::from_millis(300) };
+    (bounded(NARROW).await, NARROW)
+}
+
+async fn bounded(limits: Limits) -> SocketAddr {
     let router = Router::new().route("/large", axum::routing::get(async || vec![b'x'; 64 << 20]));
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = http_server::bind("test", any_port, true).await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
-    tokio::spawn(http_server::serve(listener, router, limits));
-    (address, limits)
+    tokio::spawn(http_server::serve(listener, router, Places::new(limits)));
+    address
 }
 
 /// Clients that do not read the answer are cut off after the time, too.
@@ -422,23 +434,138 @@ async fn clients_that_do_not_read_are_cut_off() {
     assert_eq!(get(address, "/").await.status, 404);
 }
 
-/// Clients that say nothing are cut off after the time, and hold up others no longer than that.
+/// Clients that say nothing, or say it a byte at a time, are cut off after the time for a head.
 #[tokio::test]
 async fn silent_clients_are_cut_off() {
     let (address, limits) = narrow().await;
     let started = Instant::now();
+    let silent = TcpStream::connect(address).await.expect("accepted");
+    let mut slow = TcpStream::connect(address).await.expect("accepted");
+    let dripped = drip(&mut slow);
+    let dripped = tokio::time::timeout(Duration::from_secs(10), dripped).await;
+    dripped.expect("a slow client is cut off, too");
+    assert!(started.elapsed() >= limits.head_time, "nobody else wanted its place");
+    closed(silent).await;
+}
+
+/// Whoever comes gets a place; it is taken from the client that has been silent for longest.
+#[tokio::test]
+async fn the_oldest_silent_client_makes_room() {
+    let patient = Limits { head_time: Duration::from_secs(3600), ..NARROW };
+    let address = bounded(patient).await;
     let mut silent = Vec::new();
-    for _ in 0..limits.connections {
+    for _ in 0..patient.connections {
         silent.push(TcpStream::connect(address).await.expect("accepted"));
     }
     assert_eq!(get(address, "/").await.status, 404);
-    assert!(started.elapsed() >= limits.time, "the places were taken");
-    for mut stream in silent {
-        let mut rest = Vec::new();
-        let read =
-            tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
-        read.expect("closed in time").expect("closed in order");
+    closed(silent.remove(0)).await;
+    let mut still_open = silent.remove(0);
+    still_open.write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    still_open.read_to_end(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// Waits until the server has closed a connection.
+async fn closed(mut stream: TcpStream) {
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut byte)).await;
+    // A reset is an end as well: what was sent may not have been read.
+    assert!(!matches!(read.expect("closed in time"), Ok(1)), "nothing was asked");
+}
+
+/// Sends a head that never ends, until the server closes.
+async fn drip(stream: &mut TcpStream) {
+    let head = b"GET /healthz HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
+    for byte in head {
+        if stream.write_all(&[*byte]).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Opens this many connections, of which every other one drips, and keeps all of them busy: who is
+/// dropped comes again within a second.
+fn hold_on(address: SocketAddr, count: usize) -> JoinSet<()> {
+    let mut clients = JoinSet::new();
+    for i in 0..count {
+        clients.spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(address).await {
+                    match i % 2 {
+                        0 => drop(stream.read(&mut [0]).await),
+                        _ => drip(&mut stream).await,
+                    }
+                }
+                // Not all in one burst.
+                tokio::time::sleep(Duration::from_millis(500 + i as u64)).await;
+            }
+        });
+    }
+    clients
+}
+
+// 64 silent connections, on a health-check node port 16, took the port away from everyone for ten
+// seconds, and could come again: load balancers took the node out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn silent_connections_take_a_port_from_nobody() {
+    let fixture = Fixture::start().await;
+    fixture.health.observe_node(&node(false, false));
+    let ip: IpAddr = "127.83.6.1".parse().expect("an address");
+    let check = SocketAddr::new(ip, free_port());
+    let mut servers = servers(healthy());
+    let web = wanted([("web", wish(check.port(), V4_ONLY, 1, 0))]);
+    assert!(servers.reconcile(&web, &ListenAddresses::Only(vec![ip])).await.is_empty());
+    let metrics = metrics_server().await;
+    let probes = [
+        (fixture.address, "/healthz"),
+        (fixture.address, "/livez"),
+        (check, "/"),
+        (metrics, "/metrics"),
+    ];
+    for count in [70, 500] {
+        for (address, path) in probes {
+            let clients = hold_on(address, count);
+            // A thread of its own: a prober is no slower for what others do.
+            let prober = tokio::task::spawn_blocking(move || probe(address, path, count));
+            prober.await.expect("it is answered each time");
+            drop(clients);
+        }
+    }
+}
+
+/// Asks a page twenty times, while more of the others arrive.
+fn probe(address: SocketAddr, path: &str, others: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        for _ in 0..20 {
+            let started = Instant::now();
+            assert_eq!(get(address, path).await.status, 200, "{path} beside {others}");
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(1), "{path} beside {others}: {took:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+}
+
+/// Metrics of nothing, served.
+async fn metrics_server() -> SocketAddr {
+    let build = BuildInfo::default();
+    let metrics = Arc::new(Metrics::new(Mode::Nftables, &build, Timestamp::UNIX_EPOCH));
+    let pages = Pages {
+        proxy_mode: "nftables".to_owned(),
+        configuration: Value::Null,
+        flags: None,
+        status: None,
+        profiling: None,
+        extra: Router::new(),
+    };
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = http_server::bind("metrics", any_port, true).await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    tokio::spawn(kubeweir::metrics::server::run(listener, metrics, pages));
+    address
 }
 
 /// A head over the bound is refused.

@@ -45,15 +45,27 @@ pub async fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<
     let families = programmed(Ipv6State::read(Path::new("/")), ips.primary)?;
     let pod_cidrs = sighted.node.as_ref().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
     check_sanity(config, &ips, families, &pod_cidrs)?;
-    let owned = patiently("nf_tables", async || try_nftables(config, families)).await?;
-    write_sysctls(launch, families)?;
+    let wanted = config.table_ownership;
+    let probe = async || apart(move || try_nftables(wanted, families)).await;
+    let owned = patiently("nf_tables", probe).await?;
+    write_sysctls(launch, families).await?;
     tell_mode(config.mode);
     let traffic = Traffic { config: config.clone(), node_ips: ips.ips, pod_cidrs };
     Ok(Ready { node, sighted, traffic, families, owned })
 }
 
-/// Whether tables are to be owned; an error if nf_tables cannot be used at all.
-fn try_nftables(config: &Config, families: Families) -> Result<bool, AgentError> {
+/// Does what may block on a thread of its own, so that a signal is seen meanwhile.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// Whether tables are to be owned, if that is wanted; an error if nf_tables cannot be used at all.
+fn try_nftables(ownership: bool, families: Families) -> Result<bool, AgentError> {
     let kernel = NetlinkKernel::open()?;
     families::probe_nftables(families, |family| {
         kernel.table(family).map(drop).map_err(|error| match error {
@@ -61,7 +73,7 @@ fn try_nftables(config: &Config, families: Families) -> Result<bool, AgentError>
             error => io::Error::other(error),
         })
     })?;
-    Ok(config.table_ownership && probe_ownership()?)
+    Ok(ownership && probe_ownership()?)
 }
 
 fn check_sanity(
@@ -78,18 +90,24 @@ fn check_sanity(
     Ok(())
 }
 
-fn write_sysctls(launch: &Launch, families: Families) -> Result<(), AgentError> {
+async fn write_sysctls(launch: &Launch, families: Families) -> Result<(), AgentError> {
     let config = &launch.config;
-    let root = Path::new("/");
     // A directory of manifests is for edge boxes and labs: their sysctls are their own.
-    if launch.source == Source::Api {
-        let settings = pages::conntrack_settings(&config.conntrack);
-        sysctl::apply(root, &sysctl::conntrack(&settings, sysctl::cpus(root)))?;
-    }
-    if config.localhost_nodeports && families.v4 {
-        sysctl::apply(root, &[sysctl::localhost_nodeports()])?;
-    }
-    Ok(())
+    let conntrack =
+        (launch.source == Source::Api).then(|| pages::conntrack_settings(&config.conntrack));
+    let localhost = config.localhost_nodeports && families.v4;
+    // A resized hash of conntrack takes its time.
+    apart(move || {
+        let root = Path::new("/");
+        if let Some(settings) = conntrack {
+            sysctl::apply(root, &sysctl::conntrack(&settings, sysctl::cpus(root)))?;
+        }
+        if localhost {
+            sysctl::apply(root, &[sysctl::localhost_nodeports()])?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// The one line that says what becomes of another mode.

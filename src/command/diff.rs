@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::render::{object_name, print, print_json};
+use super::render::{object_name, print, print_json, tell};
 use super::{CommandError, setup, source};
 use crate::cli::people::{DiffArgs, Output};
 use crate::inspect::content::{Content, parse};
@@ -39,8 +39,8 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
         Output::Text => print(&Words { diffs: &diffs, names: &names }.to_string())?,
     }
     if args.renders.is_empty() && diffs.iter().any(FamilyDiff::is_of_set_up) {
-        eprintln!(
-            "note: the rules themselves differ; does diff have the agent's flags or its --config, and its version?"
+        tell(
+            "note: the rules themselves differ; does diff have the agent's flags or its --config, and its version?\n",
         );
     }
     Ok(ExitCode::from(u8::from(!equal)))

@@ -20,7 +20,7 @@ pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     if let Some(service) = &service
         && Family::BOTH.iter().all(|f| wanted.engine.applied_placements(*f, service).is_empty())
     {
-        eprintln!("note: {service} has no rules: {}", why_not(&objects, service));
+        tell(&format!("note: {service} has no rules: {}\n", why_not(&objects, service)));
     }
     for family in Family::BOTH {
         text.push_str(&match &service {
@@ -66,6 +66,11 @@ pub fn is_read(text: &str) -> Result<bool, CommandError> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(CommandError::Write(error)),
     }
+}
+
+/// Writes to stderr, whether or not somebody reads it.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// JSON for programs, which people can read too.

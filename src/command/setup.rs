@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::CommandError;
+use super::{CommandError, tell};
 use crate::cli::people::NodeArgs;
 use crate::config::feature_gates::Gate;
 use crate::config::{self, Config, Traffic};
@@ -63,7 +63,7 @@ impl Setup {
         };
         let assigned = assigned.unwrap_or_else(|| addresses_of(node));
         let (options, hints) = traffic.options(&assigned);
-        hints.iter().for_each(|hint| eprintln!("note: {hint}"));
+        hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
         NodeSetup {
             local_addresses: traffic.local_addresses(&assigned),
             options,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::CommandError;
+use super::{CommandError, tell};
 use crate::api::{self, Client, ConnectionError, Watch, user_agent};
 use crate::cli::people::ObjectSource;
 use crate::logging::with_causes;
@@ -45,7 +45,7 @@ fn read_files(
     let inputs: Vec<Input> =
         source.filenames.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
     let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
-    errors.iter().for_each(|error| eprintln!("{}", with_causes(error)));
+    errors.iter().for_each(|error| tell(&format!("{}\n", with_causes(error))));
     let unusable = |error: &&ManifestError| {
         matches!(
             error,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::CommandError;
+use super::{CommandError, tell};
 use crate::cli::people::Output;
 use crate::logging::with_causes;
 
@@ -61,7 +61,7 @@ pub fn trouble(error: &CommandError, output: Output) -> String {
     match output {
         Output::Text => told + "trying again\n",
         Output::Json => {
-            eprint!("{told}");
+            tell(&told);
             String::new()
         }
     }

@@ -13,12 +13,12 @@ use axum::routing::any;
 use tokio::net::TcpListener;
 
 use super::{Health, Report};
-use crate::http_server::{self, Limits, not_found};
+use crate::http_server::{self, Limits, Places, not_found};
 use crate::metrics::Metrics;
 
 /// Serves health on a listener from [`http_server::bind`], for ever.
 pub async fn run(listener: TcpListener, health: Health, metrics: Arc<Metrics>) -> Infallible {
-    http_server::serve(listener, router(health, metrics), Limits::default()).await
+    http_server::serve(listener, router(health, metrics), Places::new(Limits::default())).await
 }
 
 fn router(health: Health, metrics: Arc<Metrics>) -> Router {

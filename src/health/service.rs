@@ -12,19 +12,25 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use super::Health;
-use crate::http_server::{self, Limits, Wildcard};
+use crate::http_server::{self, Limits, Places, Wildcard};
 use crate::model::{Families, Family, ObjectName, PerFamily};
 use answer::router;
 
-/// Connections one Service's listener serves at a time: probes are few.
-const LIMITS: Limits =
-    Limits { connections: 16, head_bytes: 8 * 1024, time: std::time::Duration::from_secs(10) };
+/// Bounds of all these listeners together: a node may have hundreds of them, and only so many
+/// descriptors.
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head_bytes: 8 * 1024,
+    head_time: Duration::from_secs(2),
+    time: Duration::from_secs(10),
+};
 
 /// What a Service's health-check node port is to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +80,7 @@ pub struct ListenFailure {
 pub struct ServiceHealthServers {
     node: Arc<str>,
     health: Option<Health>,
+    places: Places,
     open: BTreeMap<(ObjectName, Family), Open>,
 }
 
@@ -110,7 +117,8 @@ impl ServiceHealthServers {
     /// Nothing listens yet. Without `health` (the healthz server is disabled) the proxy counts as
     /// healthy.
     pub fn new(node: Arc<str>, health: Option<Health>) -> Self {
-        ServiceHealthServers { node, health, open: BTreeMap::new() }
+        let places = Places::new(LIMITS);
+        ServiceHealthServers { node, health, places, open: BTreeMap::new() }
     }
 
     /// Opens, moves, closes and updates listeners until they are as wanted.
@@ -195,7 +203,8 @@ impl ServiceHealthServers {
         for (address, socket) in sockets {
             let count = Arc::clone(&open.local_endpoints);
             let router = router(service.clone(), count, self.health.clone());
-            let serving = async move { match http_server::serve(socket, router, LIMITS).await {} };
+            let places = self.places.clone();
+            let serving = async move { match http_server::serve(socket, router, places).await {} };
             open.listeners.insert(address, Listening(tokio::spawn(serving)));
         }
         Ok(())

@@ -35,7 +35,7 @@ pub struct HealthStatus {
     pub now: Timestamp,
     /// Every family that ever reported is on time. True when none has.
     pub healthy: bool,
-    /// The Node was seen and is neither being deleted nor about to be (B-230 to B-232).
+    /// The Node was seen, or is not needed, and is neither being deleted nor about to be.
     pub node_eligible: bool,
     /// Each family that ever reported an update.
     pub families: PerFamily<Option<FamilyHealth>>,
@@ -59,6 +59,11 @@ impl ProxyHealth {
             pending_since: PerFamily::default(),
             node_eligible: false,
         }
+    }
+
+    /// Where there may be no Node, such as among manifests, the node stays until one says otherwise.
+    pub fn without_node(self) -> Self {
+        ProxyHealth { node_eligible: true, ..self }
     }
 
     /// A sync of a family was requested. Of several requests the oldest counts.
@@ -190,6 +195,7 @@ mod tests {
     fn node_is_eligible_unless_it_goes() {
         let mut health = fresh();
         assert!(!health.status(at(0), None).node_eligible, "never seen");
+        assert!(fresh().without_node().status(at(0), None).node_eligible, "not needed");
         let cases = [
             ("plain", node(false, false), true),
             ("deletionTimestamp", node(true, false), false),

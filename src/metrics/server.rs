@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tracing::error;
 
 use super::{Exposition, Metrics};
-use crate::http_server::{self, Limits, not_found, text};
+use crate::http_server::{self, Limits, Places, not_found, text};
 
 /// Sets the log verbosity, klog's `-v`.
 pub type SetVerbosity = Arc<dyn Fn(i32) + Send + Sync>;
@@ -71,7 +71,7 @@ pub struct Statusz {
 
 /// Serves metrics and pages on a listener from [`http_server::bind`], for ever.
 pub async fn run(listener: TcpListener, metrics: Arc<Metrics>, pages: Pages) -> Infallible {
-    http_server::serve(listener, router(metrics, pages), Limits::default()).await
+    http_server::serve(listener, router(metrics, pages), Places::new(Limits::default())).await
 }
 
 fn router(metrics: Arc<Metrics>, pages: Pages) -> Router {

@@ -1,7 +1,9 @@
 //! Exit codes and messages of section 1, over the real program.
 
 use std::fs;
-use std::process::Output;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output, Stdio};
 
 use crate::site::Site;
 
@@ -36,6 +38,35 @@ fn before_the_configuration() {
     let version = succeeded(&site.run(&["--version"]));
     assert!(version.starts_with("Kubernetes v1.36.") && version.lines().count() == 1, "{version}");
     assert!(succeeded(&site.run(&["--help"])).contains("--masquerade-all"));
+}
+
+// What nobody reads was a panic and code 101, for `kubeweir --help | head -0`.
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let program = env!("CARGO_BIN_EXE_kubeweir");
+    // As a shell sees who died of SIGPIPE, which is what becomes of kube-proxy; commands for people
+    // say what they found out.
+    let cases: [(&[&str], i32); 6] = [
+        (&["proxy", "--help"], 141),
+        (&["--help"], 141),
+        (&["--version"], 141),
+        (&["--no-such-flag"], 1),
+        (&["proxy", "--healthz-port=0", "--config=/none"], 1),
+        (&["render", "-f", "/none", "--node", "n"], 2),
+    ];
+    for (arguments, code) in cases {
+        let closed = || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            drop(ours);
+            Stdio::from(OwnedFd::from(theirs))
+        };
+        let mut child = Command::new(program);
+        child.args(arguments).stdout(closed()).env_remove("KUBERNETES_SERVICE_HOST");
+        let with_stderr = text(&child.stderr(Stdio::piped()).output().unwrap().stderr);
+        assert!(!with_stderr.contains("panicked"), "{arguments:?}: {with_stderr}");
+        let status = child.stderr(closed()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {with_stderr}");
+    }
 }
 
 // B-031, B-032, B-044, B-045: the last record names the phase that failed.

@@ -133,6 +133,41 @@ fn any_end_in_order_leaves_a_plain_table() {
     }
 }
 
+// A start that failed before it got to the table, or was only to prepare the node, left a crashed
+// predecessor's table persistent: kube-proxy could not follow.
+#[test]
+fn a_start_that_goes_no_further_leaves_a_plain_table() {
+    let site = Site::bare();
+    let busy = || {
+        let bind = || std::net::TcpListener::bind("127.0.0.1:10256").unwrap();
+        site.node().run(bind)
+    };
+    let none = ("init only", 0);
+    for (title, code) in [("no connection", 1), ("a busy port", 1), none] {
+        let proxy = site.start();
+        let is_handing_over = || content(&site).chains.values().any(|(c, _)| c.is_handover());
+        site.wait(&proxy, "the table to be ours", || is_persistent(&site) && !is_handing_over());
+        drop(proxy);
+        assert!(is_persistent(&site), "a crash, {title}");
+        let rules = content(&site);
+        let config = site.config(|config| {
+            config["bindAddressHardFail"] = true.into();
+            config["healthzBindAddress"] = "127.0.0.1:10256".into();
+            if title == "no connection" {
+                config["clientConnection"]["kubeconfig"] = "/none".into();
+            }
+        });
+        let _busy = (title == "a busy port").then(busy);
+        let more: &[&str] = if code == 0 { &["--init-only"] } else { &[] };
+        let name = name();
+        let arguments = [&[&*config, &*name], more].concat();
+        let (ended, log) = site.launch(&arguments).end();
+        assert_eq!(ended, Some(code), "{title}: {log}");
+        assert!(!is_persistent(&site), "{title}: {log}");
+        assert_eq!(content(&site), rules, "{title}");
+    }
+}
+
 // B-028, B-029: touched, chmod-ed, swapped as a ConfigMap volume is, deleted: it runs on.
 #[test]
 fn an_untouched_inode_does_not_end_it() {

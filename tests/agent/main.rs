@@ -16,6 +16,7 @@ mod changes;
 mod command_line;
 mod kubeadm;
 mod life;
+mod manifests;
 mod modes;
 mod node;
 mod objects;

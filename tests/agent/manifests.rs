@@ -1,0 +1,75 @@
+//! The agent without an API server: objects come from a directory.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kubeweir::model::Family;
+use kubeweir::testing::lab::{CLUSTER_CIDR, NODE_NAME, Place};
+use serde_json::{Value, json};
+
+use crate::objects::{node, service, slice};
+use crate::site::{HEALTHZ, Proxy, Site};
+
+fn directory(site: &Site) -> PathBuf {
+    site.path("manifests")
+}
+
+/// Replaces a file at once.
+fn write(site: &Site, name: &str, object: &Value) {
+    let draft = site.path("draft");
+    fs::write(&draft, object.to_string()).unwrap();
+    fs::rename(draft, directory(site).join(name)).unwrap();
+}
+
+fn start(site: &Site) -> Proxy {
+    let cluster = format!("--cluster-cidr={},{}", CLUSTER_CIDR.v4, CLUSTER_CIDR.v6);
+    let mut args: Vec<OsString> = vec!["run".into(), "--manifests".into(), directory(site).into()];
+    args.extend(["--node", NODE_NAME, &cluster, "-v", "2"].map(OsString::from));
+    let proxy = site.launch_by(Path::new(env!("CARGO_BIN_EXE_kubeweir")), &args);
+    site.wait(&proxy, "the first sync", || site.is_synced());
+    proxy
+}
+
+/// A node with one Service's manifests.
+fn web() -> Site {
+    let site = Site::bare();
+    fs::create_dir(directory(&site)).unwrap();
+    write(&site, "web.json", &service("web", 1));
+    write(&site, "web-slice.json", &slice("web", Family::V4, &[Place::Pod(0)]));
+    site
+}
+
+// Without a Node among the manifests, which is not needed there, /healthz said 503 for ever.
+#[test]
+fn health_without_a_node() {
+    let site = web();
+    let proxy = start(&site);
+    let healthz = site.json(HEALTHZ, "/healthz");
+    assert_eq!((&healthz["healthy"], &healthz["nodeEligible"]), (&json!(true), &json!(true)));
+    assert_eq!(site.get(HEALTHZ, "/healthz").status, 200);
+    assert_eq!(site.get(HEALTHZ, "/livez").status, 200);
+    drop(proxy);
+}
+
+// B-230, B-231, B-232: a Node among the manifests decides as one of the API server's does.
+#[test]
+fn health_with_a_node_that_goes() {
+    let site = web();
+    write(&site, "node.json", &node());
+    let proxy = start(&site);
+    let is = |status| site.get(HEALTHZ, "/healthz").status == status;
+    site.wait(&proxy, "200", || is(200));
+    let mut tainted = node();
+    let taint = json!({ "key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule" });
+    tainted["spec"]["taints"] = json!([taint]);
+    let mut deleted = node();
+    deleted["metadata"]["deletionTimestamp"] = "2026-11-28T11:00:00Z".into();
+    for (title, going) in [("a taint", tainted), ("a deletion", deleted)] {
+        write(&site, "node.json", &going);
+        site.wait(&proxy, title, || is(503));
+        assert_eq!(site.get(HEALTHZ, "/livez").status, 200, "{title}");
+        write(&site, "node.json", &node());
+        site.wait(&proxy, "200 again", || is(200));
+    }
+}
