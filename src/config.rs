@@ -25,6 +25,7 @@ pub mod v1alpha1;
 pub mod validate;
 pub mod version;
 pub mod watch;
+mod yaml;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -13,6 +13,8 @@ use kubeweir::config::{
 };
 use kubeweir::node::nodeport::NodePortAddresses;
 
+#[path = "config/reading.rs"]
+mod reading;
 #[path = "config/validation.rs"]
 mod validation;
 

@@ -87,6 +87,12 @@ fn from_file(
             decoded.ignored.join(", ")
         )));
     }
+    if decoded.more {
+        notes.push(Note::warning(
+            "Only the first document of the configuration file counts; what follows it is ignored"
+                .to_owned(),
+        ));
+    }
     let mut object = decoded.object;
     set_defaults(&mut object);
     logging_flags(&mut object.logging, parsed);
