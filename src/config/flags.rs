@@ -1,25 +1,37 @@
 //! The flag table (section 1.3), as a struct that clap fills.
 //!
+//! Place in the flow: [`crate::cli`] fills it from a command line, [`super::complete()`] reads it. How a
+//! command line is taken apart is not known here.
+//!
 //! Complete and in upstream's order of topics; the last two are this program's own. The help text
 //! of a flag is the documentation of its field.
 //!
 //! Deviation from upstream: without being written, the minimum sync period is zero and not 1 s. A
 //! commit here costs microseconds, and what arrives during one is coalesced (B-039, B-193).
 
-use super::{
-    Args, GateMap, GoDuration, Quantity, VersionFlag, Vmodule, parse_bool, parse_gates,
-    parse_ip_port_text, parse_ip_text, parse_vmodule, version,
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use super::duration::GoDuration;
+use super::v1alpha1::Quantity;
+use super::value::{
+    GateMap, Vmodule, parse_bool, parse_gates, parse_ip_port_text, parse_ip_text, parse_vmodule,
 };
+use super::version::{self, VersionFlag};
 
 /// Identifiers of the flags that are lists: repeated, comma separated, or both.
-pub(super) const LISTS: [&str; 2] = ["ipvs_exclude_cidrs", "nodeport_addresses"];
+pub const LISTS: [&str; 2] = ["ipvs_exclude_cidrs", "nodeport_addresses"];
 
 /// Identifier of the flag that is a map.
-pub(super) const GATES: &str = "feature_gates";
+pub const GATES: &str = "feature_gates";
 
 /// Every flag of the agent.
 #[derive(Debug, Clone, Args)]
-pub struct ProxyFlags {
+pub struct Flags {
+    /// Names of the flags that were written on the command line.
+    #[arg(skip)]
+    pub given: BTreeSet<String>,
     /// Path of a KubeProxyConfiguration file, YAML or JSON. Other flags are then ignored, except --master, --hostname-override, the logging flags and the actions.
     #[arg(long, default_value = "")]
     pub config: String,
@@ -77,7 +89,7 @@ pub struct ProxyFlags {
     /// Offer profiles and the verbosity knob on the metrics server.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub profiling: bool,
-    /// Show metrics that were hidden in this release, which must be the previous minor.
+    /// Accepted, must be the previous minor; no effect, no metric is hidden.
     #[arg(long, default_value = "")]
     pub show_hidden_metrics_for_version: String,
     /// iptables, ipvs or nftables; rules are nftables in each, the behaviour is the mode's.
@@ -107,7 +119,7 @@ pub struct ProxyFlags {
     /// Accepted for ipvs mode.
     #[arg(long, default_value = "")]
     pub ipvs_scheduler: String,
-    /// CIDRs that clean-up in ipvs mode leaves alone.
+    /// Accepted for ipvs mode, no effect.
     #[arg(long, value_delimiter = ',')]
     pub ipvs_exclude_cidrs: Vec<String>,
     /// Accepted for ipvs mode.
@@ -161,7 +173,7 @@ pub struct ProxyFlags {
     /// Time of answered UDP; 0 leaves it alone.
     #[arg(long, default_value = "0s")]
     pub conntrack_udp_timeout_stream: GoDuration,
-    /// How often configuration from the API server is refreshed.
+    /// Accepted, no effect: changes are watched.
     #[arg(long, default_value = "15m0s")]
     pub config_sync_period: GoDuration,
     /// Verbosity of the log.
@@ -202,7 +214,12 @@ pub struct ProxyFlags {
     pub table_ownership: bool,
 }
 
-impl ProxyFlags {
+impl Flags {
+    /// Whether a flag was written on the command line.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
+    }
+
     /// `--feature-gates`, all its occurrences together; the last setting of a gate wins.
     pub fn gates(&self) -> GateMap {
         GateMap::merge(&self.feature_gates)

@@ -1,13 +1,13 @@
 //! Values of flags, read as Go's pflag reads them.
 //!
-//! Place in the flow: value parsers of [`super::proxy`]. Knows no flag by name.
+//! Place in the flow: value parsers of [`super::flags`]. Knows no flag by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::address::{parse_ip, parse_ip_port};
-use crate::config::v1alpha1::VmoduleItem;
+use super::address::{parse_ip, parse_ip_port};
+use super::v1alpha1::VmoduleItem;
 
 /// Why a value was refused. The text is what pflag prints after `invalid argument`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
