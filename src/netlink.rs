@@ -39,7 +39,7 @@ use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
 
 use crate::model::Family;
-use crate::ruleset::{Element, Name, Ruleset, Table};
+use crate::ruleset::{Chain, CtKey, Element, Expr, Name, Register, Rule, Ruleset, Table};
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
@@ -66,6 +66,9 @@ pub enum ProbeError {
     /// The attempt failed for another reason than a kernel that lacks the feature.
     #[error("trying whether the kernel gives tables an owner")]
     Commit(#[source] CommitError),
+    /// A rule that looks at connections was refused.
+    #[error("trying whether the kernel tracks connections")]
+    Conntrack(#[source] CommitError),
 }
 
 /// nf_tables of the network namespace it was opened in.
@@ -211,6 +214,20 @@ pub fn probe_ownership() -> Result<bool, ProbeError> {
         }
         Err(error) => Err(ProbeError::Commit(error)),
     }
+}
+
+/// Has the kernel load what tracks connections, by a rule that asks for it and is never committed to
+/// stay: its settings exist only then.
+///
+/// # Errors
+/// If the rule is refused.
+pub fn load_conntrack(family: Family) -> Result<(), ProbeError> {
+    let table = Table { comment: None, owner: false, persist: false };
+    let chain = Chain { name: "probe".into(), hooked: None, comment: None };
+    let state = Expr::Ct { key: CtKey::State, direction: None, dst: Register(0) };
+    let rule = Rule { exprs: vec![state], comment: None };
+    let ops = vec![Op::AddChain(chain), Op::AddRule("probe".into(), rule)];
+    rehearse(family, table, ops)?.map_err(ProbeError::Conntrack)
 }
 
 /// Tries operations in a table of its own name that is deleted in the same batch: the kernel checks
