@@ -118,6 +118,33 @@ impl NetlinkKernel {
         dump::table(family)
     }
 
+    /// Sends no longer batches from now on, as in a user namespace.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn confine(&mut self, largest_message: usize) {
+        self.socket.confine(largest_message);
+    }
+
+    /// Commits what is too long for one batch one half after the other. What was committed before a
+    /// refusal stays, so that only reading back tells where things stand.
+    fn commit_halves(
+        &mut self,
+        transaction: &Transaction,
+        bytes: usize,
+    ) -> Result<Committed, CommitError> {
+        let Some((first, second)) = transaction.halves() else {
+            let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
+            return Err(CommitError::Unsent { bytes, source });
+        };
+        let first = self.commit(&first)?;
+        let lost = |error| CommitError::Unknown(io::Error::other(error));
+        let second = self.commit(&second).map_err(lost)?;
+        Ok(Committed {
+            messages: first.messages + second.messages,
+            bytes: first.bytes + second.bytes,
+            elapsed: first.elapsed + second.elapsed,
+        })
+    }
+
     fn exchange(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
         self.discard_stale();
         self.socket.send(self.batch.bytes()).map_err(|source| match source.raw_os_error() {
@@ -180,6 +207,9 @@ impl Kernel for NetlinkKernel {
         self.socket
             .grow(bytes.max(SEND_ROOM), (messages * REPLY_ROOM).max(SEND_ROOM))
             .map_err(|source| CommitError::Unsent { bytes, source })?;
+        if bytes > self.socket.largest_message() {
+            return self.commit_halves(transaction, bytes);
+        }
         let start = Instant::now();
         self.exchange(transaction)?;
         Ok(Committed { messages, bytes, elapsed: start.elapsed() })
