@@ -27,14 +27,19 @@ impl Drop for Rootless {
 impl Rootless {
     /// Starts the agent on the manifests of the explaining sub-commands.
     fn start(flags: &[&str]) -> Rootless {
-        let directory = tempfile::tempdir().unwrap();
-        let log = File::create(directory.path().join("log")).unwrap();
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/manifests");
+        let manifests = manifests.to_str().unwrap();
+        let run = ["run", "--node", "node", "--manifests", manifests];
+        Rootless::after("true", tempfile::tempdir().unwrap(), &[&run, flags].concat())
+    }
+
+    /// Starts the program after a command of the shell.
+    fn after(first: &str, directory: tempfile::TempDir, arguments: &[&str]) -> Rootless {
+        let log = File::create(directory.path().join("log")).unwrap();
+        let script = format!("{first} && exec \"$0\" \"$@\"");
         let child = Command::new("unshare")
-            .args(["-U", "-r", "-n", env!("CARGO_BIN_EXE_kubeweir"), "run", "--node", "node"])
-            .arg("--manifests")
-            .arg(manifests)
-            .args(flags)
+            .args(["-U", "-r", "-n", "sh", "-c", &script, env!("CARGO_BIN_EXE_kubeweir")])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -57,11 +62,16 @@ impl Rootless {
 
     /// Waits until the listing contains a text.
     fn wait_for(&mut self, text: &str) {
+        self.wait(|agent| agent.listing().contains(text));
+    }
+
+    /// Waits for a condition, as long as the program runs.
+    fn wait(&mut self, condition: impl Fn(&Rootless) -> bool) {
         let since = Instant::now();
-        while !self.listing().contains(text) {
+        while !condition(self) {
             let ended = self.child.try_wait().unwrap();
             assert_eq!(ended, None, "the agent ended: {}", self.log());
-            assert!(since.elapsed() < PATIENCE, "no {text}: {}\n{}", self.listing(), self.log());
+            assert!(since.elapsed() < PATIENCE, "{}\n{}", self.listing(), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -78,4 +88,40 @@ fn the_agent_starts_in_a_user_namespace() {
         assert!(listing.contains("10.244.0.10"), "{mode}: {listing}");
         assert!(!agent.log().contains("panicked"), "{}", agent.log());
     }
+}
+
+// N6: no inotify instance left on the node: a warning, and the file is looked at now and then.
+#[test]
+fn without_inotify_the_configuration_file_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, kubeconfig) =
+        (directory.path().join("config"), directory.path().join("kubeconfig"));
+    fs::write(
+        &kubeconfig,
+        "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
+         contexts: [{name: x, context: {cluster: c, user: ''}}]\ncurrent-context: x\n",
+    )
+    .unwrap();
+    let text = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         clientConnection: {{kubeconfig: {}}}\nhostnameOverride: node\n",
+        kubeconfig.display()
+    );
+    fs::write(&config, &text).unwrap();
+    let none_left = "echo 0 > /proc/sys/user/max_inotify_instances";
+    let flag = format!("--config={}", config.display());
+    let mut agent = Rootless::after(none_left, directory, &[&flag]);
+    agent.wait(|agent| agent.log().contains("looked at now and then"));
+    assert!(agent.log().contains("fs.inotify.max_user_instances"), "{}", agent.log());
+    fs::write(&config, format!("{text}# edited\n")).unwrap();
+    let since = Instant::now();
+    let ended = loop {
+        if let Some(ended) = agent.child.try_wait().unwrap() {
+            break ended;
+        }
+        assert!(since.elapsed() < PATIENCE, "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(1), "{}", agent.log());
+    assert!(agent.log().contains("configuration file was updated"), "{}", agent.log());
 }
