@@ -17,6 +17,8 @@ use kubeweir::node::nodeport::NodePortAddresses;
 mod effects;
 #[path = "config/reading.rs"]
 mod reading;
+#[path = "config/setups.rs"]
+mod setups;
 #[path = "config/validation.rs"]
 mod validation;
 

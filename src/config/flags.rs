@@ -16,7 +16,8 @@ use clap::Args;
 use super::duration::GoDuration;
 use super::v1alpha1::Quantity;
 use super::value::{
-    GateMap, Vmodule, parse_bool, parse_gates, parse_ip_port_text, parse_ip_text, parse_vmodule,
+    GateMap, Vmodule, parse_bool, parse_gates, parse_int32, parse_ip_port_text, parse_ip_text,
+    parse_vmodule,
 };
 use super::version::{self, VersionFlag};
 
@@ -63,7 +64,7 @@ pub struct Flags {
     #[arg(long, default_value = "5")]
     pub kube_api_qps: f32,
     /// API requests above the rate for a moment.
-    #[arg(long, default_value = "10")]
+    #[arg(long, default_value = "10", value_parser = parse_int32)]
     pub kube_api_burst: i32,
     /// Name of this node instead of the host name; wins over --config.
     #[arg(long, default_value = "")]
@@ -75,13 +76,13 @@ pub struct Flags {
     #[arg(long, default_value = "0.0.0.0:10256", value_parser = parse_ip_port_text)]
     pub healthz_bind_address: String,
     /// Port of the health server if its address has none; 0 turns it off.
-    #[arg(long, default_value = "10256", hide = true)]
+    #[arg(long, default_value = "10256", hide = true, value_parser = parse_int32)]
     pub healthz_port: i32,
     /// IP or IP:port of the metrics server.
     #[arg(long, default_value = "127.0.0.1:10249", value_parser = parse_ip_port_text)]
     pub metrics_bind_address: String,
     /// Port of the metrics server if its address has none.
-    #[arg(long, default_value = "10249", hide = true)]
+    #[arg(long, default_value = "10249", hide = true, value_parser = parse_int32)]
     pub metrics_port: i32,
     /// End the process if a server cannot listen.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
@@ -96,7 +97,7 @@ pub struct Flags {
     #[arg(long, default_value = "")]
     pub proxy_mode: String,
     /// Accepted and checked; masquerading needs no mark here.
-    #[arg(long, default_value = "14")]
+    #[arg(long, default_value = "14", value_parser = parse_int32)]
     pub iptables_masquerade_bit: i32,
     /// Masquerade every service flow.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
@@ -150,13 +151,13 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
     /// oom_score_adj of the process, -1000 to 1000.
-    #[arg(long, default_value = "-999")]
+    #[arg(long, default_value = "-999", value_parser = parse_int32)]
     pub oom_score_adj: i32,
     /// Conntrack entries per core; 0 leaves the limit alone.
-    #[arg(long, default_value = "32768")]
+    #[arg(long, default_value = "32768", value_parser = parse_int32)]
     pub conntrack_max_per_core: i32,
     /// Least number of conntrack entries.
-    #[arg(long, default_value = "131072")]
+    #[arg(long, default_value = "131072", value_parser = parse_int32)]
     pub conntrack_min: i32,
     /// Idle time of established TCP; 0 leaves it alone.
     #[arg(long, default_value = "24h0m0s")]

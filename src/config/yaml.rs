@@ -11,6 +11,8 @@ use std::iter::Peekable;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::{Map, Number, Value};
 
+use super::value::parse_integer;
+
 /// Nodes of a document, those that aliases stand for included: far more than a configuration has.
 const MOST_NODES: usize = 100_000;
 /// Mappings and lists inside each other.
@@ -306,27 +308,8 @@ fn number(text: &str) -> Option<Number> {
     })
 }
 
-/// An integer, in base 2, 8 or 16 after `0b`, `0` or `0o`, `0x`.
 fn integer(numeral: &str) -> Option<Number> {
-    let (negative, digits) = match numeral.as_bytes().first()? {
-        b'-' => (true, &numeral[1..]),
-        b'+' => (false, &numeral[1..]),
-        _ => (false, numeral),
-    };
-    let (base, digits) = match digits.as_bytes() {
-        [b'0', b'x' | b'X', ..] => (16, &digits[2..]),
-        [b'0', b'o' | b'O', ..] => (8, &digits[2..]),
-        [b'0', b'b' | b'B', ..] => (2, &digits[2..]),
-        [b'0', _, ..] => (8, &digits[1..]),
-        _ => (10, digits),
-    };
-    // A second sign is none.
-    if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return None;
-    }
-    let magnitude = i128::from(u64::from_str_radix(digits, base).ok()?);
-    let value = if negative { -magnitude } else { magnitude };
-    Number::from_i128(value)
+    parse_integer(numeral).and_then(Number::from_i128)
 }
 
 /// The integer that a float is, if it is one: JSON knows no difference between `1.0` and `1`.
