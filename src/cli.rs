@@ -9,7 +9,6 @@
 
 pub mod people;
 pub mod proxy;
-pub mod value;
 
 use std::path::Path;
 

@@ -1,10 +1,10 @@
 //! The configuration: from flags and file to typed values.
 //!
-//! Place in the flow: `main` calls [`complete()`] with the parsed flags and the file's text, sets up
+//! Place in the flow: `main` calls [`complete()`] with the flags and the file's text, sets up
 //! logging from the completed object, then calls [`resolve()`]; everyone else sees [`Config`].
 //!
 //! ```text
-//! flags (cli::proxy) ──┐
+//! flags (from cli) ─────┐
 //!                      ├─> complete ─> Completed (v1alpha1 object) ─> validate + resolve ─> Config
 //! file text ─> decode ─┘
 //! ```
@@ -15,7 +15,9 @@ pub use crate::model::address;
 mod complete;
 pub mod decode;
 pub mod duration;
+mod effect;
 pub mod feature_gates;
+pub mod flags;
 mod node_name;
 pub mod note;
 mod resolve;
@@ -23,8 +25,10 @@ pub mod sanity;
 mod traffic;
 pub mod v1alpha1;
 pub mod validate;
+pub mod value;
 pub mod version;
 pub mod watch;
+mod yaml;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -122,8 +126,6 @@ pub struct ServerConfig {
     pub hard_fail: bool,
     /// Whether profiles and the verbosity knob are offered.
     pub profiling: bool,
-    /// Whether metrics hidden in the previous minor release are shown.
-    pub show_hidden_metrics: bool,
 }
 
 /// How to reach the API server.
@@ -162,14 +164,10 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Whether NodePorts are served on 127.0.0.1; never but in iptables mode, IPv4 only.
     pub localhost_nodeports: bool,
-    /// Whether `spec.externalIPs` is honoured (B-050).
-    pub external_ips: bool,
     /// Longest time between full syncs.
     pub sync_period: Duration,
     /// Shortest time between syncs: zero unless one was written (B-039, B-193: a deviation).
     pub min_sync_period: Duration,
-    /// How often configuration from the API server is refreshed.
-    pub config_sync_period: Duration,
     /// Connection tracking sysctls.
     pub conntrack: ConntrackConfig,
     /// oom_score_adj of the process.

@@ -107,7 +107,7 @@ fn configure(parsed: &Parsed, file: Option<&Path>) -> anyhow::Result<(Config, lo
         ),
         None => None,
     };
-    let completed = config::complete(parsed, text.as_deref()).context("failed complete")?;
+    let completed = config::complete(&parsed.flags, text.as_deref()).context("failed complete")?;
     let log = logging::init(&completed.object.logging).context("initialize logging")?;
     logging::log_flags(parsed.banner());
     let config = config::resolve(completed).context("failed validate")?;

@@ -40,7 +40,9 @@ use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
 
 use crate::model::Family;
-use crate::ruleset::{Element, Name, Ownership, Ruleset, Table};
+use crate::ruleset::{
+    Chain, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
+};
 use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
@@ -67,6 +69,9 @@ pub enum ProbeError {
     /// The attempt failed for another reason than a kernel that lacks the feature.
     #[error("trying whether the kernel gives tables an owner")]
     Commit(#[source] CommitError),
+    /// A rule that looks at connections was refused.
+    #[error("trying whether the kernel tracks connections")]
+    Conntrack(#[source] CommitError),
 }
 
 /// nf_tables of the network namespace it was opened in.
@@ -114,6 +119,33 @@ impl NetlinkKernel {
     /// As [`Kernel::dump`].
     pub fn table(&self, family: Family) -> Result<Option<Table>, DumpError> {
         dump::table(family, self.portid())
+    }
+
+    /// Sends no longer batches from now on, as in a user namespace.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn confine(&mut self, largest_message: usize) {
+        self.socket.confine(largest_message);
+    }
+
+    /// Commits what is too long for one batch one half after the other. What was committed before a
+    /// refusal stays, so that only reading back tells where things stand.
+    fn commit_halves(
+        &mut self,
+        transaction: &Transaction,
+        bytes: usize,
+    ) -> Result<Committed, CommitError> {
+        let Some((first, second)) = transaction.halves() else {
+            let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
+            return Err(CommitError::Unsent { bytes, source });
+        };
+        let first = self.commit(&first)?;
+        let lost = |error| CommitError::Unknown(io::Error::other(error));
+        let second = self.commit(&second).map_err(lost)?;
+        Ok(Committed {
+            messages: first.messages + second.messages,
+            bytes: first.bytes + second.bytes,
+            elapsed: first.elapsed + second.elapsed,
+        })
     }
 
     fn exchange(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
@@ -192,6 +224,9 @@ impl Kernel for NetlinkKernel {
         self.socket
             .grow(bytes.max(SEND_ROOM), (messages * REPLY_ROOM).max(SEND_ROOM))
             .map_err(|source| CommitError::Unsent { bytes, source })?;
+        if bytes > self.socket.largest_message() {
+            return self.commit_halves(transaction, bytes);
+        }
         let start = Instant::now();
         self.exchange(transaction).map_err(|error| self.who_refuses(transaction.family, error))?;
         Ok(Committed { messages, bytes, elapsed: start.elapsed() })
@@ -226,6 +261,20 @@ pub fn probe_ownership() -> Result<bool, ProbeError> {
         }
         Err(error) => Err(ProbeError::Commit(error)),
     }
+}
+
+/// Has the kernel load what tracks connections, by a rule that asks for it and is never committed to
+/// stay: its settings exist only then.
+///
+/// # Errors
+/// If the rule is refused.
+pub fn load_conntrack(family: Family) -> Result<(), ProbeError> {
+    let table = Table { comment: None, owner: Ownership::Nobody, persist: false };
+    let chain = Chain { name: "probe".into(), hooked: None, comment: None };
+    let state = Expr::Ct { key: CtKey::State, direction: None, dst: Register(0) };
+    let rule = Rule { exprs: vec![state], comment: None };
+    let ops = vec![Op::AddChain(chain), Op::AddRule("probe".into(), rule)];
+    rehearse(family, table, ops)?.map_err(ProbeError::Conntrack)
 }
 
 /// Tries operations in a table of its own name that is deleted in the same batch: the kernel checks

@@ -53,6 +53,24 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether a failure costs no more than memory or time, so that it is only logged.
+    pub fn is_best_effort(&self) -> bool {
+        self.file == HASHSIZE
+    }
+
+    /// What a user writes into the configuration file to have the file left alone.
+    pub fn left_alone_by(&self) -> &'static str {
+        match self.file.rsplit('/').next().unwrap_or_default() {
+            "nf_conntrack_tcp_timeout_established" => "conntrack.tcpEstablishedTimeout: 0s",
+            "nf_conntrack_tcp_timeout_close_wait" => "conntrack.tcpCloseWaitTimeout: 0s",
+            "nf_conntrack_tcp_be_liberal" => "conntrack.tcpBeLiberal: false",
+            "nf_conntrack_udp_timeout" => "conntrack.udpTimeout: 0s",
+            "nf_conntrack_udp_timeout_stream" => "conntrack.udpStreamTimeout: 0s",
+            "route_localnet" => "iptables.localhostNodePorts: false",
+            _ => "conntrack.maxPerCore: 0",
+        }
+    }
+
     /// Whether a file that holds `current` has to be written (B-211, B-214). What is no number is
     /// written, so that the kernel decides.
     pub fn differs_from(&self, current: &str) -> bool {
@@ -64,15 +82,20 @@ impl Wanted {
     }
 }
 
-/// The conntrack settings to make, in upstream's order. Files of settings that are left alone do not
+/// Buckets of the conntrack table: the kernel refuses to change them from a network namespace other
+/// than the first, and where /sys is read-only.
+const HASHSIZE: &str = "sys/module/nf_conntrack/parameters/hashsize";
+
+/// The conntrack settings to make, in upstream's order. A limit that is larger is left as it is: the
+/// host may know why, and often nobody may write it. Files of settings that are left alone do not
 /// appear, so that they need not exist (B-263).
 pub fn conntrack(settings: &ConntrackSettings, cpus: u32) -> Vec<Wanted> {
     let different = |file, value| Wanted { file, value, when: When::Different };
+    let below = |file, value| Wanted { file, value, when: When::Below };
     let mut wanted = Vec::new();
     if let Some(max) = conntrack_max(settings, cpus) {
-        wanted.push(different("proc/sys/net/netfilter/nf_conntrack_max", max));
-        let file = "sys/module/nf_conntrack/parameters/hashsize";
-        wanted.push(Wanted { file, value: max / 4, when: When::Below });
+        wanted.push(below("proc/sys/net/netfilter/nf_conntrack_max", max));
+        wanted.push(below(HASHSIZE, max / 4));
     }
     let timeouts = [
         ("proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", settings.tcp_established),

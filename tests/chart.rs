@@ -145,7 +145,7 @@ fn config(rendered: &Rendered) -> Config {
     assert_eq!(parsed.flags.config, "/var/lib/kube-proxy/config.conf");
     assert_eq!(parsed.flags.hostname_override, "$(NODE_NAME)");
     let map: ConfigMap = rendered.one("ConfigMap");
-    resolve(complete(&parsed, Some(&map.data.unwrap()["config.conf"])).unwrap()).unwrap()
+    resolve(complete(&parsed.flags, Some(&map.data.unwrap()["config.conf"])).unwrap()).unwrap()
 }
 
 #[test]

@@ -13,6 +13,12 @@ use kubeweir::config::{
 };
 use kubeweir::node::nodeport::NodePortAddresses;
 
+#[path = "config/effects.rs"]
+mod effects;
+#[path = "config/reading.rs"]
+mod reading;
+#[path = "config/setups.rs"]
+mod setups;
 #[path = "config/validation.rs"]
 mod validation;
 
@@ -29,7 +35,8 @@ fn parse(flags: &[&str]) -> proxy::Parsed {
 }
 
 fn completed(flags: &[&str], file: Option<&str>) -> Completed {
-    complete(&parse(flags), file).unwrap_or_else(|error| panic!("{flags:?} {file:?}: {error:?}"))
+    complete(&parse(flags).flags, file)
+        .unwrap_or_else(|error| panic!("{flags:?} {file:?}: {error:?}"))
 }
 
 fn config(flags: &[&str], file: Option<&str>) -> Config {
@@ -51,6 +58,11 @@ fn paths(violations: &Violations) -> Vec<&str> {
 
 fn cidrs(texts: &[&str]) -> NodePortAddresses {
     NodePortAddresses::Cidrs(texts.iter().map(|text| parse_cidr(text).expect("CIDR")).collect())
+}
+
+/// B-050: whether `spec.externalIPs` is honoured.
+fn external_ips(config: &Config) -> bool {
+    config.gates.enabled(Gate::AllowServiceExternalIps)
 }
 
 fn metrics(config: &Config) -> String {
@@ -115,7 +127,7 @@ fn precedence_with_config() {
     assert_eq!(config.client.master.as_deref(), Some("https://m"));
     assert_eq!(config.hostname_override, "node-a");
     assert_eq!(config.client.kubeconfig.as_deref(), Some("/file".as_ref()));
-    assert!(config.external_ips && !config.masquerade_all);
+    assert!(external_ips(&config) && !config.masquerade_all);
     assert_eq!((config.mode, config.conntrack.min), (ProxyMode::Iptables, 131_072));
     assert_eq!(config.bind_address.to_string(), "0.0.0.0");
     assert_eq!(metrics(&config), "127.0.0.1:10249");
@@ -178,7 +190,7 @@ fn cluster_cidr_flag() {
 // B-019: a blank host name is fatal while the configuration is completed.
 #[test]
 fn blank_hostname_override() {
-    let error = complete(&parse(&["--hostname-override=  "]), None).expect_err("blank");
+    let error = complete(&parse(&["--hostname-override=  "]).flags, None).expect_err("blank");
     assert!(matches!(error, CompleteError::NodeName(_)), "{error:?}");
     assert_eq!(config(&["--hostname-override= A "], None).hostname_override, "a");
 }
@@ -229,7 +241,7 @@ fn fatal_files() {
         &HEAD.replace("v1alpha1", "v2"),
         &format!("{HEAD}configSyncPeriod: 30\n"),
     ] {
-        let error = complete(&parse(&["--config=x"]), Some(text)).expect_err(text);
+        let error = complete(&parse(&["--config=x"]).flags, Some(text)).expect_err(text);
         assert!(matches!(error, CompleteError::Decode(_)), "{text}: {error:?}");
     }
 }
@@ -339,10 +351,10 @@ fn mode_defaults() {
 // B-049: locked gates, by flag and by file; unknown ones only warn.
 #[test]
 fn feature_gates() {
-    let error = complete(&parse(&["--feature-gates=NFTablesProxyMode=false"]), None);
+    let error = complete(&parse(&["--feature-gates=NFTablesProxyMode=false"]).flags, None);
     assert!(matches!(error, Err(CompleteError::FeatureGates(_))), "{error:?}");
     let file = format!("{HEAD}featureGates: {{MultiCIDRServiceAllocator: false}}\n");
-    let error = complete(&parse(&["--config=x"]), Some(&file));
+    let error = complete(&parse(&["--config=x"]).flags, Some(&file));
     assert!(matches!(error, Err(CompleteError::FeatureGates(_))), "{error:?}");
     let completed = completed(&["--feature-gates=Bogus=true,AllowServiceExternalIPs=true"], None);
     let levels: Vec<_> = completed.notes.iter().map(|note| note.level).collect();
@@ -352,8 +364,8 @@ fn feature_gates() {
 
 #[test]
 fn external_ips_follow_their_gate() {
-    assert!(!config(&["--feature-gates=AllowServiceExternalIPs=false"], None).external_ips);
-    assert!(config(&[], None).external_ips);
+    assert!(!external_ips(&config(&["--feature-gates=AllowServiceExternalIPs=false"], None)));
+    assert!(external_ips(&config(&[], None)));
 }
 
 // B-051: kubeadm's zero values amount to the defaults.
@@ -411,16 +423,17 @@ fn run_is_an_agent_in_nftables_mode() {
         },
         other => panic!("{other:?}"),
     };
-    let defaults = resolve(complete(&run(&line[..4]), None).expect("complete")).expect("valid");
+    let defaults =
+        resolve(complete(&run(&line[..4]).flags, None).expect("complete")).expect("valid");
     assert_eq!(defaults.mode, ProxyMode::Nftables);
     assert_eq!(defaults.nodeport_addresses, NodePortAddresses::Primary);
     assert_eq!(defaults.min_sync_period, Duration::ZERO);
-    let full = resolve(complete(&run(&line), None).expect("complete"));
+    let full = resolve(complete(&run(&line).flags, None).expect("complete"));
     let violations = full.expect_err("port 0 cannot be asked for");
     assert_eq!(paths(&violations), ["MetricsBindAddress"]);
     let mut line = line;
     line[15] = "127.0.0.1:9";
-    let config = resolve(complete(&run(&line), None).expect("complete")).expect("valid");
+    let config = resolve(complete(&run(&line).flags, None).expect("complete")).expect("valid");
     assert_eq!(config.hostname_override, "n1");
     assert_eq!(config.nodeport_addresses, cidrs(&["10.1.0.0/16", "10.2.0.0/16"]));
     assert!(config.masquerade_all && config.service_counters && !config.table_ownership);

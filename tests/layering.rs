@@ -43,7 +43,7 @@ const USES: &[(&str, &[&str])] = &[
         "topology", "transaction",
     ]),
     // shell
-    ("config", &["cli", "model", "node", "program"]),
+    ("config", &["model", "node", "program"]),
     ("cli", &["config"]),
     ("logging", &["config"]),
     ("inspect", &["engine", "model", "program", "ruleset", "status", "topology", "transaction"]),

@@ -6,6 +6,8 @@
 
 #[path = "netlink/commit.rs"]
 mod commit;
+#[path = "netlink/confined.rs"]
+mod confined;
 #[path = "netlink/life.rs"]
 mod life;
 #[path = "netlink/neighbours.rs"]

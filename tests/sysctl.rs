@@ -7,7 +7,7 @@ mod netns;
 use std::path::Path;
 use std::time::Duration;
 
-use kubeweir::sysctl::{self, ConntrackSettings, SysctlError, When};
+use kubeweir::sysctl::{self, ConntrackSettings, SysctlError};
 use netns::in_netns;
 
 const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
@@ -32,14 +32,100 @@ fn sized(max_per_core: u32, min: u32) -> Vec<sysctl::Wanted> {
     sysctl::conntrack(&ConntrackSettings { max_per_core, min, ..Default::default() }, 2)
 }
 
-// B-209, B-211: the limit is set, also downwards; hashsize is raised only.
+// B-209, B-211, N3: limits are raised only.
 #[test]
-fn limits_are_written() {
-    for (max, hashsize, then) in [("65536", "16384", "32768"), ("262144", "65536", "65536")] {
+fn limits_are_raised_and_never_lowered() {
+    for ((max, hashsize), then) in [
+        (("65536", "16384"), ("131072", "32768")),
+        (("262144", "65536"), ("262144", "65536")),
+        (("131072", "16384"), ("131072", "32768")),
+        (("65536", "65536"), ("131072", "65536")),
+    ] {
         let root = root(&[(MAX, max), (HASHSIZE, hashsize)]);
         sysctl::apply(root.path(), &sized(32_768, 131_072)).expect("writable files");
+        assert_eq!((&*read(root.path(), MAX), &*read(root.path(), HASHSIZE)), then);
+    }
+}
+
+/// A root in which a file is one of the kernel's that nobody may write, not even root.
+fn read_only(file: &str, real: &str, others: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = root(others);
+    let link = root.path().join(file);
+    std::fs::create_dir_all(link.parent().expect("below the root")).expect("directories");
+    std::os::unix::fs::symlink(real, link).expect("a link");
+    root
+}
+
+/// Never writable: the number of the last capability, and the most groups of a process.
+const LITTLE: &str = "/proc/sys/kernel/cap_last_cap";
+const MUCH: &str = "/proc/sys/kernel/ngroups_max";
+
+// N3: a limit that nobody may write is right if it is large enough.
+#[test]
+fn a_read_only_limit_that_suffices_is_fine() {
+    let enough = read_only(MAX, MUCH, &[(HASHSIZE, "65536")]);
+    let written = sysctl::apply(enough.path(), &sized(32_768, 65_536)).expect("nothing to write");
+    assert_eq!(written, vec![]);
+    let too_small = read_only(MAX, LITTLE, &[(HASHSIZE, "65536")]);
+    let error = sysctl::apply(too_small.path(), &sized(32_768, 131_072)).expect_err("refused");
+    assert!(matches!(error, SysctlError::Write { .. }), "{error}");
+    assert!(error.remedy().contains("conntrack.maxPerCore"), "{}", error.remedy());
+}
+
+// N4: hashsize is made if it can be; missing, unreadable or read-only, the rest is made all the same.
+#[test]
+fn hashsize_is_best_effort() {
+    let wanted = sysctl::conntrack(
+        &ConntrackSettings {
+            max_per_core: 32_768,
+            min: 131_072,
+            tcp_established: Duration::from_secs(7),
+            ..Default::default()
+        },
+        2,
+    );
+    let rest = [(MAX, "65536"), (ESTABLISHED, "5")];
+    for root in [root(&rest), read_only(HASHSIZE, LITTLE, &rest), read_only(HASHSIZE, "/", &rest)] {
+        let written = sysctl::apply(root.path(), &wanted).expect("nothing that matters");
+        assert_eq!(written.len(), 2);
         assert_eq!(read(root.path(), MAX), "131072");
-        assert_eq!(read(root.path(), HASHSIZE), then);
+        assert_eq!(read(root.path(), ESTABLISHED), "7");
+    }
+}
+
+// N4: each error says what to do, by the name of the setting.
+#[test]
+fn errors_say_what_to_do() {
+    let everything = ConntrackSettings {
+        max_per_core: 1,
+        min: 100_000,
+        tcp_established: Duration::from_secs(1),
+        tcp_close_wait: Duration::from_secs(1),
+        tcp_be_liberal: true,
+        udp: Duration::from_secs(1),
+        udp_stream: Duration::from_secs(1),
+    };
+    let mut wanted = sysctl::conntrack(&everything, 1);
+    wanted.push(sysctl::localhost_nodeports());
+    let settings = [
+        "conntrack.maxPerCore: 0",
+        "conntrack.tcpEstablishedTimeout: 0s",
+        "conntrack.tcpCloseWaitTimeout: 0s",
+        "conntrack.tcpBeLiberal: false",
+        "conntrack.udpTimeout: 0s",
+        "conntrack.udpStreamTimeout: 0s",
+        "iptables.localhostNodePorts: false",
+    ];
+    let needed = wanted.iter().filter(|wanted| !wanted.file.ends_with("hashsize"));
+    for (wanted, setting) in needed.zip(settings) {
+        let refused = read_only(wanted.file, LITTLE, &[]);
+        let error = sysctl::apply(refused.path(), &[*wanted]).expect_err("refused");
+        assert!(!error.is_missing() && error.remedy().contains(setting), "{}", error.remedy());
+        assert!(error.remedy().contains("writable"), "{}", error.remedy());
+        let error = sysctl::apply(root(&[]).path(), &[*wanted]).expect_err("missing");
+        assert!(error.is_missing() && error.remedy().contains(setting), "{}", error.remedy());
+        let module = wanted.file.contains("nf_conntrack");
+        assert_eq!(error.remedy().contains("modprobe nf_conntrack"), module, "{}", error.remedy());
     }
 }
 
@@ -113,19 +199,6 @@ fn a_failure_is_reported_and_ends_the_list() {
     let error = error.expect_err("nf_conntrack_max is missing");
     assert!(matches!(&error, SysctlError::Read { file, .. } if file.ends_with(MAX)), "{error}");
     assert_eq!(read(root.path(), ESTABLISHED), "5");
-}
-
-// B-211: hashsize has to be readable even when it is large enough.
-#[test]
-fn hashsize_must_be_readable() {
-    let root = root(&[(MAX, "131072")]);
-    let wanted = sized(32_768, 131_072);
-    assert_eq!(wanted[1].when, When::Below);
-    let error = sysctl::apply(root.path(), &wanted).expect_err("hashsize is missing");
-    assert!(
-        matches!(&error, SysctlError::Read { file, .. } if file.ends_with(HASHSIZE)),
-        "{error}"
-    );
 }
 
 // B-217: written if it can be, otherwise the caller does not even learn of it.

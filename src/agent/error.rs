@@ -58,7 +58,7 @@ pub enum AgentError {
     #[error(transparent)]
     Addresses(#[from] AddressError),
     /// A sysctl cannot be set (B-215).
-    #[error(transparent)]
+    #[error("a kernel setting cannot be made: {}", .0.remedy())]
     Sysctl(#[from] SysctlError),
     /// A signal cannot be handled.
     #[error("handling a signal")]

@@ -14,10 +14,10 @@ use super::{AgentError, Launch, Source, Traffic, pages};
 use crate::config::sanity::{self, NodeFacts};
 use crate::config::{Config, ProxyMode};
 use crate::model::Families;
-use crate::netlink::{NetlinkKernel, probe_ownership};
+use crate::netlink::{NetlinkKernel, load_conntrack, probe_ownership};
 use crate::node::families::{self, Ipv6State, programmed};
 use crate::node::object::NodeIps;
-use crate::sysctl;
+use crate::sysctl::{self, Wanted};
 use crate::transaction::DumpError;
 
 /// A node that can be programmed.
@@ -93,26 +93,79 @@ fn check_sanity(
 async fn write_sysctls(launch: &Launch, families: Families) -> Result<(), AgentError> {
     let config = &launch.config;
     // A directory of manifests is for edge boxes and labs: their sysctls are their own.
-    let conntrack =
-        (launch.source == Source::Api).then(|| pages::conntrack_settings(&config.conntrack));
-    let localhost = config.localhost_nodeports && families.v4;
+    let root = Path::new("/");
+    if launch.source == Source::Api {
+        let settings = pages::conntrack_settings(&config.conntrack);
+        let wanted = sysctl::conntrack(&settings, sysctl::cpus(root));
+        let load = move || families.iter().try_for_each(load_conntrack).map_err(AgentError::Probe);
+        let load = async || patiently("nf_conntrack", async || apart(load).await).await;
+        with_module(root, &wanted, load).await?;
+    }
+    if config.localhost_nodeports && families.v4 {
+        sysctl::apply(root, &[sysctl::localhost_nodeports()])?;
+    }
+    Ok(())
+}
+
+/// Makes settings whose files appear when their module is loaded, which is not sure to have happened:
+/// nothing of ours is programmed yet.
+async fn with_module(
+    root: &Path,
+    wanted: &[Wanted],
+    load: impl AsyncFnOnce() -> Result<(), AgentError>,
+) -> Result<Vec<Wanted>, AgentError> {
     // A resized hash of conntrack takes its time.
-    apart(move || {
-        let root = Path::new("/");
-        if let Some(settings) = conntrack {
-            sysctl::apply(root, &sysctl::conntrack(&settings, sysctl::cpus(root)))?;
+    let apply = async || {
+        let (root, wanted) = (root.to_owned(), wanted.to_vec());
+        apart(move || Ok(sysctl::apply(&root, &wanted))).await
+    };
+    match apply().await? {
+        Err(error) if error.is_missing() => {
+            info!(%error, "Having nf_conntrack loaded");
+            load().await?;
+            Ok(apply().await??)
         }
-        if localhost {
-            sysctl::apply(root, &[sysctl::localhost_nodeports()])?;
-        }
-        Ok(())
-    })
-    .await
+        outcome => Ok(outcome?),
+    }
 }
 
 /// The one line that says what becomes of another mode.
 fn tell_mode(mode: ProxyMode) {
     if mode != ProxyMode::Nftables {
         info!(%mode, "Rules are written with nftables; what users notice is as in the configured mode");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sysctl::ConntrackSettings;
+
+    const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
+
+    // N4: nf_conntrack is not loaded yet: it is, once, and then the settings are made.
+    #[tokio::test]
+    async fn missing_conntrack_settings_have_the_module_loaded() {
+        let settings = ConntrackSettings { max_per_core: 1, min: 9, ..Default::default() };
+        let wanted = sysctl::conntrack(&settings, 1);
+        let root = tempfile::tempdir().expect("a directory");
+        let file = root.path().join(MAX);
+        let mut loaded = 0;
+        let load = async || {
+            loaded += 1;
+            std::fs::create_dir_all(file.parent().expect("below the root")).expect("directories");
+            std::fs::write(&file, "5\n").expect("a file");
+            Ok(())
+        };
+        let written = with_module(root.path(), &wanted, load).await.expect("made");
+        assert_eq!((loaded, written.len()), (1, 1));
+        assert_eq!(std::fs::read_to_string(&file).expect("a file"), "9");
+        let none = async || panic!("there is nothing to load");
+        assert_eq!(with_module(root.path(), &wanted, none).await.expect("made"), vec![]);
+        let empty = tempfile::tempdir().expect("a directory");
+        let error = with_module(empty.path(), &wanted, async || Ok(())).await;
+        let text = error.expect_err("still missing").to_string();
+        assert!(text.contains("modprobe nf_conntrack"), "{text}");
+        assert!(text.contains("conntrack.maxPerCore: 0"), "{text}");
     }
 }

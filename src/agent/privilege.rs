@@ -104,7 +104,7 @@ mod tests {
         let needed_with = |flag: &str| {
             let flags = [flag.to_owned(), "--hostname-override=a".to_owned()];
             let parsed = crate::cli::proxy::parse(&flags).expect("valid flags");
-            let completed = crate::config::complete(&parsed, None).expect("complete");
+            let completed = crate::config::complete(&parsed.flags, None).expect("complete");
             needed(&crate::config::resolve(completed).expect("a valid configuration"))
         };
         let net_admin = CapabilitySet::NET_ADMIN;

@@ -74,7 +74,7 @@ fn outlets(
     notes: mpsc::UnboundedSender<Note>,
 ) -> Outlets {
     let parsed = crate::cli::proxy::parse(&["--hostname-override=a".to_owned()]).expect("flags");
-    let completed = crate::config::complete(&parsed, None).expect("complete");
+    let completed = crate::config::complete(&parsed.flags, None).expect("complete");
     let loopback = |_| IpAddr::V4(Ipv4Addr::LOCALHOST);
     Outlets {
         traffic: Traffic {

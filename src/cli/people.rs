@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::value::parse_ip_port_text;
 use super::{Exit, proxy};
 use crate::config::duration::GoDuration;
+use crate::config::value::parse_ip_port_text;
 use crate::config::version::VERSION;
 
 /// Kubeweir: a kube-proxy that programs nftables over netlink.

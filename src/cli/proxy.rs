@@ -15,24 +15,17 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
 use super::Exit;
-use super::value::{
-    GateMap, Vmodule, parse_bool, parse_gates, parse_ip_port_text, parse_ip_text, parse_vmodule,
-};
 use crate::config::duration::GoDuration;
+use crate::config::flags::{self, Flags};
 use crate::config::v1alpha1::Quantity;
-use crate::config::version::{self, VersionFlag};
-
-mod flags;
-
-pub use flags::ProxyFlags;
+use crate::config::value::{GateMap, Vmodule};
+use crate::config::version::VersionFlag;
 
 /// The flags as given, with what upstream wants to know about the giving.
 #[derive(Debug, Clone)]
 pub struct Parsed {
     /// Values, defaults included.
-    pub flags: ProxyFlags,
-    /// Names of the flags that were written on the command line.
-    pub given: BTreeSet<String>,
+    pub flags: Flags,
     /// Name and printed value of every flag, sorted by name: for `/flagz` and [`Parsed::banner`].
     pub shown: Vec<(String, String)>,
     /// For stderr before anything else: notices of deprecated flags (B-006).
@@ -40,11 +33,6 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// Whether a flag was written on the command line.
-    pub fn is_given(&self, name: &str) -> bool {
-        self.given.contains(name)
-    }
-
     /// `FLAG: --name="value"` for every flag: logged at start from verbosity 1 on (B-031).
     pub fn banner(&self) -> impl Iterator<Item = String> {
         self.shown.iter().map(|(name, value)| format!("FLAG: --{name}={value:?}"))
@@ -57,7 +45,7 @@ pub fn command() -> Command {
         .disable_version_flag(true)
         .args_override_self(true)
         .max_term_width(100);
-    ProxyFlags::augment_args(command)
+    Flags::augment_args(command)
         .about("Serves Services on this node: a kube-proxy that programs nftables over netlink")
         .mut_args(as_pflag)
 }
@@ -91,15 +79,15 @@ pub fn parse(arguments: &[String]) -> Result<Parsed, Exit> {
         Ok(matches) => matches,
         Err(error) => return Err(refuse(&mut command, &error)),
     };
-    let flags = match ProxyFlags::from_arg_matches(&matches) {
+    let mut flags = match Flags::from_arg_matches(&matches) {
         Ok(flags) => flags,
         Err(error) => return Err(refuse(&mut command, &error)),
     };
     if let Some(stdout) = flags.version.output() {
         return Err(Exit { stdout, stderr: String::new(), code: 0 });
     }
-    let given = given_flags(&command, &matches);
-    Ok(Parsed { shown: shown(&command, &matches), notices: notices(&given), flags, given })
+    flags.given = given_flags(&command, &matches);
+    Ok(Parsed { shown: shown(&command, &matches), notices: notices(&flags.given), flags })
 }
 
 /// Writes `_` in flag names as `-`, up to a `--` and not in values. The value of a flag that takes

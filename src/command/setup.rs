@@ -29,7 +29,7 @@ pub fn read(args: &NodeArgs) -> Result<Setup, CommandError> {
         ),
         None => None,
     };
-    let config = config::resolve(config::complete(&parsed, text.as_deref())?)?;
+    let config = config::resolve(config::complete(&parsed.flags, text.as_deref())?)?;
     let host = nix::unistd::gethostname().unwrap_or_default();
     let node = config::node_name(&config.hostname_override, &host.to_string_lossy())?;
     Ok(Setup { config, node })

@@ -9,11 +9,12 @@
 use super::address::{append_port, is_ipv4};
 use super::decode::{DecodeError, decode};
 use super::duration::GoDuration;
+use super::effect::flags_without_effect;
 use super::feature_gates::{FeatureGates, LockedGate};
+use super::flags::Flags;
 use super::node_name::{NodeNameError, override_from_flag};
 use super::note::Note;
 use super::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration, Logging};
-use crate::cli::proxy::Parsed;
 
 /// Port of the health server if none is written.
 pub const HEALTHZ_PORT: i32 = 10256;
@@ -56,28 +57,29 @@ pub enum CompleteError {
 /// given.
 ///
 /// Errors: see [`CompleteError`]; upstream calls this phase "complete".
-pub fn complete(parsed: &Parsed, file: Option<&str>) -> Result<Completed, CompleteError> {
+pub fn complete(flags: &Flags, file: Option<&str>) -> Result<Completed, CompleteError> {
     let mut notes = Vec::new();
     let (mut object, cluster_cidrs) = match file {
-        Some(text) => from_file(text, parsed, &mut notes)?,
-        None => from_flags(parsed),
+        Some(text) => from_file(text, flags, &mut notes)?,
+        None => from_flags(flags),
     };
     object.api_version = API_VERSION.to_owned();
     object.kind = KIND.to_owned();
-    if let Some(name) = override_from_flag(&parsed.flags.hostname_override)? {
+    if let Some(name) = override_from_flag(&flags.hostname_override)? {
         object.hostname_override = name;
     }
-    own_flags(&mut object, parsed);
+    own_flags(&mut object, flags);
     platform_defaults(&mut object);
     clear_other_sync_periods(&mut object);
     let (gates, gate_notes) = FeatureGates::from_settings(&object.feature_gates)?;
     notes.extend(gate_notes);
-    Ok(Completed { object, cluster_cidrs, master: parsed.flags.master.clone(), gates, notes })
+    notes.extend(flags_without_effect(flags));
+    Ok(Completed { object, cluster_cidrs, master: flags.master.clone(), gates, notes })
 }
 
 fn from_file(
     text: &str,
-    parsed: &Parsed,
+    flags: &Flags,
     notes: &mut Vec<Note>,
 ) -> Result<(KubeProxyConfiguration, Vec<String>), DecodeError> {
     let decoded = decode(text)?;
@@ -87,9 +89,15 @@ fn from_file(
             decoded.ignored.join(", ")
         )));
     }
+    if decoded.more {
+        notes.push(Note::warning(
+            "Only the first document of the configuration file counts; what follows it is ignored"
+                .to_owned(),
+        ));
+    }
     let mut object = decoded.object;
     set_defaults(&mut object);
-    logging_flags(&mut object.logging, parsed);
+    logging_flags(&mut object.logging, flags);
     let cluster_cidrs = split_list(&object.cluster_cidr);
     Ok((object, cluster_cidrs))
 }
@@ -148,16 +156,15 @@ pub fn set_defaults(object: &mut KubeProxyConfiguration) {
     }
 }
 
-fn from_flags(parsed: &Parsed) -> (KubeProxyConfiguration, Vec<String>) {
-    let flags = &parsed.flags;
+fn from_flags(flags: &Flags) -> (KubeProxyConfiguration, Vec<String>) {
     let mut object = KubeProxyConfiguration::default();
     set_defaults(&mut object);
-    process_flags(&mut object, parsed);
-    rule_flags(&mut object, parsed);
-    sync_flags(&mut object, parsed);
-    conntrack_flags(&mut object, parsed);
-    logging_flags(&mut object.logging, parsed);
-    let cluster_cidrs = match parsed.is_given("cluster-cidr") {
+    process_flags(&mut object, flags);
+    rule_flags(&mut object, flags);
+    sync_flags(&mut object, flags);
+    conntrack_flags(&mut object, flags);
+    logging_flags(&mut object.logging, flags);
+    let cluster_cidrs = match flags.is_given("cluster-cidr") {
         true => flags.cluster_cidr.split(',').map(str::to_owned).collect(),
         false => Vec::new(),
     };
@@ -184,8 +191,7 @@ fn with_port(address: &str, port: i32) -> String {
 }
 
 /// Flags about the process and its servers.
-fn process_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
-    let flags = &parsed.flags;
+fn process_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
     object.feature_gates = flags.gates().0;
     object.client_connection.kubeconfig = flags.kubeconfig.clone();
     object.client_connection.content_type = flags.kube_api_content_type.clone();
@@ -204,8 +210,7 @@ fn process_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
 }
 
 /// Flags about traffic.
-fn rule_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
-    let flags = &parsed.flags;
+fn rule_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
     object.mode = flags.proxy_mode.clone();
     object.iptables.masquerade_bit = Some(flags.iptables_masquerade_bit);
     object.iptables.localhost_node_ports = Some(flags.iptables_localhost_nodeports);
@@ -227,8 +232,7 @@ fn rule_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
 }
 
 /// Sync periods: only if written, and only for their family of modes (B-016, B-017).
-fn sync_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
-    let flags = &parsed.flags;
+fn sync_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
     let (period, minimum, prefix, values) = match object.mode.as_str() {
         "ipvs" => (
             &mut object.ipvs.sync_period,
@@ -249,16 +253,15 @@ fn sync_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
             (flags.iptables_sync_period, flags.iptables_min_sync_period),
         ),
     };
-    if parsed.is_given(&format!("{prefix}-sync-period")) {
+    if flags.is_given(&format!("{prefix}-sync-period")) {
         *period = values.0;
     }
-    if parsed.is_given(&format!("{prefix}-min-sync-period")) {
+    if flags.is_given(&format!("{prefix}-min-sync-period")) {
         *minimum = values.1;
     }
 }
 
-fn conntrack_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
-    let flags = &parsed.flags;
+fn conntrack_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
     let conntrack = &mut object.conntrack;
     conntrack.max_per_core = Some(flags.conntrack_max_per_core);
     conntrack.min = Some(flags.conntrack_min);
@@ -270,9 +273,8 @@ fn conntrack_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
 }
 
 /// Logging flags that were written win over the file; vmodule entries go in front (B-015).
-fn logging_flags(logging: &mut Logging, parsed: &Parsed) {
-    let flags = &parsed.flags;
-    let given = |name| parsed.is_given(name);
+fn logging_flags(logging: &mut Logging, flags: &Flags) {
+    let given = |name| flags.is_given(name);
     if given("v") {
         logging.verbosity = flags.v;
     }
@@ -298,12 +300,12 @@ fn logging_flags(logging: &mut Logging, parsed: &Parsed) {
 }
 
 /// Flags that upstream has not; they hold with `--config` too.
-fn own_flags(object: &mut KubeProxyConfiguration, parsed: &Parsed) {
-    if parsed.is_given("service-counters") {
-        object.kubeweir.service_counters = parsed.flags.service_counters;
+fn own_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
+    if flags.is_given("service-counters") {
+        object.kubeweir.service_counters = flags.service_counters;
     }
-    if parsed.is_given("table-ownership") {
-        object.kubeweir.table_ownership = Some(parsed.flags.table_ownership);
+    if flags.is_given("table-ownership") {
+        object.kubeweir.table_ownership = Some(flags.table_ownership);
     }
 }
 

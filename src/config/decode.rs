@@ -5,9 +5,9 @@
 //! 2.1). Knows no defaults and no rules of validity.
 
 use serde_json::Value;
-use serde_saphyr::DuplicateKeyPolicy;
 
 use super::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration};
+use super::yaml::{Document, YamlError, first_document, whole};
 
 /// A decoded file.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,8 @@ pub struct Decoded {
     /// What strict decoding would have refused, in the words of a user:
     /// `unknown field "iptables.foo"`. Empty if nothing.
     pub ignored: Vec<String>,
+    /// Whether another document follows, which counts for nothing.
+    pub more: bool,
 }
 
 /// Why a file is no configuration.
@@ -24,7 +26,7 @@ pub struct Decoded {
 pub enum DecodeError {
     /// Neither YAML nor JSON.
     #[error("cannot parse YAML or JSON")]
-    Syntax(#[source] Box<serde_saphyr::Error>),
+    Syntax(#[source] YamlError),
     /// `apiVersion` or `kind` is missing; an empty file lacks both.
     #[error("{0:?} is missing")]
     Missing(&'static str),
@@ -47,46 +49,37 @@ pub enum DecodeError {
     },
 }
 
-/// Decodes YAML or JSON.
+/// Decodes YAML or JSON; of several documents the first.
 ///
 /// Errors: see [`DecodeError`]; strictness problems are none (B-033).
 pub fn decode(text: &str) -> Result<Decoded, DecodeError> {
-    let mut ignored = Vec::new();
-    let mut value = parse(text, &mut ignored)?;
+    let Document { mut value, repeated: mut ignored, more } = parse(text)?;
     check_type(&value)?;
-    drop_nulls(&mut value);
+    tidy(&mut value);
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
     let object = serde_ignored::deserialize(deserializer, |path| {
         ignored.push(format!("unknown field {:?}", path.to_string()));
     });
     match object {
-        Ok(object) => Ok(Decoded { object, ignored }),
+        Ok(object) => Ok(Decoded { object, ignored, more }),
         Err(source) => Err(DecodeError::Type { path: track.path().to_string(), source }),
     }
 }
 
-/// Text to a tree; a duplicate key is recorded and the last one wins.
-fn parse(text: &str, ignored: &mut Vec<String>) -> Result<Value, DecodeError> {
-    let read = |policy| {
-        let options = serde_saphyr::options! { duplicate_keys: policy, with_snippet: false };
-        serde_saphyr::from_str_with_options::<Option<Value>>(text, options)
-            .map(Option::unwrap_or_default)
-    };
-    match read(DuplicateKeyPolicy::Error) {
-        Ok(value) => Ok(value),
-        Err(strict @ serde_saphyr::Error::DuplicateMappingKey { .. }) => {
-            ignored.push(strict.to_string());
-            read(DuplicateKeyPolicy::LastWins)
+/// Text to a tree. What is no YAML may still be JSON: that allows tabs as indentation, and values one
+/// after the other.
+fn parse(text: &str) -> Result<Document, DecodeError> {
+    first_document(text).or_else(|error| {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter();
+        match values.next() {
+            Some(Ok(value @ Value::Object(_))) => {
+                let more = values.next().is_some();
+                Ok(Document { value, repeated: Vec::new(), more })
+            }
+            _ => Err(DecodeError::Syntax(error)),
         }
-        // YAML forbids tabs as indentation, JSON does not.
-        Err(strict) => return serde_json::from_str(text).map_err(|_| syntax(strict)),
-    }
-    .map_err(syntax)
-}
-
-fn syntax(error: serde_saphyr::Error) -> DecodeError {
-    DecodeError::Syntax(Box::new(error))
+    })
 }
 
 /// Both type fields, before anything else is looked at (B-032).
@@ -102,11 +95,21 @@ fn check_type(value: &Value) -> Result<(), DecodeError> {
     Err(DecodeError::Unknown { api_version: api_version.to_owned(), kind: kind.to_owned() })
 }
 
-/// `null` says nothing: Go leaves such a field at its zero value (B-051).
-fn drop_nulls(value: &mut Value) {
-    if let Value::Object(map) = value {
-        map.retain(|_, field| !field.is_null());
-        map.values_mut().for_each(drop_nulls);
+/// `null` says nothing: Go leaves such a field at its zero value (B-051). A number with an integral
+/// value is an integer, however it is written: Helm writes `1.048576e+06`.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, field| !field.is_null());
+            map.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Number(number) if number.is_f64() => {
+            if let Some(integer) = number.as_f64().and_then(whole) {
+                *number = integer;
+            }
+        }
+        _ => {}
     }
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::address::{parse_cidr, parse_ip, parse_ip_port};
 use super::complete::{Completed, sync_periods};
 use super::duration::GoDuration;
-use super::feature_gates::Gate;
+use super::effect::without_effect;
 use super::note::Note;
 use super::validate::{Violations, validate};
 use super::{ClientConfig, Config, ConntrackConfig, DetectLocal, ProxyMode, ServerConfig};
@@ -32,6 +32,7 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
             "Mode {mode}: rules are programmed as nftables, with the behaviour of that mode"
         )));
     }
+    notes.extend(without_effect(&object));
     Ok(Config {
         mode,
         hostname_override: object.hostname_override.clone(),
@@ -44,10 +45,8 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
             ProxyMode::Iptables | ProxyMode::Ipvs => object.iptables.masquerade_all,
         },
         localhost_nodeports,
-        external_ips: gates.enabled(Gate::AllowServiceExternalIps),
         sync_period: sync_period.to_std(),
         min_sync_period: min_sync_period.to_std(),
-        config_sync_period: object.config_sync_period.to_std(),
         conntrack: conntrack(&object.conntrack),
         oom_score_adj: object.oom_score_adj.unwrap_or(-999),
         servers: ServerConfig {
@@ -56,7 +55,6 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
                 .expect("validation refuses anything but IP:port"),
             hard_fail: object.bind_address_hard_fail,
             profiling: object.enable_profiling,
-            show_hidden_metrics: !object.show_hidden_metrics_for_version.is_empty(),
         },
         client: client(&object.client_connection, master),
         service_counters: object.kubeweir.service_counters,

@@ -45,7 +45,7 @@ pub struct KubeProxyConfiguration {
     pub bind_address_hard_fail: bool,
     /// Whether the metrics server offers profiles and the verbosity knob.
     pub enable_profiling: bool,
-    /// Previous minor release whose hidden metrics are wanted.
+    /// Previous minor release whose hidden metrics are wanted; no effect, none is hidden.
     pub show_hidden_metrics_for_version: String,
     /// `iptables`, `ipvs` or `nftables`.
     pub mode: String,
@@ -70,7 +70,7 @@ pub struct KubeProxyConfiguration {
     pub oom_score_adj: Option<i32>,
     /// Connection tracking sysctls.
     pub conntrack: Conntrack,
-    /// How often configuration from the API server is refreshed.
+    /// How often configuration from the API server is refreshed; no effect, changes are watched.
     pub config_sync_period: GoDuration,
     /// Ignored, as upstream does.
     pub port_range: String,
@@ -120,7 +120,7 @@ pub struct ClientConnection {
 pub struct Logging {
     /// `text` or `json`.
     pub format: String,
-    /// How often buffered lines are written out.
+    /// How often buffered lines are written out; no effect, they are never held back.
     #[serde(deserialize_with = "flush_frequency")]
     pub flush_frequency: GoDuration,
     /// Threshold of info messages.
@@ -187,19 +187,19 @@ pub struct Ipvs {
     pub sync_period: GoDuration,
     /// Shortest time between syncs.
     pub min_sync_period: GoDuration,
-    /// IPVS scheduler.
+    /// IPVS scheduler; no effect.
     pub scheduler: String,
-    /// CIDRs that clean-up leaves alone.
+    /// CIDRs that clean-up in ipvs mode leaves alone; no effect.
     #[serde(rename = "excludeCIDRs")]
     pub exclude_cidrs: Vec<String>,
-    /// Whether arp_ignore and arp_announce are set.
+    /// Whether arp_ignore and arp_announce are set; no effect.
     #[serde(rename = "strictARP")]
     pub strict_arp: bool,
-    /// Time-out of idle TCP sessions.
+    /// Time-out of idle TCP sessions; no effect.
     pub tcp_timeout: GoDuration,
-    /// Time-out of TCP sessions after FIN.
+    /// Time-out of TCP sessions after FIN; no effect.
     pub tcp_fin_timeout: GoDuration,
-    /// Time-out of UDP sessions.
+    /// Time-out of UDP sessions; no effect.
     pub udp_timeout: GoDuration,
 }
 

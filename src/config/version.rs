@@ -2,6 +2,8 @@
 //!
 //! Place in the flow: `--version`, `/version`, the User-Agent and the build-info metric. Pure.
 
+use super::value::{InvalidValue, parse_bool};
+
 /// The Kubernetes release whose behaviour this program has.
 pub const KUBERNETES_RELEASE: &str = "1.36.0";
 /// What `--version` prints after `Kubernetes `: the release, and this program's own version. A build
@@ -36,8 +38,8 @@ pub enum VersionFlag {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidVersion {
     /// Neither a bool, nor `raw`, nor `v...`.
-    #[error("strconv.ParseBool: parsing {0:?}: invalid syntax")]
-    Syntax(String),
+    #[error(transparent)]
+    Syntax(#[from] InvalidValue),
     /// Another release than the one this program speaks for.
     #[error("the version {0:?} must have the major, minor and patch of {KUBERNETES_RELEASE}")]
     OtherRelease(String),
@@ -56,11 +58,7 @@ pub fn parse_flag(text: &str) -> Result<VersionFlag, InvalidVersion> {
             Err(InvalidVersion::OtherRelease(text.to_owned()))
         };
     }
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(VersionFlag::Print),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(VersionFlag::Off),
-        _ => Err(InvalidVersion::Syntax(text.to_owned())),
-    }
+    Ok(if parse_bool(text)? { VersionFlag::Print } else { VersionFlag::Off })
 }
 
 impl VersionFlag {

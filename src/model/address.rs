@@ -7,8 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// An IP address; `None` if it is none. No brackets, no zone.
+/// An IP address; `None` if it is none. No brackets, no zone. One of IPv4 that is mapped into IPv6,
+/// `::ffff:10.0.0.1`, is the IPv4 address, as Go has it.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
+    parse_unmapped(text).map(|ip| ip.to_canonical())
+}
+
+fn parse_unmapped(text: &str) -> Option<IpAddr> {
     if !text.contains(':') {
         return parse_sloppy_ipv4(text).map(IpAddr::V4);
     }
@@ -35,6 +40,9 @@ fn parse_sloppy_ipv4(text: &str) -> Option<Ipv4Addr> {
     parts.next().is_none().then(|| Ipv4Addr::from(octets))
 }
 
+/// Length of the prefix before an IPv4 address that is mapped into IPv6.
+const MAPPED: u8 = 96;
+
 /// A CIDR, host bits kept as written; `None` if it is none.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
@@ -42,7 +50,12 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
     if !plain_number {
         return None;
     }
-    IpNet::new(parse_ip(address)?, length.parse().ok()?).ok()
+    let (written, length) = (parse_unmapped(address)?, length.parse::<u8>().ok()?);
+    let mapped = |ip: &IpAddr| ip.is_ipv6() && ip.to_canonical().is_ipv4() && length >= MAPPED;
+    match written {
+        ip if mapped(&ip) => IpNet::new(ip.to_canonical(), length - MAPPED).ok(),
+        ip => IpNet::new(ip, length).ok(),
+    }
 }
 
 /// `IP:port` or `[IP]:port`; the port may be 0. `None` for host names and missing ports.
@@ -61,8 +74,8 @@ pub fn parse_ip_port(text: &str) -> Option<SocketAddr> {
 /// validation to judge (B-009, B-010).
 pub fn append_port(text: &str, port: i32) -> String {
     match parse_ip(text) {
-        Some(IpAddr::V6(_)) => format!("[{text}]:{port}"),
-        Some(IpAddr::V4(_)) => format!("{text}:{port}"),
+        Some(_) if text.contains(':') => format!("[{text}]:{port}"),
+        Some(_) => format!("{text}:{port}"),
         None => text.to_owned(),
     }
 }
@@ -83,7 +96,9 @@ mod tests {
             ("010.000.0.01", Some("10.0.0.1")),
             ("::", Some("::")),
             ("fd00::1", Some("fd00::1")),
-            ("::ffff:010.0.0.1", Some("::ffff:10.0.0.1")),
+            ("::ffff:010.0.0.1", Some("10.0.0.1")),
+            ("::ffff:a00:1", Some("10.0.0.1")),
+            ("::10.0.0.1", Some("::a00:1")),
             ("[::]", None),
             ("256.0.0.1", None),
             ("10.0.0", None),
@@ -108,11 +123,16 @@ mod tests {
             ("10.0.0.0", false),
             (" 10.0.0.0/8", false),
             ("10.0.0.0/+8", false),
+            ("::ffff:10.0.0.0/104", true),
+            ("::ffff:10.0.0.0/129", false),
             ("", false),
         ];
         for (text, valid) in cidrs {
             assert_eq!(parse_cidr(text).is_some(), valid, "{text:?}");
         }
+        let shown = |text| parse_cidr(text).map(|net| net.to_string()).unwrap_or_default();
+        assert_eq!(shown("::ffff:10.0.0.0/104"), "10.0.0.0/8");
+        assert_eq!(shown("::ffff:10.0.0.0/80"), "::ffff:10.0.0.0/80");
         let pairs = [
             ("1.2.3.4:80", true),
             ("[::1]:80", true),

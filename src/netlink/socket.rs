@@ -10,8 +10,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
-    recv, sendmsg, setsockopt, socket, sockopt,
+    getsockopt, recv, sendmsg, setsockopt, socket, sockopt,
 };
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Size of a receive buffer: the kernel fills dumps with up to 32 KiB at a time, replies to a batch
 /// are shorter still, and a single element or rule is far below 64 KiB.
@@ -33,7 +34,11 @@ pub(super) struct Socket {
     portid: u32,
     send_buffer: usize,
     receive_buffer: usize,
+    largest_message: usize,
 }
+
+/// What the kernel keeps of a send buffer when it compares a message's length with it.
+const SEND_RESERVE: usize = 32;
 
 impl Socket {
     /// Opens a socket that receives answers only.
@@ -43,7 +48,8 @@ impl Socket {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         let portid = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
-        let socket = Socket { fd, portid, send_buffer: 0, receive_buffer: 0 };
+        let socket =
+            Socket { fd, portid, send_buffer: 0, receive_buffer: 0, largest_message: usize::MAX };
         // Errors tell the offending attribute, and do not quote the whole request.
         socket.set_option(libc::NETLINK_EXT_ACK, 1)?;
         socket.set_option(libc::NETLINK_CAP_ACK, 1)?;
@@ -71,23 +77,44 @@ impl Socket {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Makes the buffers at least this big, beyond the system's limits. They never shrink: growing
-    /// costs nothing until the room is used.
+    /// Makes the buffers at least this big, beyond the system's limits if that is allowed. They never
+    /// shrink: growing costs nothing until the room is used.
     pub fn grow(&mut self, send: usize, receive: usize) -> io::Result<()> {
         let (send, receive) = (send.min(LARGEST_BUFFER), receive.min(LARGEST_BUFFER));
         if send > self.send_buffer {
-            let result = setsockopt(&self.fd, sockopt::SndBufForce, &send);
-            result.map_err(|errno| refused(errno, send))?;
+            match setsockopt(&self.fd, sockopt::SndBufForce, &send) {
+                Err(nix::Error::EPERM) if owns_namespace_only() => {
+                    setsockopt(&self.fd, sockopt::SndBuf, &send)?;
+                    let granted = getsockopt(&self.fd, sockopt::SndBuf)?;
+                    self.largest_message = granted.saturating_sub(SEND_RESERVE);
+                }
+                result => result.map_err(|errno| refused(errno, send))?,
+            }
             self.send_buffer = send;
         }
         self.grow_receive(receive)
     }
 
+    /// The longest batch that can be sent: without bound, unless the system's limits hold.
+    pub fn largest_message(&self) -> usize {
+        self.largest_message
+    }
+
+    /// Sends no longer batches from now on, as where the system's limits hold.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn confine(&mut self, largest_message: usize) {
+        self.largest_message = largest_message;
+    }
+
     /// Makes only the receive buffer at least this big.
     pub fn grow_receive(&mut self, receive: usize) -> io::Result<()> {
         if receive > self.receive_buffer {
-            let result = setsockopt(&self.fd, sockopt::RcvBufForce, &receive);
-            result.map_err(|errno| refused(errno, receive))?;
+            match setsockopt(&self.fd, sockopt::RcvBufForce, &receive) {
+                Err(nix::Error::EPERM) if owns_namespace_only() => {
+                    setsockopt(&self.fd, sockopt::RcvBuf, &receive)?;
+                }
+                result => result.map_err(|errno| refused(errno, receive))?,
+            }
             self.receive_buffer = receive;
         }
         Ok(())
@@ -132,6 +159,12 @@ impl Socket {
         }
         self.try_receive(buffer)?.ok_or_else(|| io::ErrorKind::TimedOut.into())
     }
+}
+
+/// Whether this thread may administer a network, though the kernel lets it not force buffers: in a
+/// user namespace, where the system's limits hold.
+fn owns_namespace_only() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 fn refused(errno: nix::Error, bytes: usize) -> io::Error {

@@ -20,7 +20,9 @@ pub const POD_CIDR_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NodeMissing {
     /// The API server has no such Node.
-    #[error("timeout waiting for node to exist")]
+    #[error(
+        "timeout waiting for node to exist; where the Node has another name than its host, set --hostname-override"
+    )]
     Object,
     /// It has no InternalIP and no ExternalIP that can be parsed.
     #[error("node has no node IP")]

@@ -88,6 +88,31 @@ impl Transaction {
         self.ops.is_empty()
     }
 
+    /// Two transactions that together do the same, one after the other; `None` if it cannot be
+    /// divided. What is first stays first: each prefix of a transaction is one.
+    pub fn halves(&self) -> Option<(Transaction, Transaction)> {
+        let part = |ops: Vec<Op>| Transaction { family: self.family, ops };
+        let (first, second) = match &self.ops[..] {
+            [Op::AddElements(set, elements)] if elements.len() > 1 => {
+                let (first, second) = elements.split_at(elements.len() / 2);
+                let add = |elements: &[Element]| Op::AddElements(set.clone(), elements.to_vec());
+                (vec![add(first)], vec![add(second)])
+            }
+            [Op::DeleteElements(set, elements)] if elements.len() > 1 => {
+                let (first, second) = elements.split_at(elements.len() / 2);
+                let take =
+                    |elements: &[Element]| Op::DeleteElements(set.clone(), elements.to_vec());
+                (vec![take(first)], vec![take(second)])
+            }
+            ops if ops.len() > 1 => {
+                let (first, second) = ops.split_at(ops.len() / 2);
+                (first.to_vec(), second.to_vec())
+            }
+            _ => return None,
+        };
+        Some((part(first), part(second)))
+    }
+
     /// What it asks of the kernel.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();

@@ -16,48 +16,89 @@ pub enum SysctlError {
     Read {
         /// The file.
         file: PathBuf,
+        /// What it was needed for.
+        wanted: Wanted,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// The new value was refused.
-    #[error("writing {value} to {}", file.display())]
+    #[error("writing {} to {}", wanted.value, file.display())]
     Write {
         /// The file.
         file: PathBuf,
-        /// The value.
-        value: String,
+        /// What should be written.
+        wanted: Wanted,
         /// Why: read-only file system, permission, a value the kernel does not accept.
         #[source]
         source: io::Error,
     },
 }
 
-/// Makes the settings in order; ends at the first error. Files that already hold the value are not
+impl SysctlError {
+    /// Whether the file does not exist, as those of conntrack before its module is loaded.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, SysctlError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// What a user can do about it.
+    pub fn remedy(&self) -> String {
+        let (SysctlError::Read { wanted, .. } | SysctlError::Write { wanted, .. }) = self;
+        let first = match self.is_missing() {
+            true if wanted.file.contains("nf_conntrack") => "load it with `modprobe nf_conntrack`",
+            true => "mount /proc/sys",
+            false => "make /proc/sys writable (in a container: privileged)",
+        };
+        format!(
+            "{first}, set it on the host, or have it left alone by `{}`",
+            wanted.left_alone_by()
+        )
+    }
+}
+
+/// Makes the settings in order; ends at the first error that matters. Files that already hold the value are not
 /// opened for writing, so that a read-only /proc with the right values suffices (B-214, B-262).
 /// Returns what was written.
 pub fn apply(root: &Path, settings: &[Wanted]) -> Result<Vec<Wanted>, SysctlError> {
     let mut written = Vec::new();
     for wanted in settings {
-        let file = root.join(wanted.file);
-        let current = std::fs::read_to_string(&file)
-            .map_err(|source| SysctlError::Read { file: file.clone(), source })?;
-        if wanted.differs_from(&current) {
-            write(&file, wanted.value.to_string())?;
-            written.push(*wanted);
+        match make(root, *wanted) {
+            Ok(true) => written.push(*wanted),
+            Ok(false) => {}
+            Err(error) if wanted.is_best_effort() => {
+                let reason = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, reason, "A kernel setting is left as it is");
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(written)
+}
+
+/// Whether it had to be written.
+fn make(root: &Path, wanted: Wanted) -> Result<bool, SysctlError> {
+    let file = root.join(wanted.file);
+    let current = match std::fs::read_to_string(&file) {
+        Ok(current) => current,
+        Err(source) => return Err(SysctlError::Read { file, wanted, source }),
+    };
+    if !wanted.differs_from(&current) {
+        return Ok(false);
+    }
+    match write(&file, &wanted.value.to_string()) {
+        Ok(()) => Ok(true),
+        Err(source) => Err(SysctlError::Write { file, wanted, source }),
+    }
 }
 
 /// Sets the OOM score adjustment of this process, in two tries; a failure is no more than logged
 /// (B-217).
 pub fn set_oom_score_adj(root: &Path, adjustment: i32) {
     let file = root.join("proc/self/oom_score_adj");
-    let attempt = || write(&file, adjustment.to_string());
-    if let Err(error) = attempt().or_else(|_| attempt()) {
-        let reason = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::error!(adjustment, %error, reason, "Failed to set the OOM score adjustment");
+    let attempt = || write(&file, &adjustment.to_string());
+    if let Err(reason) = attempt().or_else(|_| attempt()) {
+        let file = file.display();
+        tracing::error!(adjustment, %file, %reason, "Failed to set the OOM score adjustment");
     }
 }
 
@@ -82,8 +123,7 @@ fn is_cpu(name: &std::ffi::OsStr) -> bool {
 }
 
 /// Writes without creating: a missing file of /proc is an error, also below a test's root.
-fn write(file: &Path, value: String) -> Result<(), SysctlError> {
-    let open = std::fs::OpenOptions::new().write(true).truncate(true).open(file);
-    open.and_then(|mut open| io::Write::write_all(&mut open, value.as_bytes()))
-        .map_err(|source| SysctlError::Write { file: file.to_owned(), value, source })
+fn write(file: &Path, value: &str) -> io::Result<()> {
+    let mut open = std::fs::OpenOptions::new().write(true).truncate(true).open(file)?;
+    io::Write::write_all(&mut open, value.as_bytes())
 }

@@ -68,9 +68,11 @@ fn present_values_are_left_alone() {
     assert!(hashsize.differs_from("16384\n"));
     assert!(!hashsize.differs_from("32768\n"));
     assert!(!hashsize.differs_from("65536\n"));
-    let max = Wanted { file: "nf_conntrack_max", value: 131_072, when: When::Different };
-    assert!(max.differs_from("262144\n"), "it is lowered, too");
-    assert!(!max.differs_from("131072\n"));
+    let timeout = Wanted { file: "timeout", value: 60, when: When::Different };
+    assert!(timeout.differs_from("61\n") && timeout.differs_from("59\n"));
+    assert!(!timeout.differs_from("60\n"));
+    let limits = conntrack(&sized(32_768, 131_072), 2);
+    assert!(limits.iter().all(|limit| limit.when == When::Below), "never lowered");
 }
 
 // B-216: what nft mode applies at start names neither sysctl.

@@ -131,6 +131,7 @@ fn a_missing_node_is_waited_for_half_a_minute() {
     assert!(started.elapsed() >= NODE_TIMEOUT, "{:?}", started.elapsed());
     let line = proxy.wait_log(&["Going on with loopback node IPs"]);
     assert!(line.contains("timeout waiting for node to exist"), "{line}");
+    assert!(line.contains("set --hostname-override"), "what to do about it: {line}");
     let table = site.table(Family::V4);
     assert!(!table.contains("set nodeport-ips"), "no node IP is known to take NodePorts: {table}");
 }

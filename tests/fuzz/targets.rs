@@ -41,7 +41,7 @@ pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let parsed = kubeweir::cli::proxy::parse(&["--hostname-override=a".to_owned()]);
     let parsed = parsed.expect("constant flags are valid");
-    if let Ok(completed) = kubeweir::config::complete(&parsed, Some(text)) {
+    if let Ok(completed) = kubeweir::config::complete(&parsed.flags, Some(text)) {
         drop(kubeweir::config::write_config(&completed.object));
         drop(kubeweir::config::resolve(completed));
     }

@@ -51,7 +51,7 @@ fn completed(body: &str) -> Value {
         other => panic!("{other:?}"),
     };
     let file = format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: {ROOT}\n{body}\n");
-    serde_json::to_value(complete(&parsed, Some(&file)).unwrap().object).unwrap()
+    serde_json::to_value(complete(&parsed.flags, Some(&file)).unwrap().object).unwrap()
 }
 
 fn walk(

@@ -12,7 +12,7 @@ use crate::sync::{FamilyState, InForce, Report, SyncError, Synced};
 pub fn traffic() -> Traffic {
     let flags = ["--hostname-override=a".to_owned()];
     let parsed = crate::cli::proxy::parse(&flags).expect("flags");
-    let completed = crate::config::complete(&parsed, None).expect("complete");
+    let completed = crate::config::complete(&parsed.flags, None).expect("complete");
     Traffic {
         config: crate::config::resolve(completed).expect("valid"),
         node_ips: PerFamily::from_fn(|_| IpAddr::V4(Ipv4Addr::LOCALHOST)),

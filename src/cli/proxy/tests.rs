@@ -6,7 +6,7 @@ fn parse_line(arguments: &[&str]) -> Result<Parsed, Exit> {
     parse(&arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
 }
 
-fn flags(arguments: &[&str]) -> ProxyFlags {
+fn flags(arguments: &[&str]) -> Flags {
     parse_line(arguments).unwrap_or_else(|exit| panic!("{arguments:?}: {}", exit.stderr)).flags
 }
 
@@ -75,7 +75,7 @@ fn every_flag_and_its_default() {
     let expected: Vec<String> =
         expected.split_whitespace().map(|flag| format!("FLAG: --{flag}")).collect();
     assert_eq!(parsed.banner().collect::<Vec<_>>(), expected);
-    assert!(parsed.given.is_empty());
+    assert!(parsed.flags.given.is_empty());
     assert_eq!(parsed.notices, "");
 }
 
@@ -140,7 +140,7 @@ fn every_flag_takes_its_type() {
         for name in names {
             let parsed =
                 parse_line(&[&format!("--{}={good}", name.replace('-', "_"))]).expect(name);
-            assert!(parsed.given.contains(*name), "{name}");
+            assert!(parsed.flags.given.contains(*name), "{name}");
             let shown = format!("FLAG: --{name}={good:?}");
             assert!(parsed.banner().any(|line| line == shown), "{name}: {:?}", parsed.shown);
             let exit = parse_line(&[&format!("--{name}={bad}")]).expect_err(name);

@@ -6,7 +6,7 @@ use crate::config::{complete, resolve};
 fn config(flags: &[&str]) -> Config {
     let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
     let parsed = crate::cli::proxy::parse(&flags).expect("flags");
-    resolve(complete(&parsed, None).expect("complete")).expect("valid")
+    resolve(complete(&parsed.flags, None).expect("complete")).expect("valid")
 }
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {

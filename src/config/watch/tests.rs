@@ -121,3 +121,60 @@ fn a_missing_file_cannot_be_watched() {
     let dir = tempfile::tempdir().expect("directory");
     assert!(watch(&dir.path().join("none")).is_err());
 }
+
+/// A watch without inotify that looks as often as a test wants.
+fn looking_at(path: &Path) -> Watch {
+    by_looks(Looks::at(path).expect("a file"), Duration::from_millis(1))
+}
+
+// N6: without inotify, the same changes count: written in place, behind a symlink, renamed away.
+#[tokio::test]
+async fn looks_notice_what_counts() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, link) = (dir.path().join("config"), dir.path().join("link"));
+    fs::write(&file, "a").expect("write");
+    symlink("config", &link).expect("symlink");
+    let mut watch = looking_at(&link);
+    fs::write(&file, "b").expect("write");
+    assert!(matches!(next(&mut watch).await, Changed::Written));
+    let mut watch = looking_at(&file);
+    fs::rename(&file, dir.path().join("old")).expect("rename");
+    assert!(matches!(next(&mut watch).await, Changed::Renamed));
+    assert!(Looks::at(&file).is_err(), "it is gone");
+}
+
+// N6: and the same changes do not: touched, deleted, replaced, swapped by a ConfigMap.
+#[test]
+fn looks_overlook_what_does_not_count() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = |name: &str| dir.path().join(name);
+    let fresh = || fs::write(path("config"), "a").expect("write");
+    let replaced = || {
+        fs::write(path("new"), "b").expect("write");
+        fs::rename(path("new"), path("config")).expect("rename");
+    };
+    let touched = || {
+        let handle = fs::File::options().append(true).open(path("config")).expect("open");
+        handle.set_modified(SystemTime::UNIX_EPOCH).expect("touch");
+        fs::set_permissions(path("config"), fs::Permissions::from_mode(0o600)).expect("chmod");
+    };
+    let deleted = || fs::remove_file(path("config")).expect("remove");
+    for change in [&replaced as &dyn Fn(), &touched, &deleted] {
+        fresh();
+        let mut looks = Looks::at(&path("config")).expect("a file");
+        change();
+        assert!(looks.look().is_none() && looks.look().is_none());
+    }
+    for version in ["v1", "v2"] {
+        fs::create_dir(path(version)).expect("directory");
+        fs::write(path(version).join("config.conf"), version).expect("write");
+    }
+    symlink("v1", path("..data")).expect("symlink");
+    symlink("..data/config.conf", path("config.conf")).expect("symlink");
+    let mut looks = Looks::at(&path("config.conf")).expect("a file");
+    symlink("v2", path("..data_tmp")).expect("symlink");
+    fs::rename(path("..data_tmp"), path("..data")).expect("rename");
+    assert!(looks.look().is_none());
+    fs::remove_dir_all(path("v1")).expect("remove");
+    assert!(looks.look().is_none());
+}

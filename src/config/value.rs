@@ -1,13 +1,13 @@
 //! Values of flags, read as Go's pflag reads them.
 //!
-//! Place in the flow: value parsers of [`super::proxy`]. Knows no flag by name.
+//! Place in the flow: value parsers of [`super::flags`]. Knows no flag by name.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::address::{parse_ip, parse_ip_port};
-use crate::config::v1alpha1::VmoduleItem;
+use super::address::{parse_ip, parse_ip_port};
+use super::v1alpha1::VmoduleItem;
 
 /// Why a value was refused. The text is what pflag prints after `invalid argument`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +15,12 @@ pub enum InvalidValue {
     /// No bool.
     #[error("strconv.ParseBool: parsing {0:?}: invalid syntax")]
     Bool(String),
+    /// No integer.
+    #[error("strconv.ParseInt: parsing {0:?}: invalid syntax")]
+    Int(String),
+    /// More than 32 bits.
+    #[error("strconv.ParseInt: parsing {0:?}: value out of range")]
+    IntRange(String),
     /// No IP address.
     #[error("failed to parse IP: {0:?}")]
     Ip(String),
@@ -44,6 +50,42 @@ pub fn parse_bool(text: &str) -> Result<bool, InvalidValue> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err(InvalidValue::Bool(text.to_owned())),
     }
+}
+
+/// An integer as Go writes constants, without underscores: in base 2, 8 or 16 after `0b`, `0` or `0o`,
+/// `0x`. As large as 64 bits can be, with sign or without.
+pub fn parse_integer(numeral: &str) -> Option<i128> {
+    let (negative, digits) = match numeral.as_bytes().first()? {
+        b'-' => (true, &numeral[1..]),
+        b'+' => (false, &numeral[1..]),
+        _ => (false, numeral),
+    };
+    let (base, digits) = match digits.as_bytes() {
+        [b'0', b'x' | b'X', ..] => (16, &digits[2..]),
+        [b'0', b'o' | b'O', ..] => (8, &digits[2..]),
+        [b'0', b'b' | b'B', ..] => (2, &digits[2..]),
+        [b'0', _, ..] => (8, &digits[1..]),
+        _ => (10, digits),
+    };
+    // A second sign is none.
+    if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return None;
+    }
+    let magnitude = i128::from(u64::from_str_radix(digits, base).ok()?);
+    Some(if negative { -magnitude } else { magnitude })
+}
+
+/// Go's 32-bit integers, whose digits underscores may separate.
+pub fn parse_int32(text: &str) -> Result<i32, InvalidValue> {
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let prefixes = ["0x", "0X", "0o", "0O", "0b", "0B"];
+    let digits = prefixes.iter().find_map(|prefix| unsigned.strip_prefix(prefix));
+    // One may stand behind a prefix too.
+    let digits = digits.map_or(unsigned, |digits| digits.strip_prefix('_').unwrap_or(digits));
+    let separated = !digits.split('_').any(str::is_empty);
+    let value = separated.then(|| parse_integer(&text.replace('_', ""))).flatten();
+    let value = value.ok_or_else(|| InvalidValue::Int(text.to_owned()))?;
+    i32::try_from(value).map_err(|_| InvalidValue::IntRange(text.to_owned()))
 }
 
 /// The text of an IP address, or an empty text, which keeps the default.
@@ -139,6 +181,29 @@ mod tests {
         assert_eq!(parse_vmodule("a*=4,b=1").expect("valid").to_string(), "a*=4,b=1");
         for text in ["a", "=1", "a=x", "a=-1"] {
             assert!(parse_vmodule(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn integers() {
+        for (text, value) in [
+            ("0", Some(0)),
+            ("-999", Some(-999)),
+            ("+5", Some(5)),
+            ("0x_1F", Some(31)),
+            ("0_17", Some(15)),
+            ("2147483647", Some(i32::MAX)),
+            ("2147483648", None),
+            ("-2147483648", Some(i32::MIN)),
+            ("0b102", None),
+            ("+-5", None),
+            ("1__0", None),
+            ("_0", None),
+            ("-_1", None),
+            ("0x", None),
+            ("0x__1", None),
+        ] {
+            assert_eq!(parse_int32(text).ok(), value, "{text:?}");
         }
     }
 

@@ -1,25 +1,38 @@
 //! The flag table (section 1.3), as a struct that clap fills.
 //!
+//! Place in the flow: [`crate::cli`] fills it from a command line, [`super::complete()`] reads it. How a
+//! command line is taken apart is not known here.
+//!
 //! Complete and in upstream's order of topics; the last two are this program's own. The help text
 //! of a flag is the documentation of its field.
 //!
 //! Deviation from upstream: without being written, the minimum sync period is zero and not 1 s. A
 //! commit here costs microseconds, and what arrives during one is coalesced (B-039, B-193).
 
-use super::{
-    Args, GateMap, GoDuration, Quantity, VersionFlag, Vmodule, parse_bool, parse_gates,
-    parse_ip_port_text, parse_ip_text, parse_vmodule, version,
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use super::duration::GoDuration;
+use super::v1alpha1::Quantity;
+use super::value::{
+    GateMap, Vmodule, parse_bool, parse_gates, parse_int32, parse_ip_port_text, parse_ip_text,
+    parse_vmodule,
 };
+use super::version::{self, VersionFlag};
 
 /// Identifiers of the flags that are lists: repeated, comma separated, or both.
-pub(super) const LISTS: [&str; 2] = ["ipvs_exclude_cidrs", "nodeport_addresses"];
+pub const LISTS: [&str; 2] = ["ipvs_exclude_cidrs", "nodeport_addresses"];
 
 /// Identifier of the flag that is a map.
-pub(super) const GATES: &str = "feature_gates";
+pub const GATES: &str = "feature_gates";
 
 /// Every flag of the agent.
 #[derive(Debug, Clone, Args)]
-pub struct ProxyFlags {
+pub struct Flags {
+    /// Names of the flags that were written on the command line.
+    #[arg(skip)]
+    pub given: BTreeSet<String>,
     /// Path of a KubeProxyConfiguration file, YAML or JSON. Other flags are then ignored, except --master, --hostname-override, the logging flags and the actions.
     #[arg(long, default_value = "")]
     pub config: String,
@@ -51,7 +64,7 @@ pub struct ProxyFlags {
     #[arg(long, default_value = "5")]
     pub kube_api_qps: f32,
     /// API requests above the rate for a moment.
-    #[arg(long, default_value = "10")]
+    #[arg(long, default_value = "10", value_parser = parse_int32)]
     pub kube_api_burst: i32,
     /// Name of this node instead of the host name; wins over --config.
     #[arg(long, default_value = "")]
@@ -63,13 +76,13 @@ pub struct ProxyFlags {
     #[arg(long, default_value = "0.0.0.0:10256", value_parser = parse_ip_port_text)]
     pub healthz_bind_address: String,
     /// Port of the health server if its address has none; 0 turns it off.
-    #[arg(long, default_value = "10256", hide = true)]
+    #[arg(long, default_value = "10256", hide = true, value_parser = parse_int32)]
     pub healthz_port: i32,
     /// IP or IP:port of the metrics server.
     #[arg(long, default_value = "127.0.0.1:10249", value_parser = parse_ip_port_text)]
     pub metrics_bind_address: String,
     /// Port of the metrics server if its address has none.
-    #[arg(long, default_value = "10249", hide = true)]
+    #[arg(long, default_value = "10249", hide = true, value_parser = parse_int32)]
     pub metrics_port: i32,
     /// End the process if a server cannot listen.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
@@ -77,14 +90,14 @@ pub struct ProxyFlags {
     /// Offer profiles and the verbosity knob on the metrics server.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub profiling: bool,
-    /// Show metrics that were hidden in this release, which must be the previous minor.
+    /// Accepted, must be the previous minor; no effect, no metric is hidden.
     #[arg(long, default_value = "")]
     pub show_hidden_metrics_for_version: String,
     /// iptables, ipvs or nftables; rules are nftables in each, the behaviour is the mode's.
     #[arg(long, default_value = "")]
     pub proxy_mode: String,
     /// Accepted and checked; masquerading needs no mark here.
-    #[arg(long, default_value = "14")]
+    #[arg(long, default_value = "14", value_parser = parse_int32)]
     pub iptables_masquerade_bit: i32,
     /// Masquerade every service flow.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
@@ -107,7 +120,7 @@ pub struct ProxyFlags {
     /// Accepted for ipvs mode.
     #[arg(long, default_value = "")]
     pub ipvs_scheduler: String,
-    /// CIDRs that clean-up in ipvs mode leaves alone.
+    /// Accepted for ipvs mode, no effect.
     #[arg(long, value_delimiter = ',')]
     pub ipvs_exclude_cidrs: Vec<String>,
     /// Accepted for ipvs mode.
@@ -138,13 +151,13 @@ pub struct ProxyFlags {
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
     /// oom_score_adj of the process, -1000 to 1000.
-    #[arg(long, default_value = "-999")]
+    #[arg(long, default_value = "-999", value_parser = parse_int32)]
     pub oom_score_adj: i32,
     /// Conntrack entries per core; 0 leaves the limit alone.
-    #[arg(long, default_value = "32768")]
+    #[arg(long, default_value = "32768", value_parser = parse_int32)]
     pub conntrack_max_per_core: i32,
     /// Least number of conntrack entries.
-    #[arg(long, default_value = "131072")]
+    #[arg(long, default_value = "131072", value_parser = parse_int32)]
     pub conntrack_min: i32,
     /// Idle time of established TCP; 0 leaves it alone.
     #[arg(long, default_value = "24h0m0s")]
@@ -161,7 +174,7 @@ pub struct ProxyFlags {
     /// Time of answered UDP; 0 leaves it alone.
     #[arg(long, default_value = "0s")]
     pub conntrack_udp_timeout_stream: GoDuration,
-    /// How often configuration from the API server is refreshed.
+    /// Accepted, no effect: changes are watched.
     #[arg(long, default_value = "15m0s")]
     pub config_sync_period: GoDuration,
     /// Verbosity of the log.
@@ -202,7 +215,12 @@ pub struct ProxyFlags {
     pub table_ownership: bool,
 }
 
-impl ProxyFlags {
+impl Flags {
+    /// Whether a flag was written on the command line.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
+    }
+
     /// `--feature-gates`, all its occurrences together; the last setting of a gate wins.
     pub fn gates(&self) -> GateMap {
         GateMap::merge(&self.feature_gates)
