@@ -4,12 +4,12 @@
 //! and prints what it says. It reads tables by what is in them, so that its answers do not depend on
 //! what the agent meant to write. Must not know I/O, clocks or terminals.
 
-pub mod content;
 pub mod diff;
 pub mod explain;
 pub mod features;
+pub mod listing;
 pub mod narrow;
 pub mod rates;
-pub mod service_view;
 pub mod status;
+pub mod view;
 pub mod wanted;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::api::{ConnectionError, PodError};
 use crate::cli::Exit;
 use crate::config::{CompleteError, NodeNameError, Violations};
-use crate::inspect::content::NoListing;
+use crate::inspect::listing::NoListing;
 use crate::inspect::wanted::Refused;
 use crate::model::Family;
 use crate::netlink::OpenError;

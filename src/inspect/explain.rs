@@ -15,8 +15,7 @@ use serde::Serialize;
 
 pub use trace::{Trace, TracedEffect, TracedLookup, TracedRule};
 
-use super::content::Content;
-use super::service_view::{Frontends, frontends};
+use super::view::{Frontends, frontends};
 use crate::model::Protocol;
 use crate::ruleset::{Environment, Flow, FlowState, Outcome, Packet, Ruleset, Step, walk_flow};
 use reasons::Reasons;
@@ -95,17 +94,13 @@ pub struct Explanation {
 #[derive(Debug)]
 pub struct Explainer {
     ruleset: Ruleset,
-    /// `None` without a table.
-    content: Option<Content>,
     frontends: Frontends,
 }
 
 impl Explainer {
     /// Reads a table by frontend, once for all questions.
     pub fn new(ruleset: Ruleset) -> Explainer {
-        let content = Content::of(&ruleset);
-        let frontends = content.as_ref().map(frontends).unwrap_or_default();
-        Explainer { ruleset, content, frontends }
+        Explainer { frontends: frontends(&ruleset), ruleset }
     }
 
     /// Walks the first packet of a connection.
