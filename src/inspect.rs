@@ -8,7 +8,6 @@ pub mod diff;
 pub mod explain;
 pub mod features;
 pub mod listing;
-pub mod narrow;
 pub mod rates;
 pub mod status;
 pub mod view;

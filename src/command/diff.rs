@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::render::{object_name, print, print_json};
-use super::{CommandError, setup, source};
+use super::CommandError;
+use super::input::{self, object_name};
+use super::print::{print, print_json};
 use crate::cli::people::{DiffArgs, Output};
 use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
 use crate::inspect::listing::{Listing, parse};
@@ -68,14 +69,13 @@ fn files(found: &Path, wanted: &Path) -> Result<Vec<FamilyDiff>, CommandError> {
 }
 
 fn listing(path: &Path) -> Result<Vec<Listing>, CommandError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
-    parse(&text).map_err(|source| CommandError::Listing { path: path.to_owned(), source })
+    parse(&input::read(path)?)
+        .map_err(|source| CommandError::Listing { path: path.to_owned(), source })
 }
 
 fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
-    let setup = setup::read(&args.node)?;
-    let objects = source::read(&args.source, &setup.node, setup.allow_external_ips())?;
+    let setup = input::setup(&args.node)?;
+    let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
     let assigned = super::block_on(addresses::read())??;
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
     let families = Families { v4: true, v6: ipv6 };

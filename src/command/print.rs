@@ -1,6 +1,6 @@
-//! Tables for terminals.
+//! What a command prints: text, JSON, tables, pictures that are drawn again.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -8,8 +8,32 @@ use super::CommandError;
 use crate::cli::people::Output;
 use crate::logging::with_causes;
 
+/// Writes to stdout; a reader that went away has seen enough.
+pub fn print(text: &str) -> Result<(), CommandError> {
+    is_read(text).map(drop)
+}
+
+/// The same; whether somebody still reads.
+pub fn is_read(text: &str) -> Result<bool, CommandError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CommandError::Write(error)),
+    }
+}
+
+/// JSON for programs, which people can read too.
+pub fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("answers are plain data") + "\n"
+}
+
+/// The same, written to stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
+    print(&json(value))
+}
+
 /// A table without lines, as kubectl prints them; as wide as it needs to be.
-pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
@@ -74,7 +98,7 @@ mod tests {
     #[test]
     fn columns_are_aligned_under_an_empty_header_too() {
         let rows = [["a", "1"], ["long", "2"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(plain(&["", "B"], rows), "      B\na     1\nlong  2\n");
+        assert_eq!(table(&["", "B"], rows), "      B\na     1\nlong  2\n");
     }
 
     #[test]
