@@ -143,7 +143,7 @@ fn another_program_is_told_by_its_rules() {
     assert!(words.contains("masquerade all clusterIP traffic"), "{words}");
 }
 
-// B26: a table that is not owned has what others wrote there.
+// A table that is not owned has what others wrote there.
 #[test]
 fn foreign_comments_are_text_and_no_more() {
     let Wanted { rulesets, .. } = build(&[web(|_| ()), endpoints(1..2)], RuleOptions::nftables());

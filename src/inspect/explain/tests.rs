@@ -173,7 +173,7 @@ fn dropped_comments(table: &mut Ruleset) {
     rules.for_each(|rule| rule.comment = None);
 }
 
-// B26: a table that is not owned has what others wrote there.
+// A table that is not owned has what others wrote there.
 #[test]
 fn foreign_comments_are_text_and_no_more() {
     let mut table = table(&web(|_| ()), options());
