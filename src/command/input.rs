@@ -1,5 +1,4 @@
 //! What a command reads: a node's set-up, and objects from files, stdin or a live cluster.
-
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +26,7 @@ use crate::topology::Vantage;
 
 /// Configuration and name of the node whose tables are meant.
 pub struct Setup {
-    /// The configuration.
     pub config: Config,
-    /// The node's name.
     pub node: String,
 }
 

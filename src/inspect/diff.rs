@@ -40,7 +40,6 @@ pub struct Difference {
 /// How one family's tables differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FamilyDiff {
-    /// nft's name of the family.
     pub family: String,
     /// By `namespace/service:port`; sorted.
     pub services: BTreeMap<String, BTreeSet<Difference>>,
@@ -281,9 +280,7 @@ impl Difference {
 /// The differences in words, one a line under each service's name; empty without any.
 #[derive(Debug)]
 pub struct Words<'a> {
-    /// What differs.
     pub diffs: &'a [FamilyDiff],
-    /// What the sides are called.
     pub names: &'a Names,
 }
 

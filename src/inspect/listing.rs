@@ -18,20 +18,16 @@ use crate::ruleset::Table;
 pub struct Listing {
     /// nft's name of the family: `ip`, `ip6`.
     pub family: String,
-    /// The table's comment.
     pub comment: Option<String>,
-    /// Sets and maps.
     pub sets: BTreeMap<String, ListedSet>,
-    /// Chains: the lines within.
+    /// The lines within.
     pub chains: BTreeMap<String, Vec<String>>,
 }
 
 /// One set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListedSet {
-    /// The lines of its declaration.
     pub declaration: Vec<String>,
-    /// Its elements.
     pub elements: Vec<ListedElement>,
 }
 
@@ -40,9 +36,7 @@ pub struct ListedSet {
 pub struct ListedElement {
     /// The key: `10.96.0.1 . tcp . 80`.
     pub key: String,
-    /// What it leads to.
     pub value: Option<String>,
-    /// Its comment.
     pub comment: Option<String>,
 }
 
@@ -50,11 +44,9 @@ pub struct ListedElement {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: expected {expected}, found {found:?}")]
 pub struct NoListing {
-    /// Line, from 1.
+    /// From 1.
     pub line: usize,
-    /// What ought to be there.
     pub expected: &'static str,
-    /// What is there.
     pub found: String,
 }
 

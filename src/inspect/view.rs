@@ -19,24 +19,18 @@ use crate::ruleset::{
 pub struct Frontend {
     /// `namespace/service:port`; `None` if no element of it says so.
     pub label: Option<Arc<str>>,
-    /// Endpoints by list.
     pub endpoints: BTreeMap<Scope, BTreeSet<SocketAddr>>,
-    /// Everything else.
     pub properties: BTreeSet<Property>,
 }
 
 /// What a frontend has besides endpoints; in words that go after "has" and "lacks".
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Property {
-    /// No endpoints anywhere.
     Refused,
-    /// Policy Local and no endpoint here.
     Dropped,
     /// `externalTrafficPolicy: Local`.
     LocalPolicy,
-    /// Clients' addresses are replaced.
     Masqueraded,
-    /// Connections are counted.
     Counted,
     /// Session affinity: how long, if a rule says so.
     Affinity(Option<String>),
@@ -50,31 +44,25 @@ pub type Frontends = BTreeMap<FrontendKey, Frontend>;
 /// A member of a set of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// As nft prints it.
     pub text: String,
-    /// The address it begins with.
     pub address: Option<IpAddr>,
 }
 
 /// A rule in a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleView {
-    /// As nft prints it.
     pub text: String,
-    /// The extension that it belongs to.
     pub extension: Option<Extension>,
 }
 
 /// A whole table, for comparisons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
-    /// Its frontends.
     pub frontends: Frontends,
     /// Sets of addresses: the node's, the service networks, ClusterIPs.
     pub addresses: BTreeMap<SetId, BTreeSet<Member>>,
     /// Chains with their rules; without order, for it follows from history where it says nothing.
     pub chains: BTreeMap<String, BTreeSet<RuleView>>,
-    /// All sets and maps.
     pub sets: BTreeSet<String>,
 }
 

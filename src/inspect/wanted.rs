@@ -16,13 +16,10 @@ use crate::transaction::Rejection;
 /// What of a node shapes its tables.
 #[derive(Debug, Clone)]
 pub struct NodeSetup {
-    /// Options of the program.
     pub options: RuleOptions,
     /// The node as endpoint selection sees it.
     pub vantage: Vantage,
-    /// Families that are programmed.
     pub families: Families,
-    /// Tables are owned and persistent.
     pub owned: bool,
     /// Addresses that accept NodePorts, or all of the node's; see [`Engine::set_local_addresses`].
     pub local_addresses: PerFamily<Vec<IpAddr>>,
@@ -33,9 +30,7 @@ pub struct NodeSetup {
 #[error("the kernel would refuse the {family} table at {}: {}", rejection.object,
     std::io::Error::from_raw_os_error(rejection.errno))]
 pub struct Refused {
-    /// The family.
     pub family: Family,
-    /// What would be refused.
     pub rejection: Rejection,
 }
 
