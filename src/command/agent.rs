@@ -10,19 +10,19 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use super::CommandError;
-use super::print::{alarming, is_read, json, picture, print, table, trouble};
+use super::print::{failure, is_read, json, print, red, screen, table};
 use crate::cli::people::{Output, StatusArgs, TopArgs};
 use crate::inspect::rates::{Connections, Rate, connections, rates};
 use crate::inspect::status::{SYNC_COLUMNS, figures, problems, remarks, syncs};
 use crate::status::{PATH, Status};
 
 /// How long the agent may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// kube-proxy's metrics port.
 const USUAL_PORT: u16 = 10_249;
 
-/// Between two pictures.
+/// Between two screens.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// Prints the agent's state, once or until it is interrupted; 1 if something is wrong.
@@ -37,11 +37,11 @@ async fn show_status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
         return Ok(ExitCode::from(u8::from(!problems(&status).is_empty())));
     }
     let mut text = shown(&status, args.output);
-    while is_read(&picture(&text, args.output))? {
+    while is_read(&screen(&text, args.output))? {
         tokio::time::sleep(REFRESH).await;
         text = match fetch(&args.address).await {
             Ok(status) => shown(&status, args.output),
-            Err(error) => trouble(&error, args.output),
+            Err(error) => failure(&error, args.output),
         };
     }
     Ok(ExitCode::SUCCESS)
@@ -66,7 +66,7 @@ async fn fetch(address: &str) -> Result<Status, CommandError> {
 fn text(status: &Status) -> String {
     let Status { version, node, mode, backlog, .. } = status;
     let mut text = format!("kubeweir {version} on {node}, mode {mode}, backlog {backlog}\n");
-    let problems: Vec<String> = problems(status).iter().map(|p| alarming(p)).collect();
+    let problems: Vec<String> = problems(status).iter().map(|p| red(p)).collect();
     for (title, sentences) in [("problems", problems), ("notes", remarks(status))] {
         if !sentences.is_empty() {
             text += &format!("\n{title}:\n  {}\n", sentences.join("\n  "));
@@ -97,13 +97,13 @@ async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
                 shown_rates(&rates, args)
             }
             Err(error) if args.once => return Err(error),
-            Err(error) => trouble(&error, args.output),
+            Err(error) => failure(&error, args.output),
         };
         if args.once {
             print(&text)?;
             return Ok(ExitCode::SUCCESS);
         }
-        if !is_read(&picture(&text, args.output))? {
+        if !is_read(&screen(&text, args.output))? {
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -135,7 +135,7 @@ async fn scrape(address: &str) -> Result<Connections, CommandError> {
 /// An answer that is no page.
 #[derive(Debug, thiserror::Error)]
 enum NoPage {
-    #[error("no answer within {} s", PATIENCE.as_secs())]
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
     Late,
     #[error("it answers {0}")]
     Refused(http::StatusCode),
@@ -148,7 +148,7 @@ async fn page(address: &str, path: &str) -> Result<String, CommandError> {
         path: path.to_owned(),
         source,
     };
-    match tokio::time::timeout(PATIENCE, get(address, path)).await {
+    match tokio::time::timeout(TIMEOUT, get(address, path)).await {
         Ok(page) => page.map_err(failed),
         Err(_) => Err(failed(NoPage::Late.into())),
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::CommandError;
 use super::input::{self, object_name};
-use super::print::{alarming, print, print_json};
+use super::print::{print, print_json, red};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::model::address::{parse_ip, parse_ip_port};
@@ -50,7 +50,7 @@ fn coloured(explanation: &Explanation) -> String {
     let text = explanation.to_string();
     match (explanation.verdict, text.split_once('\n')) {
         (Verdict::Refused | Verdict::Dropped, Some((first, rest))) => {
-            format!("{}\n{rest}", alarming(first))
+            format!("{}\n{rest}", red(first))
         }
         _ => text,
     }

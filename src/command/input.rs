@@ -93,7 +93,7 @@ fn addresses_of(node: Option<&Node>) -> NodeAddresses {
 }
 
 /// How long a cluster's lists may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether a source was named.
 pub fn is_named(source: &ObjectSource) -> bool {
@@ -194,9 +194,9 @@ async fn list(
         tokio::spawn(Watch::new(client.clone(), kind, node, allow_external_ips, sink).run());
     }
     let host = || kubeconfig.display().to_string();
-    tokio::time::timeout(PATIENCE, lists.all())
+    tokio::time::timeout(TIMEOUT, lists.all())
         .await
-        .map_err(|_| CommandError::ApiTimeout { host: host(), seconds: PATIENCE.as_secs() })
+        .map_err(|_| CommandError::ApiTimeout { host: host(), seconds: TIMEOUT.as_secs() })
 }
 
 /// A client that asks once: nothing is throttled or measured. Needs a runtime.

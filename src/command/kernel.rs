@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::CommandError;
-use super::print::{alarming, print, print_json, table};
+use super::print::{print, print_json, red, table};
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
 use crate::logging::with_causes;
@@ -104,7 +104,7 @@ fn text(findings: Vec<Finding>) -> String {
     let rows = findings.into_iter().map(|finding| {
         let result = match (finding.ok, finding.required) {
             (true, _) => "yes".to_owned(),
-            (false, true) => alarming("NO"),
+            (false, true) => red("NO"),
             (false, false) => "no (not needed)".to_owned(),
         };
         let family = finding.family.to_owned();

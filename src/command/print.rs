@@ -1,4 +1,4 @@
-//! What a command prints: text, JSON, tables, pictures that are drawn again.
+//! What a command prints: text, JSON, tables, screens that are drawn again.
 
 use std::io::{IsTerminal, Write};
 
@@ -46,14 +46,14 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 }
 
 /// Red on a terminal, plain anywhere else.
-pub fn alarming(text: &str) -> String {
+pub fn red(text: &str) -> String {
     let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if colourful { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// What a watching command writes each time: over the last picture on a terminal, after an empty line
+/// What a watching command writes each time: over the last screen of a terminal, after an empty line
 /// anywhere else. Programs get one document after the other.
-pub fn picture(text: &str, output: Output) -> String {
+pub fn screen(text: &str, output: Output) -> String {
     match output {
         Output::Json => text.to_owned(),
         Output::Text => match rustix::termios::tcgetwinsize(std::io::stdout()) {
@@ -79,8 +79,8 @@ fn clipped(text: &str, rows: usize, columns: usize) -> String {
     text.split_inclusive('\n').take_while(fits).collect()
 }
 
-/// The picture when the agent does not answer: it may be restarting, so that watching goes on.
-pub fn trouble(error: &CommandError, output: Output) -> String {
+/// The screen when the agent does not answer: it may be restarting, so that watching goes on.
+pub fn failure(error: &CommandError, output: Output) -> String {
     let told = format!("error: {}\n", with_causes(error));
     match output {
         Output::Text => told + "trying again\n",
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_is_not_higher_than_the_terminal() {
+    fn a_screen_is_not_higher_than_the_terminal() {
         let text = "one\ntwo and more\nthree\nfour\n";
         let cases = [
             (4, 80, "one\ntwo and more\nthree\n"),
