@@ -12,7 +12,8 @@ use super::set::LocalAddresses;
 use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::model::Family;
 use crate::ruleset::{
-    Chain, ChainType, CmpOp, Expr, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table, Verdict,
+    Chain, ChainType, CmpOp, Expr, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
+    Verdict,
 };
 
 /// What a client dials, as the packet says it before DNAT.
