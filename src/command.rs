@@ -7,28 +7,23 @@
 // They panic when nobody reads.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-mod agent_page;
-mod check;
+mod agent;
 mod diff;
-mod documents;
 mod error;
 mod explain;
-mod pods;
-mod release;
+mod input;
+mod kernel;
+mod print;
 mod render;
-mod setup;
-mod source;
-mod status;
-mod table;
-mod top;
 
 use std::process::ExitCode;
 
 pub use error::CommandError;
-pub use render::tell;
+pub use print::tell;
 
-use crate::cli::people::Command;
+use crate::cli::people::{Command, CompletionsArgs, Shell};
 use crate::logging::with_causes;
+use print::print;
 
 /// Carries a sub-command out; what goes wrong is told on stderr.
 pub fn run(command: &Command) -> ExitCode {
@@ -36,12 +31,12 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Render(args) => render::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
-        Command::Status(args) => status::run(args),
-        Command::Top(args) => top::run(args),
-        Command::Check(args) => check::run(args),
-        Command::Release => release::run(),
-        Command::Completions(args) => documents::completions(args),
-        Command::Man => documents::man(),
+        Command::Status(args) => agent::status(args),
+        Command::Top(args) => agent::top(args),
+        Command::Check(args) => kernel::check(args),
+        Command::Release => kernel::release(),
+        Command::Completions(args) => completions(args),
+        Command::Man => man(),
         Command::Run(_) | Command::Proxy { .. } => unreachable!("the agent's faces end in main"),
     };
     outcome.unwrap_or_else(|error| {
@@ -60,4 +55,31 @@ fn block_on<F: Future>(future: F) -> Result<F::Output, CommandError> {
         .build()
         .map_err(CommandError::Runtime)?;
     Ok(runtime.block_on(future))
+}
+
+/// Prints a completion script.
+fn completions(args: &CompletionsArgs) -> Result<ExitCode, CommandError> {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut crate::cli::command(), "kubeweir", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the manual: the program's page, then one section for each sub-command.
+fn man() -> Result<ExitCode, CommandError> {
+    let mut text = Vec::new();
+    let command = crate::cli::command();
+    clap_mangen::Man::new(command.clone()).render(&mut text).map_err(CommandError::Write)?;
+    for sub in command.get_subcommands() {
+        let name = format!("kubeweir-{}", sub.get_name());
+        let page = clap_mangen::Man::new(sub.clone().display_name(name));
+        page.render(&mut text).map_err(CommandError::Write)?;
+    }
+    print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
 }

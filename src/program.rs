@@ -15,7 +15,7 @@ pub mod rule;
 pub mod set;
 pub mod slots;
 
-pub use chains::{Program, program};
+pub use chains::{Program, RuleId, program};
 pub use extension::{Extension, ExtensionObjects};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
 pub use options::{LocalPods, NodePortMatch, RuleOptions};

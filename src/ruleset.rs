@@ -23,7 +23,8 @@ pub use expr::{
 pub use handover::handover;
 pub use object::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
 pub use op::{Counts, Op, Rejection, Transaction};
-pub use render::{render, render_part, render_rule};
+pub(crate) use render::value::duration;
+pub use render::{render, render_key, render_part, render_rule};
 pub use walk::{
     Branch, Effect, Environment, Flow, FlowState, LookedUp, Outcome, Packet, Step, walk_flow,
 };

@@ -3,6 +3,9 @@
 //! Place in the flow: the agent writes it and serves it as JSON under [`PATH`] on the metrics port;
 //! [`crate::command`] reads that page, [`crate::inspect`] makes sentences of it.
 
+// Fields are words of the page; a comment is where the word does not say it all.
+#![allow(missing_docs)]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,11 +19,8 @@ pub const PATH: &str = "/kubeweir/status";
 /// State of the agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Version of the program.
     pub version: String,
-    /// This node.
     pub node: String,
-    /// Configured mode.
     pub mode: String,
     /// Changes that wait while a commit runs.
     pub backlog: usize,
@@ -34,25 +34,19 @@ pub struct FamilyStatus {
     /// Figures of what is applied and pending.
     #[serde(flatten)]
     pub summary: FamilySummary,
-    /// Mark of the program.
     pub program: String,
     /// The kernel keeps others off the table.
     pub owned: bool,
     /// Syncs so far, and how many of them failed.
     pub syncs: u64,
-    /// Failed syncs.
     pub failed_syncs: u64,
-    /// Repairs of foreign changes.
     pub repairs: u64,
-    /// The last sync.
     pub last_sync: Option<LastSync>,
     /// A few before it, newest first.
     pub earlier_syncs: Vec<LastSync>,
-    /// Contested frontends.
     pub contested: Vec<Contested>,
     /// Service ports that are not served to everyone, by reason; no reason without one.
     pub unserved: BTreeMap<Unserved, UnservedPorts>,
-    /// Services that the kernel refused.
     pub quarantine: Vec<QuarantinedService>,
 }
 
@@ -65,22 +59,16 @@ pub struct LastSync {
     pub took_us: u64,
     /// Microseconds of that in the kernel.
     pub kernel_us: u64,
-    /// Bytes sent.
     pub bytes: usize,
-    /// Elements added.
     pub added: usize,
-    /// Elements deleted.
     pub deleted: usize,
-    /// Every service was looked at.
     pub full: bool,
-    /// Why it failed, if it did.
     pub error: Option<String>,
 }
 
 /// Service ports that are not served to everyone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnservedPorts {
-    /// How many there are.
     pub count: usize,
     /// The first of them by name, `namespace/service:port`.
     pub first: Vec<String>,
@@ -91,9 +79,7 @@ pub struct UnservedPorts {
 pub struct Contested {
     /// `10.0.0.1:80/tcp`, or `nodePort 30080/tcp`.
     pub frontend: String,
-    /// Who has it.
     pub owner: String,
-    /// Who else wants it.
     pub others: Vec<String>,
 }
 
@@ -102,9 +88,7 @@ pub struct Contested {
 pub struct QuarantinedService {
     /// `namespace/name`.
     pub service: String,
-    /// What was refused, and why.
     pub reason: String,
-    /// How often.
     pub refusals: u32,
 }
 

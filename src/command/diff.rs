@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::render::{object_name, print, print_json, tell};
-use super::{CommandError, setup, source};
+use super::CommandError;
+use super::input::{self, object_name};
+use super::print::{print, print_json, tell};
 use crate::cli::people::{DiffArgs, Output};
-use crate::inspect::content::{Content, parse};
 use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
+use crate::inspect::listing::{Listing, parse};
+use crate::inspect::view::View;
 use crate::inspect::wanted::wanted;
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
@@ -56,8 +58,8 @@ fn kernel_names() -> Names {
 
 fn files(found: &Path, wanted: &Path) -> Result<Vec<FamilyDiff>, CommandError> {
     let (found, wanted) = (listing(found)?, listing(wanted)?);
-    let of = |tables: &[Content], family: &str| {
-        tables.iter().find(|table| table.family == family).cloned()
+    let of = |tables: &[Listing], family: &str| {
+        tables.iter().find(|table| table.family == family).map(Listing::view)
     };
     let compare = |family: Family| {
         let family = family.nft();
@@ -66,15 +68,14 @@ fn files(found: &Path, wanted: &Path) -> Result<Vec<FamilyDiff>, CommandError> {
     Ok(Family::BOTH.map(compare).to_vec())
 }
 
-fn listing(path: &Path) -> Result<Vec<Content>, CommandError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
-    parse(&text).map_err(|source| CommandError::Listing { path: path.to_owned(), source })
+fn listing(path: &Path) -> Result<Vec<Listing>, CommandError> {
+    parse(&input::read(path)?)
+        .map_err(|source| CommandError::Listing { path: path.to_owned(), source })
 }
 
 fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
-    let setup = setup::read(&args.node)?;
-    let objects = source::read(&args.source, &setup.node, setup.allow_external_ips())?;
+    let setup = input::setup(&args.node)?;
+    let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
     let assigned = super::block_on(addresses::read())??;
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
     let families = Families { v4: true, v6: ipv6 };
@@ -82,8 +83,8 @@ fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
     let wanted = wanted(&objects, setup.for_objects(&objects, Some(assigned), families, true))?;
     let mut diffs = Vec::new();
     for family in families.iter() {
-        let found = Content::of(&kernel.dump(family)?);
-        let wanted = Content::of(&wanted.rulesets[family]);
+        let found = View::of(&kernel.dump(family)?);
+        let wanted = View::of(&wanted.rulesets[family]);
         diffs.push(compare(family.nft(), found.as_ref(), wanted.as_ref()));
     }
     Ok(diffs)

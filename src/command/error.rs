@@ -1,12 +1,15 @@
 //! Why a sub-command could not be carried out, and what to do about it.
 
+// The messages say it.
+#![allow(missing_docs)]
+
 use std::io;
 use std::path::PathBuf;
 
 use crate::api::{ConnectionError, PodError};
 use crate::cli::Exit;
 use crate::config::{CompleteError, NodeNameError, Violations};
-use crate::inspect::content::NoListing;
+use crate::inspect::listing::NoListing;
 use crate::inspect::wanted::Refused;
 use crate::model::Family;
 use crate::netlink::OpenError;
@@ -19,112 +22,71 @@ use crate::transaction::DumpError;
 /// Why a sub-command could not be carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// No runtime.
     #[error("starting the runtime")]
     Runtime(#[source] io::Error),
-    /// A file cannot be read.
     #[error("reading {}", path.display())]
     Read {
         /// The file; `-` is stdin.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// The output cannot be written.
     #[error("writing the output")]
     Write(#[source] io::Error),
     /// Some manifests are unusable; they are listed already.
     #[error("{0} unusable manifests")]
     Manifests(usize),
-    /// No source of objects was named.
     #[error("no objects to look at")]
     NoSource,
-    /// A flag of the node's set-up.
     #[error("{}", .0.stderr.trim())]
     Flags(Exit),
-    /// The configuration cannot be completed.
     #[error(transparent)]
     Complete(#[from] CompleteError),
-    /// The configuration is invalid.
     #[error(transparent)]
     Invalid(#[from] Violations),
-    /// No node name.
     #[error(transparent)]
     NodeName(#[from] NodeNameError),
-    /// The primary family is not programmed.
     #[error(transparent)]
     Family(#[from] FamilyError),
-    /// No name of an object.
     #[error("{0:?} is not NAMESPACE/NAME")]
     ObjectName(String),
-    /// The objects make a table the kernel would refuse.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// No connection to the API server.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The API server did not deliver in time.
     #[error("the API server at {host} did not deliver its lists within {seconds} s")]
-    ApiTimeout {
-        /// Where it is.
-        host: String,
-        /// How long was waited.
-        seconds: u64,
-    },
-    /// A pod cannot be looked up.
+    ApiTimeout { host: String, seconds: u64 },
     #[error("looking the pod up")]
     Pod(#[from] PodError),
-    /// nf_tables cannot be reached.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The table cannot be replaced.
     #[error("replacing table {} kube-proxy", family.nft())]
     Release {
-        /// Of which family.
         family: Family,
-        /// Why.
         #[source]
         source: SyncError,
     },
-    /// The table cannot be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
-    /// The node's addresses cannot be read.
     #[error(transparent)]
     Addresses(#[from] AddressError),
-    /// The interface is not known.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// A file is no output of `kubeweir render`.
     #[error("{} is not what kubeweir render or nft list prints", path.display())]
     Listing {
-        /// The file.
         path: PathBuf,
-        /// Where it does not fit.
         #[source]
         source: NoListing,
     },
-    /// Something is neither an address nor a known name.
     #[error("{text:?}: {reason}")]
-    Endpoint {
-        /// As given.
-        text: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The agent does not answer.
+    Endpoint { text: String, reason: String },
     #[error("asking the agent at {address}{path}")]
     Agent {
-        /// Its metrics address.
         address: String,
-        /// Which page.
         path: String,
-        /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The agent does not count.
     #[error("the agent at {0} does not count connections")]
     NoCounters(String),
 }

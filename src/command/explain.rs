@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use super::render::{object_name, print, print_json};
-use super::{CommandError, pods, source, table};
+use super::CommandError;
+use super::input::{self, object_name};
+use super::print::{print, print_json, red};
 use crate::cli::people::{ExplainArgs, Output};
-use crate::config::address::{parse_ip, parse_ip_port};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
+use crate::model::address::{parse_ip, parse_ip_port};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
@@ -49,7 +50,7 @@ fn coloured(explanation: &Explanation) -> String {
     let text = explanation.to_string();
     match (explanation.verdict, text.split_once('\n')) {
         (Verdict::Refused | Verdict::Dropped, Some((first, rest))) => {
-            format!("{}\n{rest}", table::alarming(first))
+            format!("{}\n{rest}", red(first))
         }
         _ => text,
     }
@@ -64,10 +65,10 @@ fn origin(args: &ExplainArgs, family: Option<Family>) -> Result<IpAddr, CommandE
     if !text.contains('/') {
         return Err(endpoint(text, "neither an address nor NAMESPACE/POD"));
     }
-    if !source::is_named(&args.source) {
+    if !input::is_named(&args.source) {
         return Err(endpoint(text, UNNAMED));
     }
-    let addresses = pods::addresses(&args.source, &object_name(text)?)?
+    let addresses = input::pod_addresses_of(&args.source, &object_name(text)?)?
         .ok_or_else(|| endpoint(text, "there is no such pod"))?;
     let fits = |ip: &IpAddr| family.is_none_or(|family| family == Family::of(ip));
     addresses
@@ -114,11 +115,11 @@ fn destination(args: &ExplainArgs, family: Family) -> Result<(SocketAddr, Protoc
         .rsplit_once(':')
         .filter(|(name, _)| name.contains('/'))
         .ok_or_else(|| endpoint(&args.to, "neither ADDRESS:PORT nor NAMESPACE/SERVICE:PORT"))?;
-    if !source::is_named(&args.source) {
+    if !input::is_named(&args.source) {
         return Err(endpoint(&args.to, UNNAMED));
     }
     let name = object_name(name)?;
-    let objects = source::read(&args.source, "", true)?;
+    let objects = input::objects(&args.source, "", true)?;
     let service = objects.iter().find_map(|object| match object {
         Object::Service(service) if service.name == name => Some(service),
         _ => None,

@@ -8,12 +8,13 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::content::Content;
-use super::service_view::{COUNTED, Frontend, FrontendName, Frontends, frontends, set_id};
-use crate::program::{Extension, Scope, SetId};
+use super::view::{Frontend, Frontends, Member, Property, RuleView, View};
+use crate::program::set::LocalAddresses;
+use crate::program::{Extension, FrontendAt, FrontendKey, Scope, SetId};
 
 /// On which side something is that the other lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,7 +40,6 @@ pub struct Difference {
 /// How one family's tables differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FamilyDiff {
-    /// nft's name of the family.
     pub family: String,
     /// By `namespace/service:port`; sorted.
     pub services: BTreeMap<String, BTreeSet<Difference>>,
@@ -81,8 +81,8 @@ impl FamilyDiff {
 }
 
 /// Compares the tables of one family; a missing one counts as empty.
-pub fn compare(family: &str, found: Option<&Content>, wanted: Option<&Content>) -> FamilyDiff {
-    let empty = Content::default();
+pub fn compare(family: &str, found: Option<&View>, wanted: Option<&View>) -> FamilyDiff {
+    let empty = View::default();
     let mut diff = FamilyDiff {
         family: family.to_owned(),
         services: BTreeMap::new(),
@@ -95,34 +95,27 @@ pub fn compare(family: &str, found: Option<&Content>, wanted: Option<&Content>) 
         (Some(found), Some(wanted)) => diff.programs(found, wanted),
     }
     let (found, wanted) = (found.unwrap_or(&empty), wanted.unwrap_or(&empty));
-    let (mut found_frontends, mut wanted_frontends) = (frontends(found), frontends(wanted));
-    if counts(found) != counts(wanted) {
+    let told = if counts(found) == counts(wanted) {
+        diff.frontends(&found.frontends, &wanted.frontends)
+    } else {
         // That is one difference of set-up, told with the sets, and none of the services'.
-        forget_counters(&mut found_frontends);
-        forget_counters(&mut wanted_frontends);
-    }
-    diff.frontends(&found_frontends, &wanted_frontends);
-    let gone = endpoints_only_in(&found_frontends, &wanted_frontends);
-    let missing = endpoints_only_in(&wanted_frontends, &found_frontends);
-    diff.addresses(found, wanted, &(&gone | &missing));
+        diff.frontends(&uncounted(&found.frontends), &uncounted(&wanted.frontends))
+    };
+    diff.addresses(found, wanted, &told);
     diff
 }
 
 /// Whether connections are counted.
-fn counts(content: &Content) -> bool {
-    content.sets.keys().any(|name| matches!(set_id(name), Some(SetId::Connections(_))))
+fn counts(view: &View) -> bool {
+    view.sets.iter().any(|name| matches!(SetId::from_name(name), Some(SetId::Connections(_))))
 }
 
-fn forget_counters(frontends: &mut Frontends) {
+fn uncounted(frontends: &Frontends) -> Frontends {
+    let mut frontends = frontends.clone();
     for frontend in frontends.values_mut() {
-        frontend.properties.remove(COUNTED);
+        frontend.properties.remove(&Property::Counted);
     }
-}
-
-/// Endpoints of frontends that the other side has not at all.
-fn endpoints_only_in(these: &Frontends, others: &Frontends) -> BTreeSet<String> {
-    let only = these.iter().filter(|(name, _)| !others.contains_key(*name));
-    only.flat_map(|(_, frontend)| frontend.endpoints.values().flatten().cloned()).collect()
+    frontends
 }
 
 impl FamilyDiff {
@@ -131,76 +124,78 @@ impl FamilyDiff {
         self.shared.insert(Difference { frontend, subject, only });
     }
 
-    fn frontends(&mut self, found: &Frontends, wanted: &Frontends) {
-        let names: BTreeSet<&FrontendName> = found.keys().chain(wanted.keys()).collect();
-        for name in names {
-            let differences = match (found.get(name), wanted.get(name)) {
+    /// Differences of frontends; the addresses that they tell of.
+    fn frontends(&mut self, found: &Frontends, wanted: &Frontends) -> BTreeSet<IpAddr> {
+        let mut told = BTreeSet::new();
+        let keys: BTreeSet<&FrontendKey> = found.keys().chain(wanted.keys()).collect();
+        for key in keys {
+            let (found, wanted) = (found.get(key), wanted.get(key));
+            let differences = match (found, wanted) {
                 (Some(_), None) => vec![(String::new(), Side::Found)],
                 (None, Some(_)) => vec![(String::new(), Side::Wanted)],
                 (Some(found), Some(wanted)) => of_frontend(found, wanted),
                 (None, None) => continue,
             };
-            let label = [wanted.get(name), found.get(name)]
-                .into_iter()
-                .flatten()
-                .find_map(|frontend| frontend.label.clone())
-                .unwrap_or_else(|| "unknown service".to_owned());
-            for (subject, only) in differences {
-                let difference = Difference { frontend: name.to_string(), subject, only };
-                self.services.entry(label.clone()).or_default().insert(difference);
+            if differences.is_empty() {
+                continue;
             }
+            if let FrontendAt::Address(address) = key.at {
+                told.insert(address);
+            }
+            for scope in Scope::BOTH {
+                let [found, wanted] = [found, wanted].map(|frontend| {
+                    frontend.and_then(|f| f.endpoints.get(&scope).cloned()).unwrap_or_default()
+                });
+                told.extend(found.symmetric_difference(&wanted).map(|endpoint| endpoint.ip()));
+            }
+            let label = [wanted, found].into_iter().flatten().find_map(|f| f.label.as_deref());
+            let service = self.services.entry(label.unwrap_or("unknown service").to_owned());
+            let differences = differences.into_iter().map(|(subject, only)| Difference {
+                frontend: key.to_string(),
+                subject,
+                only,
+            });
+            service.or_default().extend(differences);
         }
+        told
     }
 
     /// Sets of addresses that no frontend keys: the node's, the service networks, ClusterIPs; without
     /// what follows from a service's differences.
-    fn addresses(&mut self, found: &Content, wanted: &Content, endpoints: &BTreeSet<String>) {
-        for (name, words) in [
-            ("nodeport-ips", "NodePort address"),
-            ("node-ips", "node address"),
-            ("service-cidrs", "service network"),
-            ("cluster-ips", "active ClusterIP"),
-            ("frontend-ips", "service address"),
-            ("hairpin", "hairpin endpoint"),
+    fn addresses(&mut self, found: &View, wanted: &View, told: &BTreeSet<IpAddr>) {
+        for (id, words) in [
+            (SetId::NodePortIps(LocalAddresses::Chosen), "NodePort address"),
+            (SetId::NodePortIps(LocalAddresses::All), "node address"),
+            (SetId::ServiceCidrs, "service network"),
+            (SetId::ClusterIps, "active ClusterIP"),
+            (SetId::FrontendIps, "service address"),
+            (SetId::Hairpin, "hairpin endpoint"),
         ] {
-            for (key, only) in one_sided(keys(found, name), keys(wanted, name)) {
-                if !self.explains(&key, endpoints) {
-                    self.shares(only, &format!("{words} {key}"));
+            let members = |view: &View| view.addresses.get(&id).cloned().unwrap_or_default();
+            for (Member { text, address }, only) in one_sided(&members(found), &members(wanted)) {
+                if !address.is_some_and(|address| told.contains(&address)) {
+                    self.shares(only, &format!("{words} {text}"));
                 }
             }
         }
     }
 
-    /// Whether a difference of a service has this address or endpoint in it already.
-    fn explains(&self, key: &str, endpoints: &BTreeSet<String>) -> bool {
-        let mut fields = key.split(" . ");
-        let address = fields.next().unwrap_or_default();
-        let starts = |text: &str| {
-            text.trim_start_matches('[').strip_prefix(address).is_some_and(|rest| {
-                rest.starts_with(']') || rest.starts_with(':') || rest.is_empty()
-            })
-        };
-        endpoints.iter().any(|endpoint| starts(endpoint))
-            || self.services.values().flatten().any(|difference| {
-                starts(&difference.frontend) || difference.subject.split(' ').any(starts)
-            })
-    }
-
     /// The chains and sets themselves. Those of classes come and go with lists.
-    fn programs(&mut self, found: &Content, wanted: &Content) {
-        for (chain, only) in one_sided(fixed_chains(found), fixed_chains(wanted)) {
+    fn programs(&mut self, found: &View, wanted: &View) {
+        let (found_chains, wanted_chains) = (fixed_chains(found), fixed_chains(wanted));
+        for (chain, only) in one_sided(&found_chains, &wanted_chains) {
             self.shares(only, &format!("chain {chain}"));
         }
-        let differing = fixed_chains(found)
-            .intersection(&fixed_chains(wanted))
-            .map(|chain| (chain.clone(), differing_rules(found, wanted, chain)))
+        let differing = found_chains
+            .intersection(&wanted_chains)
+            .map(|chain| (chain, differing_rules(found, wanted, chain)))
             .find(|(_, rules)| !rules.is_empty());
         if let Some((chain, rules)) = differing {
             for (rule, only) in rules {
-                self.shares(only, &format!("rule of chain {chain}: {rule}"));
+                self.shares(only, &format!("rule of chain {chain}: {}", rule.text));
             }
         }
-        for (set, only) in one_sided(fixed_sets(found), fixed_sets(wanted)) {
+        for (set, only) in one_sided(&fixed_sets(found), &fixed_sets(wanted)) {
             self.shares(only, &format!("set {set}"));
         }
     }
@@ -215,63 +210,56 @@ fn of_frontend(found: &Frontend, wanted: &Frontend) -> Vec<(String, Side)> {
         differences.push((format!("owner {b}"), Side::Wanted));
     }
     for scope in Scope::BOTH {
-        let list = |frontend: &Frontend| {
-            let endpoints = frontend.endpoints.get(&scope).cloned().unwrap_or_default();
-            let words = match scope {
-                Scope::Cluster => "endpoint",
-                Scope::Local => "endpoint for traffic under policy Local",
-            };
-            endpoints.into_iter().map(|endpoint| format!("{words} {endpoint}")).collect()
+        let list =
+            |frontend: &Frontend| frontend.endpoints.get(&scope).cloned().unwrap_or_default();
+        let words = match scope {
+            Scope::Cluster => "endpoint",
+            Scope::Local => "endpoint for traffic under policy Local",
         };
-        differences.extend(one_sided(list(found), list(wanted)));
+        let sides = one_sided(&list(found), &list(wanted));
+        differences.extend(
+            sides.into_iter().map(|(endpoint, only)| (format!("{words} {endpoint}"), only)),
+        );
     }
-    differences.extend(one_sided(found.properties.clone(), wanted.properties.clone()));
+    let sides = one_sided(&found.properties, &wanted.properties);
+    differences.extend(sides.into_iter().map(|(property, only)| (property.to_string(), only)));
     differences
 }
 
-fn one_sided(found: BTreeSet<String>, wanted: BTreeSet<String>) -> Vec<(String, Side)> {
-    let only_found = found.difference(&wanted).map(|subject| (subject.clone(), Side::Found));
-    let only_wanted = wanted.difference(&found).map(|subject| (subject.clone(), Side::Wanted));
+fn one_sided<T: Ord + Clone>(found: &BTreeSet<T>, wanted: &BTreeSet<T>) -> Vec<(T, Side)> {
+    let only_found = found.difference(wanted).map(|subject| (subject.clone(), Side::Found));
+    let only_wanted = wanted.difference(found).map(|subject| (subject.clone(), Side::Wanted));
     only_found.chain(only_wanted).collect()
-}
-
-fn keys(content: &Content, set: &str) -> BTreeSet<String> {
-    let set = content.sets.get(set);
-    set.into_iter().flat_map(|set| &set.elements).map(|item| item.key.clone()).collect()
 }
 
 /// Chains that are neither of a class nor of a single service: names without digits at the end and
 /// without dots.
-fn fixed_chains(content: &Content) -> BTreeSet<String> {
+fn fixed_chains(view: &View) -> BTreeSet<&str> {
     let of_class =
         |name: &str| name.starts_with("pick") && name.ends_with(|c: char| c.is_ascii_digit());
-    content.chains.keys().filter(|name| !name.contains('.') && !of_class(name)).cloned().collect()
+    let names = view.chains.keys().map(String::as_str);
+    names.filter(|name| !name.contains('.') && !of_class(name)).collect()
 }
 
-fn fixed_sets(content: &Content) -> BTreeSet<String> {
-    let of_class =
-        |name: &str| matches!(set_id(name), Some(SetId::Members(..) | SetId::Endpoints(..)));
-    content.sets.keys().filter(|name| !name.contains('.') && !of_class(name)).cloned().collect()
+fn fixed_sets(view: &View) -> BTreeSet<&str> {
+    let of_class = |name: &str| {
+        matches!(SetId::from_name(name), Some(SetId::Members(..) | SetId::Endpoints(..)))
+    };
+    let names = view.sets.iter().map(String::as_str);
+    names.filter(|name| !name.contains('.') && !of_class(name)).collect()
 }
 
-/// Rules, without those that lead to classes.
-fn rules(content: &Content, chain: &str) -> BTreeSet<String> {
-    let rules = content.chains.get(chain).into_iter().flatten();
-    let of_class = |rule: &str| matches!(extension(rule), Some(Extension::Class(..)));
-    rules.filter(|rule| !of_class(rule)).cloned().collect()
-}
-
-/// The extension whose sets a rule looks up.
-fn extension(rule: &str) -> Option<Extension> {
-    let sets = rule.split(' ').filter_map(|word| set_id(word.strip_prefix('@')?));
-    sets.filter_map(Extension::of).next()
-}
-
-/// Rules of a chain on one side only. Those of extensions are no difference where they are there for
-/// nothing: they stay when the last service that needed them is gone.
-fn differing_rules(found: &Content, wanted: &Content, chain: &str) -> Vec<(String, Side)> {
-    let mut rules = one_sided(rules(found, chain), rules(wanted, chain));
-    rules.retain(|(rule, only)| *only == Side::Wanted || extension(rule).is_none());
+/// Rules of a chain on one side only. Those that lead to classes are no difference, and neither are
+/// those of other extensions where they are there for nothing: they stay when the last service that
+/// needed them is gone.
+fn differing_rules(found: &View, wanted: &View, chain: &str) -> Vec<(RuleView, Side)> {
+    let rules = |view: &View| view.chains.get(chain).cloned().unwrap_or_default();
+    let mut rules = one_sided(&rules(found), &rules(wanted));
+    rules.retain(|(rule, only)| match rule.extension {
+        Some(Extension::Class(..)) => false,
+        Some(_) => *only == Side::Wanted,
+        None => true,
+    });
     rules
 }
 
@@ -292,9 +280,7 @@ impl Difference {
 /// The differences in words, one a line under each service's name; empty without any.
 #[derive(Debug)]
 pub struct Words<'a> {
-    /// What differs.
     pub diffs: &'a [FamilyDiff],
-    /// What the sides are called.
     pub names: &'a Names,
 }
 

@@ -15,8 +15,7 @@ use serde::Serialize;
 
 pub use trace::{Trace, TracedEffect, TracedLookup, TracedRule};
 
-use super::content::Content;
-use super::service_view::{Frontends, frontends};
+use super::view::{Frontends, frontends};
 use crate::model::Protocol;
 use crate::ruleset::{Environment, Flow, FlowState, Outcome, Packet, Ruleset, Step, walk_flow};
 use reasons::Reasons;
@@ -26,9 +25,7 @@ use reasons::Reasons;
 pub struct Question {
     /// Who dials. The port is not of interest.
     pub from: SocketAddr,
-    /// What is dialled.
     pub to: SocketAddr,
-    /// Over which protocol.
     pub protocol: Protocol,
     /// The interface it arrives on; `None` if the host itself dials.
     pub input: Option<String>,
@@ -38,9 +35,7 @@ pub struct Question {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It goes to one of the endpoints.
     Served,
-    /// It passes as it is.
     Untouched,
     /// It is refused: the client gets an error at once.
     Refused,
@@ -51,9 +46,8 @@ pub enum Verdict {
 /// One endpoint the flow may go to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Share {
-    /// Address and port.
     pub endpoint: SocketAddr,
-    /// How likely, above 0 and up to 1.
+    /// Above 0 and up to 1.
     pub probability: f64,
     /// Whether the endpoint sees an address of the node instead of the client's.
     pub masquerade: bool,
@@ -71,21 +65,17 @@ pub struct Affinity {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
-    /// Who dials.
     pub from: std::net::IpAddr,
-    /// What is dialled.
     pub to: SocketAddr,
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
     /// `namespace/service:port` that was found.
     pub service: Option<String>,
-    /// What becomes of it.
     pub verdict: Verdict,
     /// Why, a sentence each; the most important first.
     pub reasons: Vec<String>,
     /// Possible endpoints, likeliest first, then by address.
     pub endpoints: Vec<Share>,
-    /// With session affinity only.
     pub affinity: Option<Affinity>,
     /// What happened on the likeliest way, rule by rule.
     pub steps: Vec<TracedRule>,
@@ -95,17 +85,13 @@ pub struct Explanation {
 #[derive(Debug)]
 pub struct Explainer {
     ruleset: Ruleset,
-    /// `None` without a table.
-    content: Option<Content>,
     frontends: Frontends,
 }
 
 impl Explainer {
     /// Reads a table by frontend, once for all questions.
     pub fn new(ruleset: Ruleset) -> Explainer {
-        let content = Content::of(&ruleset);
-        let frontends = content.as_ref().map(frontends).unwrap_or_default();
-        Explainer { ruleset, content, frontends }
+        Explainer { frontends: frontends(&ruleset), ruleset }
     }
 
     /// Walks the first packet of a connection.

@@ -14,11 +14,9 @@ use crate::transaction::Op;
 /// One feature.
 #[derive(Debug, Clone)]
 pub struct Feature {
-    /// What it is called.
     pub name: &'static str,
     /// Whether the agent cannot do without it.
     pub required: bool,
-    /// The table to try it in.
     pub table: Table,
     /// What to try; empty for the table itself.
     pub ops: Vec<Op>,

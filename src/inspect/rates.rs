@@ -18,7 +18,6 @@ pub type Connections = BTreeMap<String, u64>;
 pub struct Rate {
     /// `namespace/service:port/protocol`.
     pub port: String,
-    /// New connections a second.
     pub per_second: f64,
     /// Connections since the counter exists.
     pub total: u64,

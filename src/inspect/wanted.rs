@@ -3,26 +3,23 @@
 //! Place in the flow: `kubeweir render` prints it, `kubeweir diff` compares the kernel with it. The
 //! same engine as the agent's plans the same transactions; they are applied to an empty table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::engine::{Engine, Selection};
-use crate::model::{Change, Families, Family, Kind, Object, PerFamily};
-use crate::program::RuleOptions;
-use crate::ruleset::{Ruleset, apply};
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
+use crate::program::{RuleOptions, elements, service_objects};
+use crate::ruleset::{Key, Name, Ruleset, apply};
 use crate::topology::Vantage;
 use crate::transaction::Rejection;
 
 /// What of a node shapes its tables.
 #[derive(Debug, Clone)]
 pub struct NodeSetup {
-    /// Options of the program.
     pub options: RuleOptions,
     /// The node as endpoint selection sees it.
     pub vantage: Vantage,
-    /// Families that are programmed.
     pub families: Families,
-    /// Tables are owned and persistent.
     pub owned: bool,
     /// Addresses that accept NodePorts, or all of the node's; see [`Engine::set_local_addresses`].
     pub local_addresses: PerFamily<Vec<IpAddr>>,
@@ -33,9 +30,7 @@ pub struct NodeSetup {
 #[error("the kernel would refuse the {family} table at {}: {}", rejection.object,
     std::io::Error::from_raw_os_error(rejection.errno))]
 pub struct Refused {
-    /// The family.
     pub family: Family,
-    /// What would be refused.
     pub rejection: Rejection,
 }
 
@@ -69,4 +64,29 @@ pub fn wanted(objects: &[Object], setup: NodeSetup) -> Result<Wanted, Refused> {
         }
     }
     Ok(Wanted { rulesets, engine })
+}
+
+/// The table with nothing in it but the service's elements, sets and chains; no table at all if the
+/// service has nothing in the family.
+pub fn narrowed(wanted: &Wanted, family: Family, service: &ObjectName) -> Ruleset {
+    let options = wanted.engine.options();
+    let mut owned: BTreeSet<(Name, Key)> = BTreeSet::new();
+    let mut objects: BTreeSet<Name> = BTreeSet::new();
+    for placement in wanted.engine.applied_placements(family, service) {
+        let of_port = elements(placement, family, options);
+        owned.extend(of_port.into_iter().map(|(set, element)| (set.name(), element.key)));
+        let own = service_objects(placement, family, options);
+        objects.extend(own.sets.into_iter().map(|(set, _)| set.name));
+        objects.extend(own.chains.into_iter().map(|(chain, _)| chain));
+    }
+    let mut ruleset = wanted.rulesets[family].clone();
+    ruleset.chains.retain(|name, _| objects.contains(name));
+    ruleset.sets.retain(|name, (_, elements)| {
+        if objects.contains(name) {
+            return true;
+        }
+        elements.retain(|key, _| owned.contains(&(name.clone(), *key)));
+        !elements.is_empty()
+    });
+    if owned.is_empty() { Ruleset::empty(family) } else { ruleset }
 }

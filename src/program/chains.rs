@@ -12,7 +12,8 @@ use super::set::LocalAddresses;
 use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::model::Family;
 use crate::ruleset::{
-    Chain, ChainType, CmpOp, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
+    Chain, ChainType, CmpOp, Expr, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
+    Verdict,
 };
 
 /// What a client dials, as the packet says it before DNAT.
@@ -24,6 +25,8 @@ pub(super) const ORIGINAL: [Part; 3] = [Part::OriginalDaddr, Part::L4Proto, Part
 /// The same for NodePorts.
 pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalDport];
 
+/// Where flows get an address of the node as source.
+const MASQUERADING: &str = "masquerading";
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
 /// Where source ranges are checked; empty until a service has some.
@@ -218,6 +221,40 @@ fn local_policy(family: Family, plane: Plane, pods: &LocalPods) -> (Chain, Vec<R
     regular(local_policy_chain(plane), rules)
 }
 
+/// A rule that people are told of in words of its own: known by what it does and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleId {
+    /// Policy Local does not bind pods.
+    PodShortCircuit,
+    /// Policy Local does not bind the host.
+    HostShortCircuit,
+    /// `masqueradeAll`.
+    MasqueradeAll,
+}
+
+impl RuleId {
+    /// Which of them a rule of a chain is.
+    pub fn of(chain: &Name, rule: &Rule) -> Option<RuleId> {
+        let everywhere = |to: &Name| {
+            Plane::BOTH.into_iter().any(|plane| {
+                chain.as_str() == local_policy_chain(plane)
+                    && *to == choose_chain(plane, Scope::Cluster)
+            })
+        };
+        match &rule.exprs[..] {
+            [matches @ .., Expr::Verdict(Verdict::Goto(to))] if everywhere(to) => {
+                let of_host = matches.iter().any(|expr| matches!(expr, Expr::Fib { .. }));
+                Some(if of_host { RuleId::HostShortCircuit } else { RuleId::PodShortCircuit })
+            }
+            [.., Expr::Lookup { set, .. }, Expr::Masquerade] => {
+                let all = chain.as_str() == MASQUERADING && *set == SetId::ClusterIps.name();
+                all.then_some(RuleId::MasqueradeAll)
+            }
+            _ => None,
+        }
+    }
+}
+
 fn node_port_ips(family: Family, options: &RuleOptions) -> Name {
     SetId::NodePortIps(local_addresses(family, options)).name()
 }
@@ -288,7 +325,7 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
             rule(family).network(Part::OriginalDaddr, CmpOp::Eq, loopback(family)).jump(node_ports),
         );
     }
-    regular("masquerading", rules)
+    regular(MASQUERADING, rules)
 }
 
 /// A pod that dials a ClusterIP keeps its address. Most flows do just that, so they leave here, before
@@ -417,7 +454,7 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
     let output = vec![untranslated().jump("unserved")];
     let firewall = || vec![rule(family).ct_state(CtState::New).jump(FIREWALL_CHECK)];
     let dispatch = || vec![rule(family).jump("services")];
-    let masquerade = vec![rule(family).ct_status_dnat().jump("masquerading")];
+    let masquerade = vec![rule(family).ct_status_dnat().jump(MASQUERADING)];
 
     vec![
         base("filter-prerouting-pre-dnat", Filter, Hook::Prerouting, PRE_DNAT, firewall()),

@@ -1,6 +1,7 @@
 //! What one service port has in one family's sets and maps.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -99,6 +100,30 @@ impl FrontendKey {
             FrontendAt::NodePort => Key::new(),
         };
         key.protocol(self.protocol).port(self.port)
+    }
+
+    /// The frontend whose element has a key, in a set of a plane; what follows in the key is a slot.
+    pub fn of_element(plane: Plane, family: Family, key: &Key) -> Option<FrontendKey> {
+        let (at, offset) = match plane {
+            Plane::Services => {
+                (FrontendAt::Address(key.address_at(0, family)?), family.address_len())
+            }
+            Plane::NodePorts => (FrontendAt::NodePort, 0),
+        };
+        let (protocol, port) = (key.protocol_at(offset)?, key.port_at(offset + 4)?);
+        Some(FrontendKey { at, protocol, port })
+    }
+}
+
+impl fmt::Display for FrontendKey {
+    /// `10.0.0.1:80/tcp`, or `nodePort 30080/tcp`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            FrontendAt::Address(address) => {
+                write!(f, "{}/{}", SocketAddr::new(address, self.port), self.protocol)
+            }
+            FrontendAt::NodePort => write!(f, "nodePort {}/{}", self.port, self.protocol),
+        }
     }
 }
 

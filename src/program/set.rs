@@ -1,6 +1,8 @@
 //! Names and declarations of the sets and maps.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::LazyLock;
 
 use crate::model::Family;
 use crate::ruleset::{Field, Name, Set, SetKind};
@@ -190,6 +192,17 @@ impl SetId {
             | SetId::Endpoints(plane, ..)
             | SetId::Connections(plane) => Some(plane),
         }
+    }
+
+    /// The set with this name.
+    pub fn from_name(name: &str) -> Option<SetId> {
+        static BY_NAME: LazyLock<HashMap<String, SetId>> = LazyLock::new(|| {
+            let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
+                [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+            });
+            SetId::fixed().chain(classes).map(|id| (id.to_string(), id)).collect()
+        });
+        BY_NAME.get(name).copied()
     }
 
     /// The set's name.

@@ -133,12 +133,17 @@ fn sort_key(fields: &[Field], key: &Key) -> Vec<u8> {
     bytes
 }
 
-/// One element as it stands in a listing.
-pub(super) fn render_element(set: &Set, element: &Element) -> String {
-    let mut text = match &element.last {
+/// An element's key as it stands in a listing; a network if the set has ranges.
+pub fn render_key(set: &Set, element: &Element) -> String {
+    match &element.last {
         Some(last) => value::range(&set.key, &element.key, last),
         None => value::key(&set.key, &element.key),
-    };
+    }
+}
+
+/// One element as it stands in a listing.
+pub(super) fn render_element(set: &Set, element: &Element) -> String {
+    let mut text = render_key(set, element);
     if set.counter {
         // The dump keeps packets only.
         let packets = element.packets.unwrap_or(0);

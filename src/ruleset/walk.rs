@@ -63,6 +63,8 @@ pub struct Step {
     pub hook: Hook,
     /// The chain.
     pub chain: Name,
+    /// Where the rule stands in the chain.
+    pub index: usize,
     /// The rule as nft prints it.
     pub rule: Arc<str>,
     /// How many equal rules in a row this step stands for: draws.

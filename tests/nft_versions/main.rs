@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kubeweir::inspect::content::{Content, parse};
+use kubeweir::inspect::listing::{Listing, parse};
 use kubeweir::inspect::wanted::{NodeSetup, Wanted, wanted};
 use kubeweir::manifest;
 use kubeweir::model::{Families, Family, Object, PerFamily};
@@ -108,7 +108,7 @@ fn as_1_0_6(listed: &str) -> String {
 }
 
 /// Versions differ in the order of elements.
-fn taken_apart(text: &str) -> Content {
+fn taken_apart(text: &str) -> Listing {
     let mut table = parse(text).expect("a listing").remove(0);
     for set in table.sets.values_mut() {
         set.elements.sort_by(|a, b| a.key.cmp(&b.key));

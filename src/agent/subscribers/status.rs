@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use crate::engine::Conflict;
 use crate::logging::with_causes;
-use crate::program::{FrontendAt, FrontendKey};
 use crate::status::{
     Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
 };
@@ -83,18 +82,8 @@ fn last_sync(sync: &Synced) -> LastSync {
 
 pub(super) fn contested(conflict: &Conflict) -> Contested {
     Contested {
-        frontend: frontend_text(&conflict.frontend),
+        frontend: conflict.frontend.to_string(),
         owner: conflict.owner.port.to_string(),
         others: conflict.others.iter().map(|claim| claim.port.to_string()).collect(),
-    }
-}
-
-/// `10.0.0.1:80/tcp`, or `nodePort 30080/tcp`.
-fn frontend_text(key: &FrontendKey) -> String {
-    match key.at {
-        FrontendAt::Address(address) => {
-            format!("{}/{}", std::net::SocketAddr::new(address, key.port), key.protocol)
-        }
-        FrontendAt::NodePort => format!("nodePort {}/{}", key.port, key.protocol),
     }
 }

@@ -36,7 +36,7 @@ fn build(objects: &[Object], options: RuleOptions) -> Wanted {
 }
 
 fn differences(found: &Ruleset, wanted: &Ruleset) -> String {
-    let diff = compare("ip", Content::of(found).as_ref(), Content::of(wanted).as_ref());
+    let diff = compare("ip", View::of(found).as_ref(), View::of(wanted).as_ref());
     let names = Names { found: "the kernel".into(), wanted: "the objects".into() };
     Words { diffs: &[diff], names: &names }.to_string()
 }
@@ -141,4 +141,27 @@ fn another_program_is_told_by_its_rules() {
     let words = differences(&found.rulesets.v4, &wanted.rulesets.v4);
     assert!(words.starts_with("no single service (ip)\n  rule of chain masquerading: "), "{words}");
     assert!(words.contains("masquerade all clusterIP traffic"), "{words}");
+}
+
+// A table that is not owned has what others wrote there.
+#[test]
+fn foreign_comments_are_text_and_no_more() {
+    let Wanted { rulesets, .. } = build(&[web(|_| ()), endpoints(1..2)], RuleOptions::nftables());
+    let (mut found, wanted) = (rulesets.v4.clone(), rulesets.v4);
+    found.table.as_mut().expect("a table").comment = Some("two\nlines }".to_owned());
+    found.chains.values_mut().for_each(|(chain, _)| chain.comment = Some("}\n\t}\n}".to_owned()));
+    for (set, elements) in found.sets.values_mut() {
+        set.comment = Some("a \"set\"\n".to_owned());
+        for element in elements.values_mut().filter(|element| element.comment.is_some()) {
+            element.comment = Some("web, the \"one\" : 8080".into());
+        }
+    }
+    assert_eq!(
+        sorted(&differences(&found, &wanted)),
+        sorted(
+            "default/web:http (ip)\n  \
+             10.96.0.1:80/tcp: owner default/web:http is missing in the kernel\n  \
+             10.96.0.1:80/tcp: owner web, the \"one\" : 8080 is in the kernel, but not in the objects\n"
+        )
+    );
 }

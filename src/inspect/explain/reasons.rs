@@ -3,9 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Affinity, Explainer, Question, Verdict};
-use crate::inspect::service_view::{FrontendName, endpoint, set_id};
-use crate::program::{Plane, Scope, SetId};
-use crate::ruleset::{Effect, Flow, Step};
+use crate::inspect::view::{Property, endpoint};
+use crate::program::objects::is_clients_map;
+use crate::program::set::LocalAddresses;
+use crate::program::{FrontendAt, FrontendKey, Plane, RuleId, Scope, SetId};
+use crate::ruleset::{Effect, Flow, Key, LookedUp, Step, Value, render_key};
 
 /// What sentences are made of.
 pub(super) struct Reasons<'a> {
@@ -20,34 +22,32 @@ impl<'a> Reasons<'a> {
     fn hits(steps: &'a [Step]) -> impl DoubleEndedIterator<Item = SetId> {
         let lookups = steps.iter().flat_map(|step| &step.lookups);
         let found = lookups.filter(|lookup| lookup.found.is_some());
-        found.filter_map(|lookup| set_id(lookup.set.as_str()))
+        found.filter_map(|lookup| SetId::from_name(lookup.set.as_str()))
     }
 
     fn last_hit(&self) -> Option<SetId> {
         Self::hits(self.steps).next_back()
     }
 
-    fn dialled(&self) -> FrontendName {
-        FrontendName {
-            address: Some(self.question.to.ip().to_string()),
-            protocol: self.question.protocol.to_string(),
-            port: self.question.to.port().to_string(),
-        }
+    fn dialled(&self) -> FrontendKey {
+        let Question { to, protocol, .. } = *self.question;
+        FrontendKey { at: FrontendAt::Address(to.ip()), protocol, port: to.port() }
     }
 
-    fn dialled_node_port(&self) -> FrontendName {
-        FrontendName { address: None, ..self.dialled() }
+    fn dialled_node_port(&self) -> FrontendKey {
+        FrontendKey { at: FrontendAt::NodePort, ..self.dialled() }
     }
 
     /// The service port that was dialled.
     pub(super) fn service(&self) -> Option<String> {
         if let Some(frontend) = self.table.frontends.get(&self.dialled()) {
-            return frontend.label.clone();
+            return frontend.label.as_deref().map(str::to_owned);
         }
         let through_node_port =
             Self::hits(self.steps).any(|set| set.plane() == Some(Plane::NodePorts));
         let node_port = self.table.frontends.get(&self.dialled_node_port());
-        node_port.filter(|_| through_node_port).and_then(|frontend| frontend.label.clone())
+        let label = node_port.filter(|_| through_node_port)?.label.as_deref();
+        label.map(str::to_owned)
     }
 
     fn service_or_unknown(&self) -> String {
@@ -107,42 +107,39 @@ impl<'a> Reasons<'a> {
 
     fn ranges(&self) -> String {
         let properties = self.table.frontends.get(&self.dialled()).map(|f| &f.properties);
-        let ranges =
-            properties.into_iter().flatten().filter_map(|p| p.strip_prefix("source range "));
+        let ranges = properties.into_iter().flatten().filter_map(|property| match property {
+            Property::SourceRange(range) => Some(range.as_str()),
+            _ => None,
+        });
         ranges.collect::<Vec<_>>().join(", ")
     }
 
     /// `default/web (80/tcp, 443/tcp)`.
     fn ports_of(&self, address: IpAddr) -> String {
-        let address = address.to_string();
-        let of_address: Vec<_> = self
-            .table
-            .frontends
-            .iter()
-            .filter(|(name, _)| name.address.as_ref() == Some(&address))
-            .collect();
+        let of_address = || self.table.frontends.iter().filter(move |(key, _)| is_at(key, address));
         let ports: Vec<String> =
-            of_address.iter().map(|(name, _)| format!("{}/{}", name.port, name.protocol)).collect();
-        let label = of_address.iter().find_map(|(_, frontend)| frontend.label.as_deref());
+            of_address().map(|(key, _)| format!("{}/{}", key.port, key.protocol)).collect();
+        let label = of_address().find_map(|(_, frontend)| frontend.label.as_deref());
         let service = label.and_then(|label| label.split(':').next()).unwrap_or("a Service");
         format!("{service} ({})", ports.join(", "))
     }
 
     fn untouched(&self) -> String {
         let to = self.question.to;
-        let Some(content) = &self.table.content else {
+        let ruleset = &self.table.ruleset;
+        if ruleset.table.is_none() {
             return "there is no table kube-proxy of this family: no proxy has programmed this node"
                 .to_owned();
-        };
-        if content.chains.values().flatten().all(|line| !line.contains(" hook ")) {
+        }
+        if ruleset.chains.values().all(|(chain, _)| chain.hooked.is_none()) {
             return "the table has no base chains yet: no traffic reaches it before the first sync ends"
                 .to_owned();
         }
-        let address = to.ip().to_string();
-        if self.table.frontends.keys().any(|name| name.address.as_ref() == Some(&address)) {
+        let address = to.ip();
+        if self.table.frontends.keys().any(|key| is_at(key, address)) {
             return format!(
                 "{address} is an address of {}, but port {}/{} is not: it goes on as any other packet",
-                self.ports_of(to.ip()),
+                self.ports_of(address),
                 to.port(),
                 self.question.protocol
             );
@@ -160,9 +157,11 @@ impl<'a> Reasons<'a> {
     }
 
     fn node_port_addresses(&self) -> String {
-        let set = self.table.content.as_ref().and_then(|content| content.sets.get("nodeport-ips"));
-        let Some(set) = set else { return String::new() };
-        let keys: Vec<&str> = set.elements.iter().map(|item| item.key.as_str()).collect();
+        let set = SetId::NodePortIps(LocalAddresses::Chosen).name();
+        let Some((set, elements)) = self.table.ruleset.sets.get(&set) else {
+            return String::new();
+        };
+        let keys: Vec<String> = elements.values().map(|e| render_key(set, e)).collect();
         match keys[..] {
             [] => ": none does, the node's address is not known (see --bind-address)".to_owned(),
             _ => format!("; these are: {}", keys.join(", ")),
@@ -192,16 +191,21 @@ impl<'a> Reasons<'a> {
     }
 
     fn short_circuit(&self) -> Option<&'static str> {
-        let taken = |words: &str| {
-            let matches =
-                |step: &&Step| step.rule.contains(words) && step.effect != Effect::NoMatch;
-            self.steps.iter().any(|step| matches(&step))
-        };
-        if taken("short-circuit pod traffic") {
-            return Some("externalTrafficPolicy: Local does not bind pods of the cluster");
-        }
-        let host = "externalTrafficPolicy: Local does not bind the node itself";
-        taken("short-circuit local traffic").then_some(host)
+        let matched = self.steps.iter().filter(|step| step.effect != Effect::NoMatch);
+        matched.filter_map(|step| self.rule_id(step)).find_map(|rule| match rule {
+            RuleId::PodShortCircuit => {
+                Some("externalTrafficPolicy: Local does not bind pods of the cluster")
+            }
+            RuleId::HostShortCircuit => {
+                Some("externalTrafficPolicy: Local does not bind the node itself")
+            }
+            RuleId::MasqueradeAll => None,
+        })
+    }
+
+    fn rule_id(&self, step: &Step) -> Option<RuleId> {
+        let (_, rules) = self.table.ruleset.chains.get(&step.chain)?;
+        RuleId::of(&step.chain, rules.get(step.index)?)
     }
 
     fn source_sentences(&self) -> Vec<String> {
@@ -210,7 +214,12 @@ impl<'a> Reasons<'a> {
             let step = branch.steps.iter().find(|step| step.effect == Effect::Masquerade);
             let sentence = step.map_or_else(
                 || "the client's address is kept".to_owned(),
-                |step| format!("the client's address is replaced by the node's: {}", why(step)),
+                |step| {
+                    format!(
+                        "the client's address is replaced by the node's: {}",
+                        self.why_masqueraded(step)
+                    )
+                },
             );
             if !sentences.contains(&sentence) {
                 sentences.push(sentence);
@@ -226,28 +235,25 @@ impl<'a> Reasons<'a> {
         sentences
     }
 
-    fn sticky_step(&self) -> Option<&'a Step> {
-        let of_clients = |step: &&Step| {
-            step.lookups.iter().any(|lookup| lookup.set.as_str().starts_with("clients"))
-        };
-        self.steps.iter().find(of_clients)
-    }
-
     /// Session affinity's entry, if the frontend has affinity.
     pub(super) fn affinity(&self) -> Option<Affinity> {
-        let step = self.sticky_step()?;
-        let lookup = step.lookups.iter().find(|l| l.set.as_str().starts_with("clients"))?;
-        let address: Option<SocketAddr> =
-            lookup.found.as_deref().and_then(|value| endpoint(value).parse().ok());
-        let elements = self.table.ruleset.sets.get(&lookup.set).map(|(_, elements)| elements);
-        let family = self.table.ruleset.family;
-        let client = self.question.from.ip();
-        let entry = elements
-            .into_iter()
-            .flat_map(|e| e.values())
-            .find(|element| element.key.address_at(0, family) == Some(client));
-        let expires_ms = entry.and_then(|entry| entry.lifetime).map(|life| life.expires);
-        Some(Affinity { endpoint: address, expires_ms: address.and(expires_ms) })
+        let mut lookups = self.steps.iter().flat_map(|step| &step.lookups);
+        let lookup = lookups.find(|lookup| is_clients_map(&lookup.set))?;
+        let entry = self.remembered(lookup);
+        Some(Affinity {
+            endpoint: entry.map(|(endpoint, _)| endpoint),
+            expires_ms: entry.and_then(|(_, expires)| expires),
+        })
+    }
+
+    /// Where the client went before, and how long that is known.
+    fn remembered(&self, lookup: &LookedUp) -> Option<(SocketAddr, Option<u64>)> {
+        lookup.found.as_ref()?;
+        let (_, elements) = self.table.ruleset.sets.get(&lookup.set)?;
+        let entry = elements.get(&Key::new().address(self.question.from.ip()))?;
+        let Value::Data(data) = &entry.value else { return None };
+        let endpoint = endpoint(data, self.table.ruleset.family)?;
+        Some((endpoint, entry.lifetime.map(|life| life.expires)))
     }
 
     fn affinity_sentence(&self) -> Option<String> {
@@ -265,21 +271,24 @@ impl<'a> Reasons<'a> {
             }
         })
     }
+
+    /// Why a rule masquerades.
+    fn why_masqueraded(&self, step: &Step) -> String {
+        let hit = step.lookups.iter().rev().find(|lookup| lookup.found.is_some());
+        let why = match hit.and_then(|lookup| SetId::from_name(lookup.set.as_str())) {
+            Some(SetId::Hairpin) => "the endpoint dials itself",
+            Some(SetId::Masquerade(_)) => "an external address or NodePort with policy Cluster",
+            Some(SetId::MasqueradeHost(_)) => "the node itself dials an external address",
+            Some(SetId::ClusterIps) if self.rule_id(step) == Some(RuleId::MasqueradeAll) => {
+                "masqueradeAll is set"
+            }
+            Some(SetId::ClusterIps) => "a ClusterIP dialled from outside the pod networks",
+            _ => &step.rule,
+        };
+        why.to_owned()
+    }
 }
 
-/// Why a rule masquerades.
-fn why(step: &Step) -> String {
-    let hit = step.lookups.iter().rev().find(|lookup| lookup.found.is_some());
-    match hit.and_then(|lookup| set_id(lookup.set.as_str())) {
-        Some(SetId::Hairpin) => "the endpoint dials itself".to_owned(),
-        Some(SetId::Masquerade(_)) => {
-            "an external address or NodePort with policy Cluster".to_owned()
-        }
-        Some(SetId::MasqueradeHost(_)) => "the node itself dials an external address".to_owned(),
-        Some(SetId::ClusterIps) if step.rule.contains("masquerade all") => {
-            "masqueradeAll is set".to_owned()
-        }
-        Some(SetId::ClusterIps) => "a ClusterIP dialled from outside the pod networks".to_owned(),
-        _ => step.rule.to_string(),
-    }
+fn is_at(key: &FrontendKey, address: IpAddr) -> bool {
+    key.at == FrontendAt::Address(address)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::inspect::wanted::{NodeSetup, wanted};
 use crate::model::{Families, Family, Object, PerFamily, Service, ServiceType, TrafficPolicy};
-use crate::program::{LocalPods, NodePortMatch, RuleOptions};
+use crate::program::{Class, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
 use crate::testing::objects::{port, service, slice};
 use crate::topology::Vantage;
 
@@ -19,6 +19,10 @@ fn web(change: impl FnOnce(&mut Service)) -> Vec<Object> {
 }
 
 fn ask(objects: &[Object], options: RuleOptions, from: &str, to: &str) -> Explanation {
+    ask_of(table(objects, options), from, to)
+}
+
+fn table(objects: &[Object], options: RuleOptions) -> Ruleset {
     let chosen = |family| match &options.node_ports[family] {
         NodePortMatch::Addresses(addresses) => addresses.clone(),
         NodePortMatch::AnyLocal => Vec::new(),
@@ -30,7 +34,10 @@ fn ask(objects: &[Object], options: RuleOptions, from: &str, to: &str) -> Explan
         families: Families { v4: true, v6: false },
         owned: false,
     };
-    let wanted = wanted(objects, setup).expect("a sound table");
+    wanted(objects, setup).expect("a sound table").rulesets[Family::V4].clone()
+}
+
+fn ask_of(table: Ruleset, from: &str, to: &str) -> Explanation {
     let from: std::net::IpAddr = from.parse().expect("an address");
     let node = Environment { local_addresses: BTreeSet::from([[192, 0, 2, 1].into()]) };
     let question = Question {
@@ -39,7 +46,7 @@ fn ask(objects: &[Object], options: RuleOptions, from: &str, to: &str) -> Explan
         protocol: Protocol::Tcp,
         input: (!node.is_local(from)).then(|| "eth0".to_owned()),
     };
-    Explainer::new(wanted.rulesets[Family::V4].clone()).explain(&question, &node)
+    Explainer::new(table).explain(&question, &node)
 }
 
 fn options() -> RuleOptions {
@@ -158,5 +165,54 @@ fn steps_for_programs_and_for_people() {
     assert!(text.contains(drawn), "{text}");
     for line in ["    goto choose\n", "    jump services\n"] {
         assert!(text.contains(line), "{line:?} says all there is to say: {text}");
+    }
+}
+
+fn dropped_comments(table: &mut Ruleset) {
+    let rules = table.chains.values_mut().flat_map(|(_, rules)| rules);
+    rules.for_each(|rule| rule.comment = None);
+}
+
+// A table that is not owned has what others wrote there.
+#[test]
+fn foreign_comments_are_text_and_no_more() {
+    let mut table = table(&web(|_| ()), options());
+    table.table.as_mut().expect("a table").comment = Some("two\nlines }".to_owned());
+    for (chain, rules) in table.chains.values_mut() {
+        chain.comment = Some("}\n\t}\n}".to_owned());
+        rules.iter_mut().for_each(|rule| rule.comment = Some("a \"b\" hook".to_owned()));
+    }
+    let lists = [SetId::Endpoints(Plane::Services, Scope::Cluster, Class::FOUR).name()];
+    let members = SetId::Members(Plane::Services, Scope::Cluster, Class::FOUR).name();
+    for name in lists.iter().chain([&members]) {
+        let (set, elements) = table.sets.get_mut(name).expect("a list");
+        set.comment = Some("\"\n".to_owned());
+        for element in elements.values_mut() {
+            element.comment = Some("web, the \"one\" : 8080\n".into());
+        }
+    }
+    let said = ask_of(table, POD, "10.96.0.1:80");
+    assert_eq!(said.verdict, Verdict::Served, "{said}");
+    assert_eq!(said.service.as_deref(), Some("web, the \"one\" : 8080\n"));
+    let endpoints: Vec<String> = said.endpoints.iter().map(|s| s.endpoint.to_string()).collect();
+    assert_eq!(endpoints, ["10.244.0.5:8080", "10.244.1.5:8080"]);
+}
+
+// Rules are known by what they do: another program's listing may have lost their comments.
+#[test]
+fn reasons_do_not_hang_on_comments() {
+    let local = |web: &mut Service| web.external_policy = TrafficPolicy::Local;
+    let all = RuleOptions { masquerade_all: true, ..options() };
+    let cases = [
+        (web(|_| ()), all, POD, "10.96.0.1:80", "node's: masqueradeAll is set"),
+        (web(|_| ()), options(), STRANGER, "10.96.0.1:80", "dialled from outside the pod networks"),
+        (web(local), options(), POD, "192.0.2.1:30080", "Local does not bind pods of the cluster"),
+        (web(local), options(), "192.0.2.1", "192.0.2.1:30080", "does not bind the node itself"),
+    ];
+    for (objects, options, from, to, sentence) in cases {
+        let mut table = table(&objects, options);
+        dropped_comments(&mut table);
+        let said = ask_of(table, from, to);
+        assert!(said.reasons.iter().any(|r| r.contains(sentence)), "no {sentence:?} in\n{said}");
     }
 }

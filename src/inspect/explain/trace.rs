@@ -15,15 +15,11 @@ use crate::ruleset::{Effect, LookedUp, RejectKind, Step, Verdict};
 pub struct TracedRule {
     /// Where in the network stack: `prerouting`, `input`, `forward`, `output`, `postrouting`.
     pub hook: &'static str,
-    /// The chain.
     pub chain: String,
-    /// The rule as nft prints it.
     pub rule: String,
     /// How many equal rules in a row this stands for: draws, which are tried until one hits.
     pub times: usize,
-    /// What it looked up, in order.
     pub lookups: Vec<TracedLookup>,
-    /// What came of it.
     #[serde(flatten)]
     pub effect: TracedEffect,
 }
@@ -31,7 +27,6 @@ pub struct TracedRule {
 /// One lookup in a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TracedLookup {
-    /// The set or map.
     pub set: String,
     /// The key as nft prints it; a draw stands there as `random mod 16`.
     pub key: String,
@@ -45,41 +40,28 @@ pub struct TracedLookup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "effect", rename_all = "kebab-case")]
 pub enum TracedEffect {
-    /// It did not match.
     NoMatch,
     /// It matched and the next rule follows.
     Match,
-    /// The packet passes this base chain.
     Accept,
-    /// The packet is discarded.
     Drop,
-    /// The calling chain goes on.
     Return,
-    /// Another chain, then the next rule.
     Jump {
-        /// The chain.
         target: String,
     },
-    /// Another chain instead of this one.
     Goto {
-        /// The chain.
         target: String,
     },
-    /// The flow goes to an endpoint.
     Dnat {
-        /// Address and port.
         endpoint: SocketAddr,
     },
     /// The flow gets an address of the node as source.
     Masquerade,
-    /// The packet is refused.
     Reject {
         /// `tcp reset` or `icmp port-unreachable`.
         with: &'static str,
     },
-    /// An element is added or refreshed.
     Update {
-        /// The set or map.
         set: String,
         /// The element as nft prints it, without its lifetime.
         element: String,

@@ -162,6 +162,7 @@ impl<'a> Machine<'a> {
                 progress.state.steps.push(Step {
                     hook: place.hook,
                     chain: place.chain.clone(),
+                    index: place.index,
                     rule: rule.clone(),
                     repeats: place.repeats,
                     lookups: progress.lookups,

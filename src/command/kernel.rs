@@ -1,4 +1,4 @@
-//! `kubeweir check`: what the agent needs of this kernel, tried in tables that nobody ever sees.
+//! `kubeweir check` and `kubeweir release`: what the kernel can do, and what a crashed agent left in it.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::render::{print, print_json};
-use super::{CommandError, table};
+use super::CommandError;
+use super::print::{print, print_json, red, table};
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
 use crate::logging::with_causes;
@@ -15,6 +15,8 @@ use crate::model::{Families, Family};
 use crate::netlink::{NetlinkKernel, rehearse};
 use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};
 use crate::program::SetId;
+use crate::ruleset::{Ownership, Table};
+use crate::sync;
 use crate::transaction::{DumpError, Kernel};
 
 /// A line of the answer.
@@ -30,8 +32,8 @@ struct Finding {
 }
 
 /// Tries everything; 1 if something that is needed is missing.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, CommandError> {
-    let mut findings = vec![release(), conntrack()];
+pub fn check(args: &CheckArgs) -> Result<ExitCode, CommandError> {
+    let mut findings = vec![release_of_kernel(), conntrack()];
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
     privileged()?;
     for family in (Families { v4: true, v6: ipv6 }).iter() {
@@ -59,7 +61,7 @@ fn privileged() -> Result<(), CommandError> {
     }
 }
 
-fn release() -> Finding {
+fn release_of_kernel() -> Finding {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
@@ -102,11 +104,35 @@ fn text(findings: Vec<Finding>) -> String {
     let rows = findings.into_iter().map(|finding| {
         let result = match (finding.ok, finding.required) {
             (true, _) => "yes".to_owned(),
-            (false, true) => table::alarming("NO"),
+            (false, true) => red("NO"),
             (false, false) => "no (not needed)".to_owned(),
         };
         let family = finding.family.to_owned();
         vec![finding.feature.to_owned(), family, result, finding.reason.unwrap_or_default()]
     });
-    table::plain(&["FEATURE", "FAMILY", "THERE", "REASON"], rows)
+    table(&["FEATURE", "FAMILY", "THERE", "REASON"], rows)
+}
+
+/// Makes persistent tables plain; 1 if an agent still owns one.
+pub fn release() -> Result<ExitCode, CommandError> {
+    let mut kernel = NetlinkKernel::open()?;
+    let (mut text, mut owned) = (String::new(), false);
+    for family in Family::BOTH {
+        let state = match kernel.table(family)? {
+            None => "not there",
+            Some(Table { owner: Ownership::Ours | Ownership::Other(_), .. }) => {
+                owned = true;
+                "owned by an agent that runs: end it with SIGTERM, and it does the same"
+            }
+            Some(table) if table.persist => {
+                sync::release(&mut kernel, family)
+                    .map_err(|source| CommandError::Release { family, source })?;
+                "plain now, its rules are in force as before"
+            }
+            Some(_) => "plain already",
+        };
+        text += &format!("table {} kube-proxy: {state}\n", family.nft());
+    }
+    print(&text)?;
+    Ok(ExitCode::from(u8::from(owned)))
 }

@@ -1,15 +1,44 @@
-//! Tables for terminals.
+//! What a command prints: text, JSON, tables, screens that are drawn again.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::{CommandError, tell};
+use super::CommandError;
 use crate::cli::people::Output;
 use crate::logging::with_causes;
 
+/// Writes to stdout; a reader that went away has seen enough.
+pub fn print(text: &str) -> Result<(), CommandError> {
+    is_read(text).map(drop)
+}
+
+/// The same; whether somebody still reads.
+pub fn is_read(text: &str) -> Result<bool, CommandError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CommandError::Write(error)),
+    }
+}
+
+/// Writes to stderr, whether or not somebody reads it.
+pub fn tell(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// JSON for programs, which people can read too.
+pub fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("answers are plain data") + "\n"
+}
+
+/// The same, written to stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
+    print(&json(value))
+}
+
 /// A table without lines, as kubectl prints them; as wide as it needs to be.
-pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
@@ -22,14 +51,14 @@ pub fn plain(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
 }
 
 /// Red on a terminal, plain anywhere else.
-pub fn alarming(text: &str) -> String {
+pub fn red(text: &str) -> String {
     let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     if colourful { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// What a watching command writes each time: over the last picture on a terminal, after an empty line
+/// What a watching command writes each time: over the last screen of a terminal, after an empty line
 /// anywhere else. Programs get one document after the other.
-pub fn picture(text: &str, output: Output) -> String {
+pub fn screen(text: &str, output: Output) -> String {
     match output {
         Output::Json => text.to_owned(),
         Output::Text => match rustix::termios::tcgetwinsize(std::io::stdout()) {
@@ -55,8 +84,8 @@ fn clipped(text: &str, rows: usize, columns: usize) -> String {
     text.split_inclusive('\n').take_while(fits).collect()
 }
 
-/// The picture when the agent does not answer: it may be restarting, so that watching goes on.
-pub fn trouble(error: &CommandError, output: Output) -> String {
+/// The screen when the agent does not answer: it may be restarting, so that watching goes on.
+pub fn failure(error: &CommandError, output: Output) -> String {
     let told = format!("error: {}\n", with_causes(error));
     match output {
         Output::Text => told + "trying again\n",
@@ -74,11 +103,11 @@ mod tests {
     #[test]
     fn columns_are_aligned_under_an_empty_header_too() {
         let rows = [["a", "1"], ["long", "2"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(plain(&["", "B"], rows), "      B\na     1\nlong  2\n");
+        assert_eq!(table(&["", "B"], rows), "      B\na     1\nlong  2\n");
     }
 
     #[test]
-    fn a_picture_is_not_higher_than_the_terminal() {
+    fn a_screen_is_not_higher_than_the_terminal() {
         let text = "one\ntwo and more\nthree\nfour\n";
         let cases = [
             (4, 80, "one\ntwo and more\nthree\n"),

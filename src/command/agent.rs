@@ -1,0 +1,174 @@
+//! `kubeweir status` and `kubeweir top`: both ask the agent on its metrics port.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use super::CommandError;
+use super::print::{failure, is_read, json, print, red, screen, table};
+use crate::cli::people::{Output, StatusArgs, TopArgs};
+use crate::inspect::rates::{Connections, Rate, connections, rates};
+use crate::inspect::status::{SYNC_COLUMNS, figures, problems, remarks, syncs};
+use crate::status::{PATH, Status};
+
+/// How long the agent may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// kube-proxy's metrics port.
+const USUAL_PORT: u16 = 10_249;
+
+/// Between two screens.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Prints the agent's state, once or until it is interrupted; 1 if something is wrong.
+pub fn status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
+    super::block_on(show_status(args))?
+}
+
+async fn show_status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
+    let status = fetch(&args.address).await?;
+    if !args.watch {
+        print(&shown(&status, args.output))?;
+        return Ok(ExitCode::from(u8::from(!problems(&status).is_empty())));
+    }
+    let mut text = shown(&status, args.output);
+    while is_read(&screen(&text, args.output))? {
+        tokio::time::sleep(REFRESH).await;
+        text = match fetch(&args.address).await {
+            Ok(status) => shown(&status, args.output),
+            Err(error) => failure(&error, args.output),
+        };
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(status: &Status, output: Output) -> String {
+    match output {
+        Output::Json => json(status),
+        Output::Text => text(status),
+    }
+}
+
+async fn fetch(address: &str) -> Result<Status, CommandError> {
+    let text = page(address, PATH).await?;
+    serde_json::from_str(&text).map_err(|source| CommandError::Agent {
+        address: address.to_owned(),
+        path: PATH.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+fn text(status: &Status) -> String {
+    let Status { version, node, mode, backlog, .. } = status;
+    let mut text = format!("kubeweir {version} on {node}, mode {mode}, backlog {backlog}\n");
+    let problems: Vec<String> = problems(status).iter().map(|p| red(p)).collect();
+    for (title, sentences) in [("problems", problems), ("notes", remarks(status))] {
+        if !sentences.is_empty() {
+            text += &format!("\n{title}:\n  {}\n", sentences.join("\n  "));
+        }
+    }
+    if !status.families.is_empty() {
+        let (header, rows) = figures(status);
+        text += &format!("\n{}", table(&header, rows));
+        text += &format!("\n{}", table(&SYNC_COLUMNS, syncs(status)));
+    }
+    text
+}
+
+/// Prints rates, once or until it is interrupted.
+pub fn top(args: &TopArgs) -> Result<ExitCode, CommandError> {
+    super::block_on(show_top(args))?
+}
+
+async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
+    let mut before = scrape(&args.address).await?;
+    let mut since = Instant::now();
+    loop {
+        tokio::time::sleep(REFRESH).await;
+        let text = match scrape(&args.address).await {
+            Ok(after) => {
+                let rates = rates(&before, &after, since.elapsed());
+                (before, since) = (after, Instant::now());
+                shown_rates(&rates, args)
+            }
+            Err(error) if args.once => return Err(error),
+            Err(error) => failure(&error, args.output),
+        };
+        if args.once {
+            print(&text)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if !is_read(&screen(&text, args.output))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn shown_rates(rates: &[Rate], args: &TopArgs) -> String {
+    let busiest = &rates[..rates.len().min(args.limit)];
+    if args.output == Output::Json {
+        return json(&busiest);
+    }
+    if rates.is_empty() {
+        return "no service port has anything to count\n".to_owned();
+    }
+    let row = |rate: &Rate| {
+        vec![rate.port.clone(), format!("{:.1}", rate.per_second), rate.total.to_string()]
+    };
+    let mut text = table(&["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL"], busiest.iter().map(row));
+    if busiest.len() < rates.len() {
+        text += &format!("and {} more, see --limit\n", rates.len() - busiest.len());
+    }
+    text
+}
+
+async fn scrape(address: &str) -> Result<Connections, CommandError> {
+    let text = page(address, "/metrics").await?;
+    connections(&text).ok_or_else(|| CommandError::NoCounters(address.to_owned()))
+}
+
+/// An answer that is no page.
+#[derive(Debug, thiserror::Error)]
+enum NoPage {
+    #[error("no answer within {} s", TIMEOUT.as_secs())]
+    Late,
+    #[error("it answers {0}")]
+    Refused(http::StatusCode),
+}
+
+/// Fetches a page as text.
+async fn page(address: &str, path: &str) -> Result<String, CommandError> {
+    let failed = |source: Box<dyn Error + Send + Sync>| CommandError::Agent {
+        address: address.to_owned(),
+        path: path.to_owned(),
+        source,
+    };
+    match tokio::time::timeout(TIMEOUT, get(address, path)).await {
+        Ok(page) => page.map_err(failed),
+        Err(_) => Err(failed(NoPage::Late.into())),
+    }
+}
+
+/// An address alone means the agent's usual port.
+fn with_port(address: &str) -> String {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, USUAL_PORT).to_string(),
+        Err(_) => address.to_owned(),
+    }
+}
+
+async fn get(address: &str, path: &str) -> Result<String, Box<dyn Error + Send + Sync>> {
+    let uri: http::Uri = format!("http://{}{path}", with_port(address)).parse()?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let answer = client.get(uri).await?;
+    if !answer.status().is_success() {
+        return Err(NoPage::Refused(answer.status()).into());
+    }
+    let body = answer.into_body().collect().await?.to_bytes();
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}

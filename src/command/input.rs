@@ -1,0 +1,288 @@
+//! What a command reads: a node's set-up, and objects from files, stdin or a live cluster.
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use super::{CommandError, tell};
+use crate::api::{
+    self, Client, ConnectionError, Watch, addresses_of_pod, pod_addresses, user_agent,
+};
+use crate::cli::people::{NodeArgs, ObjectSource};
+use crate::config::feature_gates::Gate;
+use crate::config::{self, Config, Traffic};
+use crate::inspect::wanted::NodeSetup;
+use crate::logging::with_causes;
+use crate::manifest::{self, Input, ManifestError};
+use crate::model::{Change, Families, Kind, Node, NodeAddresses, Object, ObjectName};
+use crate::node::object::NodeIps;
+use crate::source::Sink;
+use crate::topology::Vantage;
+
+/// Configuration and name of the node whose tables are meant.
+pub struct Setup {
+    pub config: Config,
+    pub node: String,
+}
+
+/// Reads flags and the configuration file.
+pub fn setup(args: &NodeArgs) -> Result<Setup, CommandError> {
+    let parsed = args.as_agent().map_err(CommandError::Flags)?;
+    let text = match &args.config {
+        Some(path) => Some(read(Path::new(path))?),
+        None => None,
+    };
+    let config = config::resolve(config::complete(&parsed.flags, text.as_deref())?)?;
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let node = config::node_name(&config.hostname_override, &host.to_string_lossy())?;
+    Ok(Setup { config, node })
+}
+
+impl Setup {
+    /// Gate AllowServiceExternalIPs.
+    pub fn allow_external_ips(&self) -> bool {
+        self.config.gates.enabled(Gate::AllowServiceExternalIps)
+    }
+
+    /// What shapes the tables. `assigned`: addresses of the node's interfaces, where they are known;
+    /// otherwise those of its Node object stand for them.
+    pub fn for_objects(
+        self,
+        objects: &[Object],
+        assigned: Option<NodeAddresses>,
+        families: Families,
+        can_own: bool,
+    ) -> NodeSetup {
+        let node = objects.iter().find_map(|object| match object {
+            Object::Node(node) if *node.name.name == *self.node => Some(&**node),
+            _ => None,
+        });
+        let bind = Some(self.config.bind_address).filter(|address| !address.is_unspecified());
+        let owned = can_own && self.config.table_ownership;
+        let traffic = Traffic {
+            node_ips: NodeIps::resolve(node, bind).ips,
+            pod_cidrs: node.map_or_else(Vec::<IpNet>::new, |node| node.pod_cidrs.clone()),
+            config: self.config,
+        };
+        let assigned = assigned.unwrap_or_else(|| addresses_of(node));
+        let (options, hints) = traffic.options(&assigned);
+        hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
+        NodeSetup {
+            local_addresses: traffic.local_addresses(&assigned),
+            options,
+            vantage: Vantage {
+                node: self.node.into(),
+                zone: node.and_then(|node| node.zone.clone()),
+            },
+            families,
+            owned,
+        }
+    }
+}
+
+fn addresses_of(node: Option<&Node>) -> NodeAddresses {
+    let mut addresses = node.map(|node| node.addresses.clone()).unwrap_or_default();
+    addresses.sort_unstable();
+    addresses.dedup();
+    NodeAddresses(addresses)
+}
+
+/// How long a cluster's lists may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whether a source was named.
+pub fn is_named(source: &ObjectSource) -> bool {
+    !source.filenames.is_empty() || source.kubeconfig.is_some()
+}
+
+/// Reads all objects. `node` is the only Node that is read from a cluster.
+///
+/// Errors: no source, an unusable manifest, a cluster that does not deliver. Parts of objects that
+/// are not used are told on stderr.
+pub fn objects(
+    source: &ObjectSource,
+    node: &str,
+    allow_external_ips: bool,
+) -> Result<Vec<Object>, CommandError> {
+    match &source.kubeconfig {
+        Some(kubeconfig) => super::block_on(list(kubeconfig, node, allow_external_ips))?,
+        None if source.filenames.is_empty() => Err(CommandError::NoSource),
+        None => read_files(source, allow_external_ips),
+    }
+}
+
+fn read_files(
+    source: &ObjectSource,
+    allow_external_ips: bool,
+) -> Result<Vec<Object>, CommandError> {
+    let inputs: Vec<Input> =
+        source.filenames.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
+    let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
+    errors.iter().for_each(|error| tell(&format!("{}\n", with_causes(error))));
+    let unusable = |error: &&ManifestError| {
+        matches!(
+            error,
+            ManifestError::Read { .. }
+                | ManifestError::Document { .. }
+                | ManifestError::Object { .. }
+        )
+    };
+    match errors.iter().filter(unusable).count() {
+        0 => Ok(objects),
+        unusable => Err(CommandError::Manifests(unusable)),
+    }
+}
+
+fn input(path: &Path) -> Result<Input, CommandError> {
+    if path.as_os_str() != "-" {
+        return Ok(Input::Path(path.to_owned()));
+    }
+    let text = std::io::read_to_string(std::io::stdin())
+        .map_err(|source| CommandError::Read { path: path.to_owned(), source })?;
+    Ok(Input::Text { name: "stdin".to_owned(), text })
+}
+
+/// Keeps the first complete list of each kind.
+#[derive(Default)]
+struct FirstLists {
+    lists: Mutex<Vec<(Kind, Vec<Object>)>>,
+    changed: Notify,
+}
+
+impl Sink for FirstLists {
+    fn deliver(&self, change: Change) {
+        let Change::Replace(kind, objects) = change else { return };
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lists.iter().any(|(known, _)| *known == kind) {
+            lists.push((kind, objects));
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl FirstLists {
+    fn take_all(&self) -> Option<Vec<Object>> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let complete = lists.len() == Kind::ALL.len();
+        complete.then(|| lists.drain(..).flat_map(|(_, objects)| objects).collect())
+    }
+
+    async fn all(&self) -> Vec<Object> {
+        loop {
+            if let Some(objects) = self.take_all() {
+                return objects;
+            }
+            self.changed.notified().await;
+        }
+    }
+}
+
+async fn list(
+    kubeconfig: &Path,
+    node: &str,
+    allow_external_ips: bool,
+) -> Result<Vec<Object>, CommandError> {
+    let client = client(kubeconfig, "application/vnd.kubernetes.protobuf")?;
+    let lists = Arc::new(FirstLists::default());
+    for kind in Kind::ALL {
+        let sink: Arc<dyn Sink> = lists.clone();
+        tokio::spawn(Watch::new(client.clone(), kind, node, allow_external_ips, sink).run());
+    }
+    let host = || kubeconfig.display().to_string();
+    tokio::time::timeout(TIMEOUT, lists.all())
+        .await
+        .map_err(|_| CommandError::ApiTimeout { host: host(), seconds: TIMEOUT.as_secs() })
+}
+
+/// A client that asks once: nothing is throttled or measured. Needs a runtime.
+fn client(kubeconfig: &Path, content_type: &str) -> Result<Client, ConnectionError> {
+    let options = api::Options {
+        kubeconfig: Some(kubeconfig.to_owned()),
+        master: None,
+        content_type: content_type.to_owned(),
+        accept_content_types: String::new(),
+        qps: -1.0,
+        burst: 0,
+        user_agent: user_agent(env!("CARGO_PKG_VERSION"), "unknown"),
+    };
+    Client::new(options, Arc::new(|_| {}))
+}
+
+/// `namespace/name`, of the characters that names consist of.
+pub fn object_name(text: &str) -> Result<ObjectName, CommandError> {
+    let is_name = |part: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+        !part.is_empty() && part.chars().all(fits)
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+            Ok(ObjectName::new(namespace, name))
+        }
+        _ => Err(CommandError::ObjectName(text.to_owned())),
+    }
+}
+
+/// The addresses of a pod; `None` if there is no such pod.
+///
+/// Errors: a file cannot be read, or the cluster does not answer. What is no pod is passed over.
+pub fn pod_addresses_of(
+    source: &ObjectSource,
+    name: &ObjectName,
+) -> Result<Option<Vec<IpAddr>>, CommandError> {
+    if let Some(kubeconfig) = &source.kubeconfig {
+        return super::block_on(async {
+            let client = client(kubeconfig, "application/json")?;
+            Ok(pod_addresses(&client, name).await?)
+        })?;
+    }
+    for path in &source.filenames {
+        for file in pod_files(path)? {
+            let text = read(&file)?;
+            // Unusable files are told of when Services are read from them.
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_default();
+            let found = documents.iter().flat_map(items).find_map(|object| is_pod(object, name));
+            if let Some(pod) = found {
+                return Ok(Some(addresses_of_pod(&pod)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The text of a file.
+pub fn read(path: &Path) -> Result<String, CommandError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| CommandError::Read { path: path.to_owned(), source })
+}
+
+/// The file, or the files of a directory; stdin has been read or will be, for Services.
+fn pod_files(path: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    if path.as_os_str() == "-" {
+        return Ok(Vec::new());
+    }
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    manifest::list(path).map_err(|source| CommandError::Read { path: path.to_owned(), source })
+}
+
+/// The document, or the items of a List.
+fn items(document: &Value) -> Vec<&Value> {
+    match document.get("items").and_then(Value::as_array) {
+        Some(items) => items.iter().collect(),
+        None => vec![document],
+    }
+}
+
+fn is_pod(object: &Value, name: &ObjectName) -> Option<Pod> {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str);
+    let is_meant = text("/kind") == Some("Pod")
+        && text("/metadata/name") == Some(&name.name)
+        && text("/metadata/namespace").unwrap_or("default") == &*name.namespace;
+    if is_meant { serde_json::from_value(object.clone()).ok() } else { None }
+}
