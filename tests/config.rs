@@ -11,7 +11,7 @@ use kubeweir::config::{
     CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, Violations, complete,
     resolve, write_config,
 };
-use kubeweir::node::nodeport::NodePortAddresses;
+use kubeweir::node::nodeport::{NodePortAddress, NodePortAddresses};
 
 #[path = "config/validation.rs"]
 mod validation;
@@ -50,7 +50,8 @@ fn paths(violations: &Violations) -> Vec<&str> {
 }
 
 fn cidrs(texts: &[&str]) -> NodePortAddresses {
-    NodePortAddresses::Cidrs(texts.iter().map(|text| parse_cidr(text).expect("CIDR")).collect())
+    let cidr = |text: &&str| NodePortAddress::Cidr(parse_cidr(text).expect("CIDR"));
+    NodePortAddresses(texts.iter().map(cidr).collect())
 }
 
 fn metrics(config: &Config) -> String {
@@ -326,14 +327,41 @@ fn mode_defaults() {
     assert_eq!(config(&[], None).mode, ProxyMode::Iptables);
     let says = |config: &Config| config.notes.iter().any(|note| note.text.contains("nftables"));
     assert!(says(&from_file("mode: ipvs\n")) && !says(&from_file("mode: nftables\n")));
-    assert_eq!(from_file("").nodeport_addresses, NodePortAddresses::All);
-    assert_eq!(from_file("mode: nftables\n").nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(from_file("").nodeport_addresses, NodePortAddresses(vec![]));
+    assert_eq!(
+        from_file("mode: nftables\n").nodeport_addresses,
+        NodePortAddresses(vec![NodePortAddress::Primary])
+    );
     let by_flag = config(&["--proxy-mode=nftables", "--nodeport-addresses="], None);
-    assert_eq!(by_flag.nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(by_flag.nodeport_addresses, NodePortAddresses(vec![NodePortAddress::Primary]));
     let named =
         config(&["--proxy-mode=nftables", "--nodeport-addresses=10.0.0.0/8,fd00::/8"], None);
     assert_eq!(named.nodeport_addresses, cidrs(&["10.0.0.0/8", "fd00::/8"]));
     assert!(!named.localhost_nodeports && from_file("").localhost_nodeports);
+}
+
+// 1.37: keywords beside each other and beside CIDRs, by file and by flag, written as they were given.
+#[test]
+fn node_port_keywords() {
+    use NodePortAddress::{All, Cidr, Localhost, Primary};
+    let net = |text: &str| Cidr(parse_cidr(text).expect("CIDR"));
+    for (list, expected) in [
+        ("primary,localhost", vec![Primary, Localhost]),
+        ("localhost", vec![Localhost]),
+        ("all", vec![All]),
+        ("all,localhost", vec![All, Localhost]),
+        ("10.0.0.0/8,primary,fd00::/8", vec![net("10.0.0.0/8"), Primary, net("fd00::/8")]),
+    ] {
+        let file = from_file(&format!("mode: nftables\nnodePortAddresses: [{list}]\n"));
+        assert_eq!(file.nodeport_addresses, NodePortAddresses(expected.clone()), "{list}");
+        let flag =
+            config(&["--proxy-mode=nftables", &format!("--nodeport-addresses={list}")], None);
+        assert_eq!(flag.nodeport_addresses, NodePortAddresses(expected), "{list}");
+        let written = write_config(&flag.object).expect("encodes");
+        let again = completed(&["--config=x"], Some(&written));
+        let words: Vec<&str> = list.split(',').collect();
+        assert_eq!(again.object.node_port_addresses, words);
+    }
 }
 
 // B-049: locked gates, by flag and by file; unknown ones only warn.
@@ -413,7 +441,7 @@ fn run_is_an_agent_in_nftables_mode() {
     };
     let defaults = resolve(complete(&run(&line[..4]), None).expect("complete")).expect("valid");
     assert_eq!(defaults.mode, ProxyMode::Nftables);
-    assert_eq!(defaults.nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(defaults.nodeport_addresses, NodePortAddresses(vec![NodePortAddress::Primary]));
     assert_eq!(defaults.min_sync_period, Duration::ZERO);
     let full = resolve(complete(&run(&line), None).expect("complete"));
     let violations = full.expect_err("port 0 cannot be asked for");

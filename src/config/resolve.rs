@@ -15,7 +15,7 @@ use super::note::Note;
 use super::validate::{Violations, validate};
 use super::{ClientConfig, Config, ConntrackConfig, DetectLocal, ProxyMode, ServerConfig};
 use crate::model::{Family, PerFamily};
-use crate::node::nodeport::NodePortAddresses;
+use crate::node::nodeport::{NodePortAddress, NodePortAddresses};
 
 /// Validates and resolves.
 ///
@@ -85,13 +85,12 @@ fn detect_local(object: &super::v1alpha1::KubeProxyConfiguration) -> DetectLocal
     }
 }
 
-/// Validated before: a list that is not `primary` is a list of CIDRs.
+/// Validated before: what is not a keyword is a CIDR.
 fn nodeport_addresses(items: &[String]) -> NodePortAddresses {
-    match items {
-        [] => NodePortAddresses::All,
-        [only] if only == "primary" => NodePortAddresses::Primary,
-        _ => NodePortAddresses::Cidrs(items.iter().filter_map(|item| parse_cidr(item)).collect()),
-    }
+    let entry = |item: &String| {
+        NodePortAddress::keyword(item).or_else(|| parse_cidr(item).map(NodePortAddress::Cidr))
+    };
+    NodePortAddresses(items.iter().filter_map(entry).collect())
 }
 
 fn conntrack(section: &super::v1alpha1::Conntrack) -> ConntrackConfig {

@@ -13,6 +13,7 @@ use super::feature_gates::Gate;
 use super::v1alpha1::{KubeProxyConfiguration, Logging};
 use super::version::PREVIOUS_MINOR;
 use crate::model::Family;
+use crate::node::nodeport::NodePortAddress;
 
 /// One rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,16 +183,11 @@ fn addresses(judge: &mut Judge, object: &KubeProxyConfiguration) {
 const NOT_A_CIDR: &str = "must be a valid CIDR block, (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
 
 fn node_port_addresses(judge: &mut Judge, items: &[String]) {
-    if items.len() == 1 && items[0] == "primary" {
-        return;
-    }
+    const REASON: &str = "must be a valid CIDR block, (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48), \
+                          or one of 'primary', 'localhost' and 'all'";
     for (index, item) in items.iter().enumerate() {
-        let path = format!("NodePortAddresses[{index}]");
-        if item == "primary" {
-            judge.require(false, &path, item, "can't use both 'primary' and CIDRs");
-        } else {
-            judge.require(parse_cidr(item).is_some(), &path, item, NOT_A_CIDR);
-        }
+        let known = NodePortAddress::keyword(item).is_some() || parse_cidr(item).is_some();
+        judge.require(known, &format!("NodePortAddresses[{index}]"), item, REASON);
     }
 }
 

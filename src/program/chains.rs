@@ -222,14 +222,6 @@ fn node_port_ips(family: Family, options: &RuleOptions) -> Name {
     SetId::NodePortIps(local_addresses(family, options)).name()
 }
 
-fn loopback(family: Family) -> ipnet::IpNet {
-    let text = match family {
-        Family::V4 => "127.0.0.0/8",
-        Family::V6 => "::1/128",
-    };
-    text.parse().expect("a literal network")
-}
-
 fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let node_ports = frontends_chain(Plane::NodePorts);
     let mut rules = vec![
@@ -247,7 +239,7 @@ fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         }
         NodePortMatch::AnyLocal => rule(family)
             .to_host()
-            .network(Part::Daddr, CmpOp::Neq, loopback(family))
+            .network(Part::Daddr, CmpOp::Neq, family.loopback())
             .jump(node_ports),
     });
     regular("services", rules)
@@ -285,7 +277,9 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     );
     if options.loopback_node_ports(family) {
         rules.push(
-            rule(family).network(Part::OriginalDaddr, CmpOp::Eq, loopback(family)).jump(node_ports),
+            rule(family)
+                .network(Part::OriginalDaddr, CmpOp::Eq, family.loopback())
+                .jump(node_ports),
         );
     }
     regular("masquerading", rules)
@@ -381,7 +375,7 @@ fn to_node_ports(family: Family, options: &RuleOptions) -> RuleBuilder {
     match options.node_ports[family] {
         NodePortMatch::Addresses(_) => any.is_in(&[Part::Daddr], node_port_ips(family, options)),
         NodePortMatch::AnyLocal if options.loopback_node_ports(family) => any,
-        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, loopback(family)),
+        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, family.loopback()),
     }
 }
 

@@ -119,13 +119,15 @@ fn sync_period_below_the_minimum() {
     assert_eq!(paths(&violations(&["--iptables-sync-period=0"], None)), ["SyncPeriod"]);
 }
 
-// B-046: primary stands alone.
+// B-046, as 1.37 has it: keywords may stand beside CIDRs; other words are still none.
 #[test]
-fn primary_next_to_cidrs() {
-    for items in ["primary,10.0.0.0/8", "10.0.0.0/8,primary"] {
+fn node_port_keywords_are_three() {
+    for items in ["primary,10.0.0.0/8", "10.0.0.0/8,primary,localhost", "all"] {
+        config(&[&format!("--nodeport-addresses={items}")], None);
+    }
+    for (items, at) in [("primary,loopback", 1), ("Primary", 0), ("localhost,127.0.0.1", 1)] {
         let violations = violations(&[&format!("--nodeport-addresses={items}")], None);
-        assert_eq!(violations.0.len(), 1, "{items}: {violations}");
-        assert!(violations.0[0].path.starts_with("NodePortAddresses["), "{items}");
+        assert_eq!(paths(&violations), [format!("NodePortAddresses[{at}]")], "{items}");
     }
 }
 
