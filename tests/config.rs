@@ -8,8 +8,8 @@ use kubeweir::cli::{self, Command, proxy};
 use kubeweir::config::address::parse_cidr;
 use kubeweir::config::feature_gates::Gate;
 use kubeweir::config::{
-    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, Violations, complete,
-    resolve, write_config,
+    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, UNSET_MODE, Violations,
+    complete, resolve, write_config,
 };
 use kubeweir::node::nodeport::{NodePortAddress, NodePortAddresses};
 
@@ -338,6 +338,18 @@ fn mode_defaults() {
         config(&["--proxy-mode=nftables", "--nodeport-addresses=10.0.0.0/8,fd00::/8"], None);
     assert_eq!(named.nodeport_addresses, cidrs(&["10.0.0.0/8", "fd00::/8"]));
     assert!(!named.localhost_nodeports && from_file("").localhost_nodeports);
+}
+
+// 1.37, KEP-5343: whoever writes no mode is told that the default will change.
+#[test]
+fn an_unset_mode_is_told() {
+    let told = |config: &Config| config.notes.iter().any(|note| note.text == UNSET_MODE);
+    for unset in [config(&[], None), from_file(""), from_file("mode: ''\n")] {
+        assert!(told(&unset) && unset.mode_unset);
+    }
+    for set in [config(&["--proxy-mode=iptables"], None), from_file("mode: nftables\n")] {
+        assert!(!told(&set) && !set.mode_unset);
+    }
 }
 
 // 1.37: keywords beside each other and beside CIDRs, by file and by flag, written as they were given.

@@ -29,6 +29,7 @@ const USES: &[(&str, &[&str])] = &[
     ("sysctl", &[]),
     ("cleanup", &["model", "netlink", "node"]),
     ("http_server", &[]),
+    ("localhost", &["http_server", "metrics", "model", "program", "topology"]),
     ("health", &["http_server", "metrics", "model"]),
     ("metrics", &["http_server", "model", "transaction"]),
     // what the agent tells
@@ -38,9 +39,9 @@ const USES: &[(&str, &[&str])] = &[
         "backoff", "engine", "logging", "model", "netlink", "ruleset", "source", "topology", "transaction",
     ]),
     ("agent", &[
-        "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "logging", "manifest",
-        "metrics", "model", "netlink", "node", "program", "source", "status", "sync", "sysctl",
-        "topology", "transaction",
+        "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "localhost",
+        "logging", "manifest", "metrics", "model", "netlink", "node", "program", "source", "status", "sync",
+        "sysctl", "topology", "transaction",
     ]),
     // shell
     ("config", &["cli", "model", "node", "program"]),

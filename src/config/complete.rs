@@ -32,6 +32,8 @@ pub struct Completed {
     pub cluster_cidrs: Vec<String>,
     /// `--master`.
     pub master: String,
+    /// No mode was written: which one is the default will change.
+    pub mode_unset: bool,
     /// State of every gate.
     pub gates: FeatureGates,
     /// What to log once logging works.
@@ -68,11 +70,13 @@ pub fn complete(parsed: &Parsed, file: Option<&str>) -> Result<Completed, Comple
         object.hostname_override = name;
     }
     own_flags(&mut object, parsed);
+    let mode_unset = object.mode.is_empty();
     platform_defaults(&mut object);
     clear_other_sync_periods(&mut object);
     let (gates, gate_notes) = FeatureGates::from_settings(&object.feature_gates)?;
     notes.extend(gate_notes);
-    Ok(Completed { object, cluster_cidrs, master: parsed.flags.master.clone(), gates, notes })
+    let master = parsed.flags.master.clone();
+    Ok(Completed { object, cluster_cidrs, master, mode_unset, gates, notes })
 }
 
 fn from_file(

@@ -89,6 +89,10 @@ pub struct Kubeweir {
     pub service_counters: bool,
     /// Whether the tables are owned (kernel 6.9); true unless written otherwise.
     pub table_ownership: Option<bool>,
+    /// Whether UDP NodePorts are served on localhost too, where gate
+    /// KubeProxyNFTablesLocalhostNodePorts serves TCP ones.
+    #[serde(rename = "localhostUDP")]
+    pub localhost_udp: bool,
 }
 
 impl Kubeweir {

@@ -71,6 +71,7 @@ pub fn validate(completed: &Completed) -> Result<(), Violations> {
     ipvs(&mut judge, object);
     process(&mut judge, object);
     mode_and_periods(&mut judge, object);
+    ipvs_gate(&mut judge, completed);
     addresses(&mut judge, object);
     node_port_addresses(&mut judge, &object.node_port_addresses);
     detect_local(&mut judge, completed);
@@ -150,6 +151,13 @@ fn mode_and_periods(judge: &mut Judge, object: &KubeProxyConfiguration) {
     judge.not_negative(minimum, "MinSyncPeriod");
     let text = format!("must be greater than or equal to MinSyncPeriod, {minimum}");
     judge.require(period >= minimum, "SyncPeriod", period, &text);
+}
+
+/// KEP-5495: the mode goes by and by, gate first.
+fn ipvs_gate(judge: &mut Judge, completed: &Completed) {
+    let mode = &completed.object.mode;
+    let possible = mode != "ipvs" || completed.gates.enabled(Gate::KubeProxyIpvs);
+    judge.require(possible, "Mode.ProxyMode", mode, "Feature KubeProxyIPVS is disabled");
 }
 
 /// `IP:port` with a port that can be listened on.

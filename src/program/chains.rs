@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
-use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
+use super::{
+    Class, Extension, LocalPods, LocalhostNodePorts, NodePortMatch, Plane, RuleOptions, Scope,
+    SetId,
+};
 use crate::model::Family;
 use crate::ruleset::{
     Chain, ChainType, CmpOp, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
@@ -26,6 +29,8 @@ pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalD
 
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
+/// Where NodePorts on loopback addresses are refused (KEP-6032).
+const LOCALHOST_NODE_PORTS: &str = "localhost-nodeports";
 /// Where source ranges are checked; empty until a service has some.
 pub(super) const FIREWALL_CHECK: &str = "firewall-check";
 
@@ -87,6 +92,7 @@ fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
         SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
         SetId::ServiceCidrs => !options.guard_cluster_ips,
         SetId::Connections(_) => !options.service_counters,
+        SetId::RefusedOnLocalhost => options.localhost[family] == LocalhostNodePorts::Untouched,
         _ => false,
     };
     SetId::fixed().filter(|id| !absent(id)).map(|id| id.declaration(family)).collect()
@@ -365,8 +371,26 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     }
     let node_port = to_node_ports(family, options).jump("nodeport-endpoints-check");
     chains.push(regular("unserved", unserved));
-    chains.push(regular("unserved-here", vec![node_port, to_frontend()]));
+    let mut unserved_here = vec![node_port, to_frontend()];
+    if options.localhost[family] != LocalhostNodePorts::Untouched {
+        let to_loopback = rule(family).network(Part::Daddr, CmpOp::Eq, family.loopback());
+        unserved_here.push(to_loopback.jump(LOCALHOST_NODE_PORTS));
+        chains.extend(localhost_node_ports(family));
+    }
+    chains.push(regular("unserved-here", unserved_here));
     chains
+}
+
+/// Which protocols are refused is data, so that each is counted and the rules stay as they are.
+fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
+    const REFUSAL: &str = "localhost-refusal";
+    // Every NodePort has either policy.
+    let policies = [SetId::Masquerade(Plane::NodePorts), SetId::LocalPolicy(Plane::NodePorts)];
+    let node_ports =
+        policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
+    let refuse =
+        rule(family).is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name()).goto("reject-chain");
+    [regular(LOCALHOST_NODE_PORTS, node_ports.to_vec()), regular(REFUSAL, vec![refuse])]
 }
 
 /// Packets to an address where NodePorts answer. In the input hook every destination is local.
