@@ -36,7 +36,8 @@ const USES: &[(&str, &[&str])] = &[
     ("status", &["engine"]),
     // orchestration
     ("sync", &[
-        "backoff", "engine", "logging", "model", "netlink", "ruleset", "source", "topology", "transaction",
+        "backoff", "engine", "logging", "model", "netlink", "program", "ruleset", "source", "topology",
+        "transaction",
     ]),
     ("agent", &[
         "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "localhost",

@@ -59,7 +59,7 @@ fn stale_flows() {
     site.wait(&proxy, "the refusal", || {
         site.table(Family::V4).contains("default/dns") && site.table(Family::V4).contains("refused")
     });
-    site.wait(&proxy, "the reconciliation without endpoints", || done() == 3.0);
+    site.wait(&proxy, "the reconciliation without endpoints", || done() == 4.0);
     for flow in &mut udp {
         assert_eq!(flow.ask(SILENCE).answer(), None, "the endpoint is gone");
     }
