@@ -14,7 +14,8 @@
 //!   endpoints of then. Upstream keeps these (issue: "services gone"). The endpoint proves that our
 //!   rules translated it, so that flows to ports that never were a service's are kept (B-224).
 //!
-//! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that are not this node's.
+//! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that
+//! are not this node's.
 
 pub mod kernel;
 
