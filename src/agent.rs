@@ -30,8 +30,9 @@ pub use error::AgentError;
 
 use crate::api::{Event, Reason, Recorder, Regarding};
 use crate::config::watch::Watch;
-use crate::config::{Config, DetectLocal, ProxyMode, Traffic};
+use crate::config::{Config, DetectLocal, ProxyMode, Traffic, UNSET_MODE};
 use crate::health::{Health, ProxyHealth};
+use crate::localhost::{self, Desired};
 use crate::logging::{self, with_causes};
 use crate::metrics::Metrics;
 use crate::model::ObjectName;
@@ -182,10 +183,14 @@ async fn serve(
     let worker = inbox.clone();
     let health = Health::new(health).watching(Arc::new(move || worker.at_work()));
     let status = initial_status(launch, &node);
+    let (localhost, wanted_localhost) = Desired::new();
     let (health_checks, wanted_checks) = watch::channel(subscribers::no_health_checks());
     let mut servers = Servers::new(recorder.clone());
     servers.start_health(config, &health, &metrics);
     servers.start_metrics(config, pages::pages(launch, &status, Timestamp::now()), &metrics);
+    if config.localhost.is_some() {
+        tokio::spawn(localhost::run(wanted_localhost, metrics.clone()));
+    }
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
     let outlets = Outlets {
@@ -196,6 +201,7 @@ async fn serve(
         flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
         metrics,
         health_checks,
+        localhost,
         notes,
         node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
     };
@@ -209,7 +215,7 @@ async fn serve(
         health.loop_started(family);
     }
     sighted.source.start(inbox)?;
-    announce(recorder.as_ref(), config.mode);
+    announce(recorder.as_ref(), config);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {
         outcome = supervise(servers, noted, recorder) => outcome.map(|never| match never {}),
@@ -232,12 +238,16 @@ fn initial_status(launch: &Launch, node: &str) -> SharedStatus {
     status
 }
 
-fn announce(recorder: Option<&Recorder>, mode: ProxyMode) {
+fn announce(recorder: Option<&Recorder>, config: &Config) {
     let Some(recorder) = recorder else { return };
     let event = |reason| Event { reason, regarding: Regarding::Node, note: String::new() };
     recorder.record(event(Reason::Starting));
-    if mode == ProxyMode::Ipvs {
+    if config.mode == ProxyMode::Ipvs {
         recorder.record(event(Reason::IpvsDeprecation));
+    }
+    if config.mode_unset {
+        let note = UNSET_MODE.to_owned();
+        recorder.record(Event { note, ..event(Reason::UnsetProxyMode) });
     }
 }
 

@@ -42,7 +42,7 @@ pub use complete::{CompleteError, Completed, complete};
 pub use feature_gates::{FeatureGates, Gate};
 pub use node_name::{NodeNameError, node_name};
 pub use note::{Note, NoteLevel};
-pub use resolve::resolve;
+pub use resolve::{UNSET_MODE, resolve};
 pub use traffic::Traffic;
 pub use v1alpha1::KubeProxyConfiguration;
 pub use validate::{Violation, Violations};
@@ -115,6 +115,13 @@ pub struct ConntrackConfig {
     pub udp_stream_timeout: Option<Duration>,
 }
 
+/// The proxy of NodePorts on loopback addresses (KEP-6032).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalhostProxy {
+    /// Whether UDP is carried, which upstream refuses.
+    pub udp: bool,
+}
+
 /// The HTTP servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -150,6 +157,8 @@ pub struct ClientConfig {
 pub struct Config {
     /// Whose behaviour the rules have.
     pub mode: ProxyMode,
+    /// No mode was written: see [`UNSET_MODE`].
+    pub mode_unset: bool,
     /// Name of the node; empty means the kernel's host name: see [`node_name()`].
     pub hostname_override: String,
     /// What to take for the node's primary IP; unspecified means nothing (section 3.3).
@@ -164,6 +173,9 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Whether NodePorts are served on 127.0.0.1; never but in iptables mode, IPv4 only.
     pub localhost_nodeports: bool,
+    /// NodePorts on loopback addresses by a proxy, where `nodeport_addresses` names those; `None`
+    /// without its gate, and in other modes.
+    pub localhost: Option<LocalhostProxy>,
     /// Longest time between full syncs.
     pub sync_period: Duration,
     /// Shortest time between syncs: zero unless one was written (B-039, B-193: a deviation).

@@ -7,14 +7,15 @@
 //! rules or how an endpoint is chosen.
 //!
 //! What is stale:
-//! - a flow to a frontend that has serving endpoints and is answered by none of them (B-218, B-219,
-//!   B-225); that includes flows from the time when the frontend had none (B-221);
+//! - a flow to a frontend that exists and is answered by none of its serving endpoints (B-218, B-219,
+//!   B-225), also if there are none (B-222, as 1.37 has it); that includes flows from the time when
+//!   the frontend had none (B-221);
 //! - a flow to a frontend that is gone since the last reconciliation, answered by one of its
 //!   endpoints of then. Upstream keeps these (issue: "services gone"). The endpoint proves that our
 //!   rules translated it, so that flows to ports that never were a service's are kept (B-224).
 //!
-//! What is not: flows to a frontend that exists without serving endpoints (B-222), flows of other
-//! protocols (B-223), and flows to a NodePort's number at addresses that are not this node's.
+//! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that
+//! are not this node's.
 
 pub mod kernel;
 
@@ -168,7 +169,7 @@ impl<'a> Reconciliation<'a> {
             let then = self.previous.claims(destination, node_ports);
             return answering != destination && answered_by(then);
         }
-        claims.iter().any(|port| !port.endpoints.is_empty()) && !answered_by(claims)
+        !answered_by(claims)
     }
 }
 

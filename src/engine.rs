@@ -36,7 +36,7 @@ pub use queries::{Conflict, FamilySummary, Totals, Unserved};
 pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
-use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};
 use crate::program::{NodePortMatch, Program, RuleOptions, program};
 use crate::ruleset::{Ownership, Table};
 use crate::topology::Vantage;
@@ -76,6 +76,8 @@ struct Statics {
     node_port_ips: Vec<IpAddr>,
     /// Aggregated, sorted.
     service_cidrs: Vec<IpNet>,
+    /// Protocols refused to NodePorts on loopback addresses, sorted.
+    refused_on_localhost: &'static [Protocol],
 }
 
 impl Engine {
@@ -301,5 +303,6 @@ fn statics(family: Family, options: &RuleOptions, store: &Store, addresses: &[Ip
         service_cidrs = IpNet::aggregate(&all);
         service_cidrs.sort();
     }
-    Statics { node_port_ips, service_cidrs }
+    let refused_on_localhost = options.localhost[family].refused();
+    Statics { node_port_ips, service_cidrs, refused_on_localhost }
 }

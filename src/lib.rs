@@ -17,7 +17,7 @@
 //! | --- | --- | --- |
 //! | model | [`model`], [`backoff`] | everything else |
 //! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
-//! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`] | how traffic is decided |
+//! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`], [`localhost`] | how traffic is decided |
 //! | what the agent tells | [`status`] | who asks |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
@@ -37,6 +37,7 @@ pub mod engine;
 pub mod health;
 pub mod http_server;
 pub mod inspect;
+pub mod localhost;
 pub mod logging;
 pub mod manifest;
 pub mod metrics;

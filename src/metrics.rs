@@ -10,6 +10,7 @@ mod agent;
 mod client;
 mod connections;
 mod definition;
+mod localhost;
 mod process;
 mod proxy;
 pub mod server;
@@ -25,12 +26,14 @@ pub use agent::AgentMetrics;
 pub use client::{ClientMetrics, Request};
 pub use connections::{ConnectionSource, ServiceConnections};
 pub use definition::{MetricDoc, MetricKind, Mode, Stability};
+pub use localhost::{LocalhostMetrics, OpenConnection, RefusedSource};
 pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
 pub use proxy::{NoLocalEndpoints, ProxyMetrics};
 pub use slis::Slis;
 
 use connections::ConnectionCollector;
 use definition::Registrar;
+use localhost::RefusedCollector;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct Metrics {
     pub proxy: ProxyMetrics,
     /// Kubeweir's `kubeweir_*`.
     pub agent: AgentMetrics,
+    /// About NodePorts on loopback addresses.
+    pub localhost: LocalhostMetrics,
     /// The API client's `rest_client_*`.
     pub client: ClientMetrics,
     /// Feature gates.
@@ -84,18 +89,27 @@ impl Metrics {
         let mut r = Registrar::new(&registry, mode);
         let proxy = ProxyMetrics::register(&mut r, mode);
         let agent = AgentMetrics::register(&mut r);
+        let localhost = LocalhostMetrics::register(&mut r);
         let client = ClientMetrics::register(&mut r);
+        r.announce(localhost::refused_spec(), MetricKind::Counter);
         r.announce(connections::spec(), MetricKind::Counter);
         r.announce(connections::omitted_spec(), MetricKind::Gauge);
         let process = ProcessMetrics::register(&mut r, build);
         let docs = r.into_docs();
         let slis = Slis::new(mode, started.as_duration().as_secs_f64());
-        Metrics { proxy, agent, client, process, slis, registry, docs }
+        Metrics { proxy, agent, localhost, client, process, slis, registry, docs }
     }
 
     /// From now on exports connections per service port, at most `limit` series. Called at most once.
     pub fn export_connections(&self, source: ConnectionSource, limit: usize) {
         let collector = ConnectionCollector::new(source, limit);
+        self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
+    }
+
+    /// From now on exports what the rules refused to NodePorts on loopback addresses. Called at most
+    /// once.
+    pub fn export_refused(&self, source: RefusedSource) {
+        let collector = RefusedCollector::new(source);
         self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
     }
 

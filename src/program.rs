@@ -8,6 +8,7 @@
 
 pub mod chains;
 pub mod extension;
+pub mod localhost;
 pub mod objects;
 pub mod options;
 pub mod placement;
@@ -17,8 +18,11 @@ pub mod slots;
 
 pub use chains::{Program, RuleId, program};
 pub use extension::{Extension, ExtensionObjects};
+pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
-pub use options::{LocalPods, NodePortMatch, RuleOptions};
-pub use placement::{Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, elements};
+pub use options::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions};
+pub use placement::{
+    Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, comment, elements,
+};
 pub use set::{Class, Plane, Scope, SetId};
 pub use slots::Slots;

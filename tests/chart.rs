@@ -123,7 +123,7 @@ fn with(body: &str) -> Rendered {
 
 fn daemon_set(rendered: &Rendered) -> PodSpec {
     let set: DaemonSet = rendered.one("DaemonSet");
-    set.spec.unwrap().template.spec.unwrap()
+    set.spec.template.spec.unwrap()
 }
 
 fn main_container(pod: &PodSpec) -> Container {
@@ -324,7 +324,7 @@ fn the_metrics_service_finds_the_pods_and_the_monitor_finds_the_service() {
     let spec = service.spec.unwrap();
     assert_eq!(spec.cluster_ip.as_deref(), Some("None"));
     let set: DaemonSet = rendered.one("DaemonSet");
-    let labels = set.spec.unwrap().template.metadata.unwrap().labels.unwrap();
+    let labels = set.spec.template.metadata.unwrap().labels.unwrap();
     for (name, value) in spec.selector.unwrap() {
         assert_eq!(labels.get(&name), Some(&value));
     }

@@ -8,10 +8,10 @@ use kubeweir::cli::{self, Command, proxy};
 use kubeweir::config::address::parse_cidr;
 use kubeweir::config::feature_gates::Gate;
 use kubeweir::config::{
-    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, Violations, complete,
-    resolve, write_config,
+    CompleteError, Completed, Config, DetectLocal, NoteLevel, ProxyMode, UNSET_MODE, Violations,
+    complete, resolve, write_config,
 };
-use kubeweir::node::nodeport::NodePortAddresses;
+use kubeweir::node::nodeport::{NodePortAddress, NodePortAddresses};
 
 #[path = "config/effects.rs"]
 mod effects;
@@ -57,7 +57,8 @@ fn paths(violations: &Violations) -> Vec<&str> {
 }
 
 fn cidrs(texts: &[&str]) -> NodePortAddresses {
-    NodePortAddresses::Cidrs(texts.iter().map(|text| parse_cidr(text).expect("CIDR")).collect())
+    let cidr = |text: &&str| NodePortAddress::Cidr(parse_cidr(text).expect("CIDR"));
+    NodePortAddresses(texts.iter().map(cidr).collect())
 }
 
 /// B-050: whether `spec.externalIPs` is honoured.
@@ -338,14 +339,53 @@ fn mode_defaults() {
     assert_eq!(config(&[], None).mode, ProxyMode::Iptables);
     let says = |config: &Config| config.notes.iter().any(|note| note.text.contains("nftables"));
     assert!(says(&from_file("mode: ipvs\n")) && !says(&from_file("mode: nftables\n")));
-    assert_eq!(from_file("").nodeport_addresses, NodePortAddresses::All);
-    assert_eq!(from_file("mode: nftables\n").nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(from_file("").nodeport_addresses, NodePortAddresses(vec![]));
+    assert_eq!(
+        from_file("mode: nftables\n").nodeport_addresses,
+        NodePortAddresses(vec![NodePortAddress::Primary])
+    );
     let by_flag = config(&["--proxy-mode=nftables", "--nodeport-addresses="], None);
-    assert_eq!(by_flag.nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(by_flag.nodeport_addresses, NodePortAddresses(vec![NodePortAddress::Primary]));
     let named =
         config(&["--proxy-mode=nftables", "--nodeport-addresses=10.0.0.0/8,fd00::/8"], None);
     assert_eq!(named.nodeport_addresses, cidrs(&["10.0.0.0/8", "fd00::/8"]));
     assert!(!named.localhost_nodeports && from_file("").localhost_nodeports);
+}
+
+// 1.37, KEP-5343: whoever writes no mode is told that the default will change.
+#[test]
+fn an_unset_mode_is_told() {
+    let told = |config: &Config| config.notes.iter().any(|note| note.text == UNSET_MODE);
+    for unset in [config(&[], None), from_file(""), from_file("mode: ''\n")] {
+        assert!(told(&unset) && unset.mode_unset);
+    }
+    for set in [config(&["--proxy-mode=iptables"], None), from_file("mode: nftables\n")] {
+        assert!(!told(&set) && !set.mode_unset);
+    }
+}
+
+// 1.37: keywords beside each other and beside CIDRs, by file and by flag, written as they were given.
+#[test]
+fn node_port_keywords() {
+    use NodePortAddress::{All, Cidr, Localhost, Primary};
+    let net = |text: &str| Cidr(parse_cidr(text).expect("CIDR"));
+    for (list, expected) in [
+        ("primary,localhost", vec![Primary, Localhost]),
+        ("localhost", vec![Localhost]),
+        ("all", vec![All]),
+        ("all,localhost", vec![All, Localhost]),
+        ("10.0.0.0/8,primary,fd00::/8", vec![net("10.0.0.0/8"), Primary, net("fd00::/8")]),
+    ] {
+        let file = from_file(&format!("mode: nftables\nnodePortAddresses: [{list}]\n"));
+        assert_eq!(file.nodeport_addresses, NodePortAddresses(expected.clone()), "{list}");
+        let flag =
+            config(&["--proxy-mode=nftables", &format!("--nodeport-addresses={list}")], None);
+        assert_eq!(flag.nodeport_addresses, NodePortAddresses(expected), "{list}");
+        let written = write_config(&flag.object).expect("encodes");
+        let again = completed(&["--config=x"], Some(&written));
+        let words: Vec<&str> = list.split(',').collect();
+        assert_eq!(again.object.node_port_addresses, words);
+    }
 }
 
 // B-049: locked gates, by flag and by file; unknown ones only warn.
@@ -426,7 +466,7 @@ fn run_is_an_agent_in_nftables_mode() {
     let defaults =
         resolve(complete(&run(&line[..4]).flags, None).expect("complete")).expect("valid");
     assert_eq!(defaults.mode, ProxyMode::Nftables);
-    assert_eq!(defaults.nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(defaults.nodeport_addresses, NodePortAddresses(vec![NodePortAddress::Primary]));
     assert_eq!(defaults.min_sync_period, Duration::ZERO);
     let full = resolve(complete(&run(&line).flags, None).expect("complete"));
     let violations = full.expect_err("port 0 cannot be asked for");

@@ -29,17 +29,19 @@ const USES: &[(&str, &[&str])] = &[
     ("sysctl", &[]),
     ("cleanup", &["model", "netlink", "node"]),
     ("http_server", &[]),
+    ("localhost", &["http_server", "metrics", "model", "program", "topology"]),
     ("health", &["http_server", "metrics", "model"]),
     ("metrics", &["http_server", "model", "transaction"]),
     // what the agent tells
     ("status", &["engine"]),
     // orchestration
     ("sync", &[
-        "backoff", "engine", "logging", "model", "netlink", "ruleset", "source", "topology", "transaction",
+        "backoff", "engine", "logging", "model", "netlink", "program", "ruleset", "source", "topology",
+        "transaction",
     ]),
     ("agent", &[
-        "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "logging", "manifest",
-        "metrics", "model", "netlink", "node", "program", "ruleset", "source", "status", "sync",
+        "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "localhost",
+        "logging", "manifest", "metrics", "model", "netlink", "node", "program", "ruleset", "source", "status", "sync",
         "sysctl", "topology", "transaction",
     ]),
     // shell

@@ -43,7 +43,7 @@ impl Fixture {
     }
 
     async fn with_pages(mode: Mode, change: impl FnOnce(Pages) -> Pages) -> Fixture {
-        let build = BuildInfo { git_version: "v1.36.0+test".to_owned(), ..BuildInfo::default() };
+        let build = BuildInfo { git_version: "v1.37.0+test".to_owned(), ..BuildInfo::default() };
         let metrics = Arc::new(Metrics::new(mode, &build, Timestamp::constant(1_700_000_000, 0)));
         let verbosity = Arc::new(Mutex::new(None));
         let set = Arc::clone(&verbosity);
@@ -54,8 +54,8 @@ impl Fixture {
             status: Some(Statusz {
                 started: Timestamp::constant(1_700_000_000, 5),
                 compiler_version: "rustc 1.89".to_owned(),
-                binary_version: "v1.36.0+test".to_owned(),
-                emulation_version: "1.36".to_owned(),
+                binary_version: "v1.37.0+test".to_owned(),
+                emulation_version: "1.37".to_owned(),
             }),
             profiling: Some(Arc::new(move |v| *set.lock().expect("not poisoned") = Some(v))),
             extra: Router::new().route("/kubeweir/status", on_get(|| async { "extra" })),
@@ -81,6 +81,10 @@ fn record_everything(metrics: &Metrics) {
     for family in Family::BOTH {
         record_proxy(metrics, family);
         record_agent(metrics, family);
+        metrics.localhost.listeners(family, 1);
+        metrics.localhost.not_opened(family);
+        metrics.localhost.failed(family, "dial");
+        drop(metrics.localhost.opened(family));
     }
     metrics.proxy.endpoint_change(true);
     metrics.proxy.service_change(1);
@@ -149,6 +153,10 @@ async fn scrape_has_upstreams_metrics() {
     for mode in Mode::ALL {
         let fixture = Fixture::start(mode).await;
         record_everything(&fixture.metrics);
+        if mode == Mode::Nftables {
+            let refused = || Family::BOTH.map(|family| (family, Protocol::Udp, 1)).to_vec();
+            fixture.metrics.export_refused(Box::new(refused));
+        }
         let scrape = fixture.scrape().await;
         let expected: Vec<&Row> = UPSTREAM.iter().filter(|row| row.modes.contains(&mode)).collect();
 
@@ -282,6 +290,9 @@ async fn reference_is_what_is_exported() {
     for mode in Mode::ALL {
         let fixture = Fixture::start(mode).await;
         record_everything(&fixture.metrics);
+        if mode == Mode::Nftables {
+            fixture.metrics.export_refused(Box::new(|| vec![(Family::V4, Protocol::Udp, 1)]));
+        }
         get(fixture.address, "/healthz").await;
         let mut scrape = fixture.scrape().await;
         let slis = get(fixture.address, "/metrics/slis").await;
@@ -450,7 +461,7 @@ async fn flagz_and_statusz_have_both_forms() {
     let fixture = Fixture::start(Mode::Nftables).await;
     for (page, title, line) in [
         ("/flagz", "\nkube-proxy flagz\n", "\nv: 2\n"),
-        ("/statusz", "\nkube-proxy statusz\n", "\nBinary version: v1.36.0+test\n"),
+        ("/statusz", "\nkube-proxy statusz\n", "\nBinary version: v1.37.0+test\n"),
         ("/statusz", "\nkube-proxy statusz\n", "\nStarted: 2023-11-14T22:13:20Z\n"),
         ("/statusz", "\nkube-proxy statusz\n", "\nPaths: /configz /debug/flags "),
     ] {
@@ -475,7 +486,7 @@ async fn flagz_and_statusz_have_both_forms() {
     assert_eq!((status, &body["kind"]), (200, &json!("Statusz")));
     assert_eq!(body["apiVersion"], "config.k8s.io/v1beta1");
     assert_eq!(body["startTime"], "2023-11-14T22:13:20Z");
-    assert_eq!(body["emulationVersion"], "1.36");
+    assert_eq!(body["emulationVersion"], "1.37");
     assert_eq!(object("/flagz", "application/json").await.0, 406);
 
     let off = |pages| Pages { flags: None, status: None, ..pages };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kubeweir::model::{Family, NodeAddresses, PerFamily};
 use kubeweir::node::addresses;
-use kubeweir::node::nodeport::{NodePortAddresses, nodeport_addresses};
+use kubeweir::node::nodeport::{NodePortAddress, NodePortAddresses, nodeport_addresses};
 use kubeweir::program::NodePortMatch;
 use netns::{in_netns, run};
 use tokio::sync::watch;
@@ -88,8 +88,9 @@ fn nodeport_addresses_of_a_real_node() {
         run(&["ip", "address", "add", "192.0.2.7/24", "dev", "lo"], "");
         run(&["ip", "address", "add", "198.51.100.7/24", "dev", "lo"], "");
         let assigned = runtime().block_on(addresses::read()).expect("a list of addresses");
-        let cidrs = ["192.0.2.0/24", "127.0.0.0/8"].map(|c| c.parse().expect("a literal CIDR"));
-        let configured = NodePortAddresses::Cidrs(cidrs.to_vec());
+        let cidrs = ["192.0.2.0/24", "127.0.0.0/8"]
+            .map(|c| NodePortAddress::Cidr(c.parse().expect("a literal CIDR")));
+        let configured = NodePortAddresses(cidrs.to_vec());
         let [v4, v6] = [ips(&["192.0.2.7"])[0], ips(&["::1"])[0]];
         let node_ips = PerFamily { v4, v6 };
         let decision = nodeport_addresses(&configured, &node_ips, &assigned, Family::V4, false);

@@ -60,6 +60,7 @@ fn stage_name(stage: kubeweir::config::feature_gates::Stage) -> &'static str {
         Stage::Beta => "beta",
         Stage::Ga { locked: true } => "GA, locked",
         Stage::Ga { locked: false } => "GA",
+        Stage::Deprecated => "deprecated",
     }
 }
 

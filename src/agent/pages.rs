@@ -47,13 +47,31 @@ pub fn metrics(launch: &Launch, started: Timestamp) -> Metrics {
             Stage::Alpha => FeatureStage::Alpha,
             Stage::Beta => FeatureStage::Beta,
             Stage::Ga { .. } => FeatureStage::Ga,
+            Stage::Deprecated => FeatureStage::Deprecated,
         };
         metrics.process.feature(name, stage, enabled);
     }
     if launch.config.service_counters {
         metrics.export_connections(Box::new(connections), CONNECTION_SERIES);
     }
+    if launch.config.localhost.is_some() {
+        metrics.export_refused(Box::new(refused_on_localhost));
+    }
     metrics
+}
+
+/// The counters of refusals, read as [`connections`] are.
+fn refused_on_localhost() -> Vec<(Family, Protocol, u64)> {
+    let Ok(mut kernel) = NetlinkKernel::open() else { return Vec::new() };
+    let set = SetId::RefusedOnLocalhost.name();
+    let mut counts = Vec::new();
+    for family in Family::BOTH {
+        let elements = kernel.dump_set(family, &set).unwrap_or_default();
+        counts.extend(elements.iter().filter_map(|element| {
+            Some((family, element.key.protocol_at(0)?, element.packets.unwrap_or(0)))
+        }));
+    }
+    counts
 }
 
 /// The counters of all frontends, added up by service port. Runs on the scraping thread, with a

@@ -8,6 +8,7 @@
 mod events;
 mod flows;
 mod health;
+mod localhost;
 mod metrics;
 mod status;
 
@@ -19,11 +20,13 @@ use tokio::sync::{mpsc, watch};
 pub use events::{Events, Note};
 pub use flows::{Flows, Job, start as start_flows};
 pub use health::{HealthChecks, Healthy, no_health_checks};
+pub use localhost::Localhost;
 pub use metrics::Figures;
 pub use status::Shown;
 
 use crate::config::Traffic;
 use crate::health::Health;
+use crate::localhost::Desired;
 use crate::metrics::Metrics;
 use crate::model::NodeAddresses;
 use crate::netlink::heap;
@@ -46,6 +49,8 @@ pub struct Outlets {
     pub flows: Sender<Job>,
     /// Health-check node ports.
     pub health_checks: watch::Sender<HealthChecks>,
+    /// NodePorts on loopback addresses.
+    pub localhost: Desired,
     /// Events and fatal changes.
     pub notes: mpsc::UnboundedSender<Note>,
     /// podCIDR changes end the process.
@@ -54,12 +59,14 @@ pub struct Outlets {
 
 /// All of them, in order; `addresses` are the node's at the start.
 pub fn all(outlets: Outlets, addresses: &NodeAddresses) -> Vec<Box<dyn Subscriber>> {
-    let Outlets { traffic, metrics, health, status, flows, health_checks, notes, .. } = outlets;
+    let Outlets { traffic, metrics, health, status, flows, health_checks, localhost, .. } = outlets;
+    let notes = outlets.notes;
     let pod_cidrs = outlets.node_cidr_mode.then(|| traffic.pod_cidrs.clone());
     vec![
         Box::new(Figures::new(metrics)),
         Box::new(Shown::new(status)),
         Box::new(Healthy::new(health, health_checks, traffic.clone(), addresses.clone())),
+        Box::new(Localhost(localhost)),
         Box::new(Flows::new(flows, traffic, addresses)),
         Box::new(Events::new(notes, pod_cidrs)),
         Box::new(Heap),

@@ -88,6 +88,7 @@ fn outlets(
         status: status.clone(),
         flows: start_flows(metrics.clone()).expect("a thread"),
         health_checks: watch::channel(no_health_checks()).0,
+        localhost: crate::localhost::Desired::new().0,
         notes,
         node_cidr_mode: false,
     }

@@ -126,7 +126,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// `User-Agent` in upstream's shape: `kube-proxy/v1.36.0 (linux/amd64) kubernetes/<commit>`.
+/// `User-Agent` in upstream's shape: `kube-proxy/v1.37.0 (linux/amd64) kubernetes/<commit>`.
 pub fn user_agent(version: &str, commit: &str) -> String {
     let arch = match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -44,6 +44,8 @@ pub enum Reason {
     FailedToStartServiceHealthcheck,
     /// The configured mode is `ipvs`.
     IpvsDeprecation,
+    /// No mode is configured, and the default will change.
+    UnsetProxyMode,
     /// The kernel refuses a Service's elements; it is set aside and retried. Ours.
     ServiceQuarantined,
 }
@@ -62,6 +64,7 @@ impl Reason {
             Reason::FailedToStartServiceHealthcheck => {
                 ("FailedToStartServiceHealthcheck", "Warning", "Listen")
             }
+            Reason::UnsetProxyMode => ("UnsetProxyMode", "Warning", "StartKubeProxy"),
             Reason::IpvsDeprecation => ("IPVSDeprecation", "Warning", "StartKubeProxy"),
             Reason::ServiceQuarantined => ("ServiceQuarantined", "Warning", "ProgramService"),
         }

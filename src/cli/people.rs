@@ -78,7 +78,7 @@ pub struct NodeArgs {
     /// Pod CIDRs, comma separated, one for each family
     #[arg(long, value_name = "CIDRS")]
     pub cluster_cidr: Option<String>,
-    /// CIDRs of the addresses that serve NodePorts, or primary
+    /// CIDRs of the addresses that serve NodePorts, and primary, localhost or all
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
     /// ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix

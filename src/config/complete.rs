@@ -33,6 +33,8 @@ pub struct Completed {
     pub cluster_cidrs: Vec<String>,
     /// `--master`.
     pub master: String,
+    /// No mode was written: which one is the default will change.
+    pub mode_unset: bool,
     /// State of every gate.
     pub gates: FeatureGates,
     /// What to log once logging works.
@@ -69,12 +71,14 @@ pub fn complete(flags: &Flags, file: Option<&str>) -> Result<Completed, Complete
         object.hostname_override = name;
     }
     own_flags(&mut object, flags);
+    let mode_unset = object.mode.is_empty();
     platform_defaults(&mut object);
     clear_other_sync_periods(&mut object);
     let (gates, gate_notes) = FeatureGates::from_settings(&object.feature_gates)?;
     notes.extend(gate_notes);
     notes.extend(flags_without_effect(flags));
-    Ok(Completed { object, cluster_cidrs, master: flags.master.clone(), gates, notes })
+    let master = flags.master.clone();
+    Ok(Completed { object, cluster_cidrs, master, mode_unset, gates, notes })
 }
 
 fn from_file(

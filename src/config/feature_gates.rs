@@ -25,6 +25,12 @@ pub enum Gate {
     ComponentStatusz,
     /// `/flagz` exists.
     ComponentFlagz,
+    /// NodePorts on loopback addresses in nftables mode, and refusals where they are not served.
+    NfTablesLocalhostNodePorts,
+    /// How upstream lists nftables, accepted: netlink is all there is here.
+    NfTablesNetlink,
+    /// ipvs mode exists.
+    KubeProxyIpvs,
     /// Native histograms in the protobuf format.
     NativeHistograms,
     /// Log formatting only.
@@ -61,6 +67,8 @@ pub enum Stage {
         /// Whether the value is fixed.
         locked: bool,
     },
+    /// About to go, and on until then.
+    Deprecated,
 }
 
 impl Stage {
@@ -72,15 +80,18 @@ impl Stage {
 
 const LOCKED: Stage = Stage::Ga { locked: true };
 
-/// Name and stage of every gate in release 1.36.
-const GATES: [(Gate, &str, Stage); 17] = [
+/// Name and stage of every gate in release 1.37.
+const GATES: [(Gate, &str, Stage); 20] = [
     (Gate::NfTablesProxyMode, "NFTablesProxyMode", LOCKED),
     (Gate::MultiCidrServiceAllocator, "MultiCIDRServiceAllocator", LOCKED),
     (Gate::PreferSameTrafficDistribution, "PreferSameTrafficDistribution", LOCKED),
-    (Gate::AllowServiceExternalIps, "AllowServiceExternalIPs", Stage::Ga { locked: false }),
+    (Gate::AllowServiceExternalIps, "AllowServiceExternalIPs", Stage::Deprecated),
     (Gate::ComponentStatusz, "ComponentStatusz", Stage::Beta),
     (Gate::ComponentFlagz, "ComponentFlagz", Stage::Beta),
-    (Gate::NativeHistograms, "NativeHistograms", Stage::Alpha),
+    (Gate::NfTablesLocalhostNodePorts, "KubeProxyNFTablesLocalhostNodePorts", Stage::Alpha),
+    (Gate::NfTablesNetlink, "NFTablesNetlink", Stage::Beta),
+    (Gate::KubeProxyIpvs, "KubeProxyIPVS", Stage::Deprecated),
+    (Gate::NativeHistograms, "NativeHistograms", Stage::Beta),
     (Gate::ContextualLogging, "ContextualLogging", Stage::Beta),
     (Gate::LoggingBetaOptions, "LoggingBetaOptions", Stage::Beta),
     (Gate::LoggingAlphaOptions, "LoggingAlphaOptions", Stage::Alpha),
@@ -116,7 +127,7 @@ impl Default for FeatureGates {
 impl FeatureGates {
     /// Applies settings: `AllAlpha` and `AllBeta` first, names of their own on top.
     ///
-    /// Returns what is worth a log line: unknown names, and settings of gates that are GA.
+    /// Returns what is worth a log line: unknown names, and settings of gates that are GA or deprecated.
     /// Errors: a locked gate set against its value.
     pub fn from_settings(
         settings: &BTreeMap<String, bool>,
@@ -138,12 +149,17 @@ impl FeatureGates {
                     return Err(LockedGate { name: name.clone(), value });
                 }
                 Some((gate, _, stage)) => {
-                    if matches!(stage, Stage::Ga { .. }) {
-                        notes.push(Note::warning(format!(
-                            "Setting GA feature gate {name}={value}. It will be removed in a future \
-                             release."
-                        )));
-                    }
+                    let settled = match stage {
+                        Stage::Alpha | Stage::Beta => None,
+                        Stage::Ga { .. } => Some("GA"),
+                        Stage::Deprecated => Some("deprecated"),
+                    };
+                    notes.extend(settled.map(|stage| {
+                        Note::warning(format!(
+                            "Setting {stage} feature gate {name}={value}. It will be removed in a \
+                             future release."
+                        ))
+                    }));
                     gates.0.insert(*gate, value);
                 }
             }
@@ -206,14 +222,38 @@ mod tests {
         let (gates, _) = FeatureGates::from_settings(&settings(&[
             ("AllAlpha", true),
             ("AllBeta", false),
-            ("NativeHistograms", false),
+            ("LoggingAlphaOptions", false),
             ("WatchListClient", true),
         ]))
         .expect("valid");
-        assert!(gates.enabled(Gate::LoggingAlphaOptions));
+        assert!(gates.enabled(Gate::NfTablesLocalhostNodePorts));
+        assert!(!gates.enabled(Gate::LoggingAlphaOptions));
         assert!(!gates.enabled(Gate::NativeHistograms));
         assert!(!gates.enabled(Gate::LoggingBetaOptions));
         assert!(gates.enabled(Gate::WatchListClient));
         assert!(gates.enabled(Gate::AllowServiceExternalIps));
+    }
+
+    // 1.37: what came, what moved.
+    #[test]
+    fn gates_of_the_release() {
+        let defaults = FeatureGates::default();
+        let of = |wanted: &str| {
+            let (_, stage, enabled) =
+                defaults.iter().find(|(name, ..)| *name == wanted).expect(wanted);
+            (stage, enabled)
+        };
+        for (name, expected) in [
+            ("KubeProxyNFTablesLocalhostNodePorts", (Stage::Alpha, false)),
+            ("NFTablesNetlink", (Stage::Beta, true)),
+            ("NativeHistograms", (Stage::Beta, true)),
+            ("KubeProxyIPVS", (Stage::Deprecated, true)),
+            ("AllowServiceExternalIPs", (Stage::Deprecated, true)),
+        ] {
+            assert_eq!(of(name), expected, "{name}");
+        }
+        let (_, notes) =
+            FeatureGates::from_settings(&settings(&[("KubeProxyIPVS", true)])).expect("not locked");
+        assert!(notes[0].text.starts_with("Setting deprecated feature gate"), "{notes:?}");
     }
 }

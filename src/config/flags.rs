@@ -147,7 +147,7 @@ pub struct Flags {
     /// Pod CIDRs of the cluster, comma separated, one for each family.
     #[arg(long, default_value = "")]
     pub cluster_cidr: String,
-    /// CIDRs of the addresses that serve NodePorts, or primary.
+    /// CIDRs of the addresses that serve NodePorts, and primary, localhost or all
     #[arg(long, value_delimiter = ',')]
     pub nodeport_addresses: Vec<String>,
     /// oom_score_adj of the process, -1000 to 1000.

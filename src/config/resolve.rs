@@ -11,22 +11,36 @@ use super::address::{parse_cidr, parse_ip, parse_ip_port};
 use super::complete::{Completed, sync_periods};
 use super::duration::GoDuration;
 use super::effect::without_effect;
+use super::feature_gates::Gate;
 use super::note::Note;
 use super::validate::{Violations, validate};
-use super::{ClientConfig, Config, ConntrackConfig, DetectLocal, ProxyMode, ServerConfig};
+use super::{
+    ClientConfig, Config, ConntrackConfig, DetectLocal, LocalhostProxy, ProxyMode, ServerConfig,
+};
 use crate::model::{Family, PerFamily};
-use crate::node::nodeport::NodePortAddresses;
+use crate::node::nodeport::{NodePortAddress, NodePortAddresses};
+
+/// KEP-5343: said where `mode` is not written, in the log and as an Event.
+pub const UNSET_MODE: &str = "The proxy mode is not set, so iptables mode is used. Kubernetes 1.40 will \
+                              use nftables mode here; set the mode (--proxy-mode, or mode in the \
+                              configuration) to keep iptables mode";
 
 /// Validates and resolves.
 ///
 /// Errors: every rule of section 2.3 that is broken.
 pub fn resolve(completed: Completed) -> Result<Config, Violations> {
     validate(&completed)?;
-    let Completed { object, cluster_cidrs, master, gates, mut notes } = completed;
+    let Completed { object, cluster_cidrs, master, mode_unset, gates, mut notes } = completed;
     let mode = ProxyMode::from_name(&object.mode);
     let (sync_period, min_sync_period) = sync_periods(&object);
     let localhost_nodeports =
         mode == ProxyMode::Iptables && object.iptables.localhost_node_ports.unwrap_or(true);
+    let localhost = (mode == ProxyMode::Nftables
+        && gates.enabled(Gate::NfTablesLocalhostNodePorts))
+    .then_some(LocalhostProxy { udp: object.kubeweir.localhost_udp });
+    if mode_unset {
+        notes.push(Note::warning(UNSET_MODE.to_owned()));
+    }
     if mode != ProxyMode::Nftables {
         notes.push(Note::info(format!(
             "Mode {mode}: rules are programmed as nftables, with the behaviour of that mode"
@@ -35,6 +49,7 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
     notes.extend(without_effect(&object));
     Ok(Config {
         mode,
+        mode_unset,
         hostname_override: object.hostname_override.clone(),
         bind_address: parse_ip(&object.bind_address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         cluster_cidrs: first_of_family(&cluster_cidrs),
@@ -45,6 +60,7 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
             ProxyMode::Iptables | ProxyMode::Ipvs => object.iptables.masquerade_all,
         },
         localhost_nodeports,
+        localhost,
         sync_period: sync_period.to_std(),
         min_sync_period: min_sync_period.to_std(),
         conntrack: conntrack(&object.conntrack),
@@ -83,13 +99,12 @@ fn detect_local(object: &super::v1alpha1::KubeProxyConfiguration) -> DetectLocal
     }
 }
 
-/// Validated before: a list that is not `primary` is a list of CIDRs.
+/// Validated before: what is not a keyword is a CIDR.
 fn nodeport_addresses(items: &[String]) -> NodePortAddresses {
-    match items {
-        [] => NodePortAddresses::All,
-        [only] if only == "primary" => NodePortAddresses::Primary,
-        _ => NodePortAddresses::Cidrs(items.iter().filter_map(|item| parse_cidr(item)).collect()),
-    }
+    let entry = |item: &String| {
+        NodePortAddress::keyword(item).or_else(|| parse_cidr(item).map(NodePortAddress::Cidr))
+    };
+    NodePortAddresses(items.iter().filter_map(entry).collect())
 }
 
 fn conntrack(section: &super::v1alpha1::Conntrack) -> ConntrackConfig {

@@ -10,7 +10,7 @@ use super::address::{parse_cidr, parse_ip, parse_ip_port};
 use super::note::Note;
 use super::{Config, DetectLocal, ProxyMode};
 use crate::model::Family;
-use crate::node::nodeport::NodePortAddresses;
+use crate::node::nodeport::{NodePortAddress, NodePortAddresses};
 
 /// What of the node matters here.
 #[derive(Debug, Clone, Copy)]
@@ -83,32 +83,37 @@ fn wrong_family(setting: &str, primary: Family) -> String {
 
 fn nodeport_addresses(config: &Config, node: NodeFacts<'_>, findings: &mut Vec<String>) {
     let primary = node.primary;
-    match &config.nodeport_addresses {
+    let NodePortAddresses(entries) = &config.nodeport_addresses;
+    if entries.is_empty() {
         // B-068
-        NodePortAddresses::All => findings.push(
+        findings.push(
             "Kube-proxy configuration may be incomplete or incorrect: nodePortAddresses is unset; \
              NodePort connections will be accepted on all local IPs. Consider using \
              `--nodeport-addresses primary`"
                 .to_owned(),
-        ),
-        NodePortAddresses::Primary => {}
-        NodePortAddresses::Cidrs(cidrs) => {
-            let families: Vec<Family> = cidrs.iter().map(Family::of_net).collect();
-            if all_other(primary, &families) {
-                findings.push(wrong_family("nodePortAddresses", primary));
-            } else if !families.is_empty()
-                && !families.contains(&primary.other())
-                && node.dual_stack
-                && is_explicitly_dual(config, node)
-            {
-                findings.push(format!(
-                    "Kube-proxy configuration may be incomplete or incorrect: cluster appears to be \
-                     dual-stack but nodePortAddresses contains only {primary} addresses; NodePort \
-                     connections will be accepted on all local {} IPs",
-                    primary.other()
-                ));
-            }
-        }
+        );
+        return;
+    }
+    let family = |entry: &NodePortAddress| match entry {
+        NodePortAddress::Cidr(net) => Some(Family::of_net(net)),
+        // A keyword speaks of both families.
+        _ => None,
+    };
+    let Some(families) = entries.iter().map(family).collect::<Option<Vec<Family>>>() else {
+        return;
+    };
+    if all_other(primary, &families) {
+        findings.push(wrong_family("nodePortAddresses", primary));
+    } else if !families.contains(&primary.other())
+        && node.dual_stack
+        && is_explicitly_dual(config, node)
+    {
+        findings.push(format!(
+            "Kube-proxy configuration may be incomplete or incorrect: cluster appears to be \
+             dual-stack but nodePortAddresses contains only {primary} addresses; NodePort \
+             connections will be accepted on all local {} IPs",
+            primary.other()
+        ));
     }
 }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Config, DetectLocal, ProxyMode};
 use crate::model::{Family, NodeAddresses, PerFamily};
 use crate::node::nodeport::{Hint, nodeport_addresses};
-use crate::program::{LocalPods, NodePortMatch, RuleOptions};
+use crate::program::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions};
 
 /// What of the configuration decides about traffic, together with what the node said at start.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ impl Traffic {
             node_ips: PerFamily::from_fn(|family| known(self.node_ips[family])),
             guard_cluster_ips: nftables,
             localhost_node_ports: config.localhost_nodeports,
+            localhost: PerFamily::from_fn(|family| self.localhost(family)),
             drop_invalid: iptables && !config.conntrack.tcp_be_liberal,
             hairpin_everywhere: !nftables,
             restrict_without_endpoints: nftables,
@@ -59,7 +60,21 @@ impl Traffic {
         let configured = &self.config.nodeport_addresses;
         let localhost = self.config.localhost_nodeports;
         let decision = nodeport_addresses(configured, &self.node_ips, assigned, family, localhost);
-        (decision.matched, decision.hints)
+        let proxied = matches!(self.localhost(family), LocalhostNodePorts::Proxied { .. });
+        let mut hints = decision.hints;
+        hints.retain(|hint| !proxied || !matches!(hint, Hint::LoopbackIgnored(_)));
+        (decision.matched, hints)
+    }
+
+    /// With the gate on, loopback NodePorts are either served by the proxy or refused.
+    fn localhost(&self, family: Family) -> LocalhostNodePorts {
+        match self.config.localhost {
+            None => LocalhostNodePorts::Untouched,
+            Some(proxy) if self.config.nodeport_addresses.name_loopback(family) => {
+                LocalhostNodePorts::Proxied { udp: proxy.udp }
+            }
+            Some(_) => LocalhostNodePorts::Refused,
+        }
     }
 
     fn local_pods(&self, family: Family) -> LocalPods {

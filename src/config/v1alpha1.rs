@@ -64,7 +64,7 @@ pub struct KubeProxyConfiguration {
     /// Pod CIDRs, comma separated.
     #[serde(rename = "clusterCIDR")]
     pub cluster_cidr: String,
-    /// CIDRs of the addresses that serve NodePorts, or `primary`.
+    /// CIDRs of the addresses that serve NodePorts, and the keywords `primary`, `localhost` and `all`.
     pub node_port_addresses: Vec<String>,
     /// oom_score_adj of the process.
     pub oom_score_adj: Option<i32>,
@@ -89,6 +89,10 @@ pub struct Kubeweir {
     pub service_counters: bool,
     /// Whether the tables are owned (kernel 6.9); true unless written otherwise.
     pub table_ownership: Option<bool>,
+    /// Whether UDP NodePorts are served on localhost too, where gate
+    /// KubeProxyNFTablesLocalhostNodePorts serves TCP ones.
+    #[serde(rename = "localhostUDP")]
+    pub localhost_udp: bool,
 }
 
 impl Kubeweir {

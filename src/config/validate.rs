@@ -13,6 +13,7 @@ use super::feature_gates::Gate;
 use super::v1alpha1::{KubeProxyConfiguration, Logging};
 use super::version::PREVIOUS_MINOR;
 use crate::model::Family;
+use crate::node::nodeport::NodePortAddress;
 
 /// One rule that is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub fn validate(completed: &Completed) -> Result<(), Violations> {
     ipvs(&mut judge, object);
     process(&mut judge, object);
     mode_and_periods(&mut judge, object);
+    ipvs_gate(&mut judge, completed);
     addresses(&mut judge, object);
     node_port_addresses(&mut judge, &object.node_port_addresses);
     detect_local(&mut judge, completed);
@@ -151,6 +153,13 @@ fn mode_and_periods(judge: &mut Judge, object: &KubeProxyConfiguration) {
     judge.require(period >= minimum, "SyncPeriod", period, &text);
 }
 
+/// KEP-5495: the mode goes by and by, gate first.
+fn ipvs_gate(judge: &mut Judge, completed: &Completed) {
+    let mode = &completed.object.mode;
+    let possible = mode != "ipvs" || completed.gates.enabled(Gate::KubeProxyIpvs);
+    judge.require(possible, "Mode.ProxyMode", mode, "Feature KubeProxyIPVS is disabled");
+}
+
 /// `IP:port` with a port that can be listened on.
 fn is_listen_address(text: &str) -> bool {
     parse_ip_port(text).is_some_and(|address| address.port() != 0)
@@ -182,16 +191,11 @@ fn addresses(judge: &mut Judge, object: &KubeProxyConfiguration) {
 const NOT_A_CIDR: &str = "must be a valid CIDR block, (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
 
 fn node_port_addresses(judge: &mut Judge, items: &[String]) {
-    if items.len() == 1 && items[0] == "primary" {
-        return;
-    }
+    const REASON: &str = "must be a valid CIDR block, (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48), \
+                          or one of 'primary', 'localhost' and 'all'";
     for (index, item) in items.iter().enumerate() {
-        let path = format!("NodePortAddresses[{index}]");
-        if item == "primary" {
-            judge.require(false, &path, item, "can't use both 'primary' and CIDRs");
-        } else {
-            judge.require(parse_cidr(item).is_some(), &path, item, NOT_A_CIDR);
-        }
+        let known = NodePortAddress::keyword(item).is_some() || parse_cidr(item).is_some();
+        judge.require(known, &format!("NodePortAddresses[{index}]"), item, REASON);
     }
 }
 

@@ -5,20 +5,20 @@
 use super::value::{InvalidValue, parse_bool};
 
 /// The Kubernetes release whose behaviour this program has.
-pub const KUBERNETES_RELEASE: &str = "1.36.0";
+pub const KUBERNETES_RELEASE: &str = "1.37.0";
 /// What `--version` prints after `Kubernetes `: the release, and this program's own version. A build
-/// for a release says it in KUBEWEIR_VERSION, whole: `v1.36.0+kubeweir.0.2.0`.
+/// for a release says it in KUBEWEIR_VERSION, whole: `v1.37.0+kubeweir.0.2.0`.
 pub const VERSION: &str = match option_env!("KUBEWEIR_VERSION") {
     // An argument of a container build that nobody gave is there and empty.
     Some(version) if !version.is_empty() => version,
-    _ => concat!("v1.36.0+kubeweir.", env!("CARGO_PKG_VERSION")),
+    _ => concat!("v1.37.0+kubeweir.", env!("CARGO_PKG_VERSION")),
 };
 /// Major number of [`KUBERNETES_RELEASE`].
 pub const MAJOR: &str = "1";
 /// Minor number of [`KUBERNETES_RELEASE`].
-pub const MINOR: &str = "36";
+pub const MINOR: &str = "37";
 /// The only release that `showHiddenMetricsForVersion` may name.
-pub const PREVIOUS_MINOR: &str = "1.35";
+pub const PREVIOUS_MINOR: &str = "1.36";
 
 /// What `--version` was given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,13 +103,13 @@ mod tests {
     #[test]
     fn version_flag() {
         let print = parse_flag("true").expect("bool").output().expect("prints");
-        assert!(print.starts_with("Kubernetes v1.36."), "{print}");
+        assert!(print.starts_with("Kubernetes v1.37."), "{print}");
         assert!(parse_flag("raw").expect("raw").output().expect("prints").contains("GitVersion"));
         assert_eq!(parse_flag("false"), Ok(VersionFlag::Off));
-        let named = parse_flag("v1.36.0-cloud.1").expect("same release");
-        assert_eq!(named.reported(), "v1.36.0-cloud.1");
+        let named = parse_flag("v1.37.0-cloud.1").expect("same release");
+        assert_eq!(named.reported(), "v1.37.0-cloud.1");
         assert_eq!(named.output(), None);
-        assert!(matches!(parse_flag("v1.35.0"), Err(InvalidVersion::OtherRelease(_))));
+        assert!(matches!(parse_flag("v1.36.0"), Err(InvalidVersion::OtherRelease(_))));
         assert!(matches!(parse_flag("maybe"), Err(InvalidVersion::Syntax(_))));
     }
 

@@ -9,7 +9,7 @@ use crate::model::{
     EndpointSlice, ExternalScope, Family, Service, ServicePort, ServicePortName, TrafficPolicy,
 };
 use crate::program::{
-    Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, RuleOptions, Slots,
+    Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, RuleOptions, Slots, comment,
 };
 use crate::topology::{Backend, Needs, Usable, Vantage, merge, usable};
 
@@ -128,7 +128,7 @@ fn outline(
     let endpoints = merge(slices.iter().map(|slice| &**slice), family, &port.name, port.protocol);
     let usable = usable(&endpoints, vantage, needs);
     let placement = Placement {
-        label: name.to_string().into(),
+        label: comment(&name),
         internal: service.internal_policy,
         external: match scope {
             ExternalScope::Local => TrafficPolicy::Local,

@@ -321,7 +321,11 @@ impl Plan {
                 last: Some(Key::new().address(net.broadcast())),
                 ..Element::member(Key::new().address(net.network()))
             });
-            members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).collect()
+            // Alone in its key, a protocol is one byte.
+            let protocols = statics.refused_on_localhost.iter().map(|p| [p.number()]);
+            let refused = protocols.filter_map(|bytes| Key::from_bytes(&bytes));
+            let refused = refused.map(|key| (SetId::RefusedOnLocalhost, Element::member(key)));
+            members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).chain(refused).collect()
         };
         changes.difference(elements(&state.applied.statics), elements(&state.statics));
         self.statics = Some(state.statics.clone());

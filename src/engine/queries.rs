@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::applied::Stage;
-use super::{Claim, Engine};
+use super::{Claim, Engine, Statics};
 use crate::model::{Family, ObjectName, TrafficPolicy};
-use crate::program::{FrontendKey, Placement, elements};
+use crate::program::{FrontendKey, LocalhostPort, Placement, elements, localhost_port};
 use crate::topology::local_ready_addresses;
 
 /// A frontend that several service ports claim.
@@ -153,13 +153,21 @@ impl Engine {
         let placements = applied.services.values().flatten();
         let own = placements.flat_map(|p| elements(p, family, &self.options));
         let own = own.filter(|(set, _)| !set.is_shared()).count();
-        let statics = applied.statics.node_port_ips.len() + applied.statics.service_cidrs.len();
+        let Statics { node_port_ips, service_cidrs, refused_on_localhost } = &applied.statics;
+        let statics = node_port_ips.len() + service_cidrs.len() + refused_on_localhost.len();
         own + applied.shared.len() + statics
     }
 
     /// What is applied for a service, in the order of its ports.
     pub fn applied_placements(&self, family: Family, service: &ObjectName) -> &[Placement] {
         self.state[family].applied.placements(service)
+    }
+
+    /// What a proxy on loopback addresses has to serve for a service, from what is applied.
+    pub fn localhost_ports(&self, family: Family, service: &ObjectName) -> Vec<LocalhostPort> {
+        let localhost = self.options.localhost[family];
+        let placements = self.applied_placements(family, service).iter();
+        placements.filter_map(|placement| localhost_port(placement, localhost)).collect()
     }
 
     /// The contested frontends of a family.

@@ -13,9 +13,9 @@ use super::definition::{Registrar, Spec, Stability};
 pub struct BuildInfo {
     /// Major version of the Kubernetes release whose behaviour is followed: `1`.
     pub major: String,
-    /// Minor version of it: `36`.
+    /// Minor version of it: `37`.
     pub minor: String,
-    /// Version of this program, as upstream spells one: `v1.36.0+kubeweir.0.1.0`.
+    /// Version of this program, as upstream spells one: `v1.37.0+kubeweir.0.1.0`.
     pub git_version: String,
     /// Commit it was built from.
     pub git_commit: String,

@@ -65,7 +65,7 @@ pub struct Statusz {
     pub compiler_version: String,
     /// Version of the program.
     pub binary_version: String,
-    /// The Kubernetes release it behaves as: `1.36`.
+    /// The Kubernetes release it behaves as: `1.37`.
     pub emulation_version: String,
 }
 

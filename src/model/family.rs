@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::{Index, IndexMut};
 
+use ipnet::IpNet;
+
 /// An address family; each has a table of its own and fails on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -26,7 +28,7 @@ impl Family {
     }
 
     /// The family of a CIDR.
-    pub fn of_net(net: &ipnet::IpNet) -> Family {
+    pub fn of_net(net: &IpNet) -> Family {
         Family::of(&net.addr())
     }
 
@@ -44,6 +46,24 @@ impl Family {
             Family::V4 => 4,
             Family::V6 => 16,
         }
+    }
+
+    /// The loopback network.
+    pub fn loopback(self) -> IpNet {
+        let (address, prefix_len) = match self {
+            Family::V4 => (IpAddr::from([127, 0, 0, 0]), 8),
+            Family::V6 => (IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), 128),
+        };
+        IpNet::new_assert(address, prefix_len)
+    }
+
+    /// The network of every address.
+    pub fn everything(self) -> IpNet {
+        let address = match self {
+            Family::V4 => IpAddr::from([0; 4]),
+            Family::V6 => IpAddr::from([0; 16]),
+        };
+        IpNet::new_assert(address, 0)
     }
 
     /// nftables' name of the table family.

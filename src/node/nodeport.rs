@@ -12,15 +12,57 @@ use ipnet::IpNet;
 use crate::model::{Family, NodeAddresses, PerFamily};
 use crate::program::NodePortMatch;
 
-/// `nodePortAddresses` after defaulting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// `[primary]`: the node IP of each family.
+/// `nodePortAddresses` after defaulting, in the configuration's order; nothing means every address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodePortAddresses(pub Vec<NodePortAddress>);
+
+/// One entry of `nodePortAddresses`. Keywords stand beside CIDRs since 1.37.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodePortAddress {
+    /// `primary`: the node IP of each family.
     Primary,
-    /// An empty list.
+    /// `localhost`: the loopback network of each family.
+    Localhost,
+    /// `all`: every address of both families.
     All,
-    /// The CIDRs of both families, in the configuration's order.
-    Cidrs(Vec<IpNet>),
+    /// A CIDR.
+    Cidr(IpNet),
+}
+
+impl NodePortAddress {
+    /// What a keyword stands for.
+    pub fn keyword(text: &str) -> Option<Self> {
+        match text {
+            "primary" => Some(NodePortAddress::Primary),
+            "localhost" => Some(NodePortAddress::Localhost),
+            "all" => Some(NodePortAddress::All),
+            _ => None,
+        }
+    }
+
+    /// The entry as a network of a family; `None` if it has none there, or the node IP is unknown.
+    fn net(self, node_ip: IpAddr, family: Family) -> Option<IpNet> {
+        match self {
+            NodePortAddress::Primary => (!node_ip.is_loopback()).then(|| IpNet::from(node_ip)),
+            NodePortAddress::Localhost => Some(family.loopback()),
+            NodePortAddress::All => Some(family.everything()),
+            NodePortAddress::Cidr(net) => (Family::of_net(&net) == family).then_some(net),
+        }
+    }
+}
+
+impl NodePortAddresses {
+    /// Whether loopback addresses of a family are named as such: `all` and wide CIDRs, which only
+    /// contain them, do not count.
+    pub fn name_loopback(&self, family: Family) -> bool {
+        self.0.iter().any(|entry| match entry {
+            NodePortAddress::Localhost => true,
+            NodePortAddress::Primary | NodePortAddress::All => false,
+            NodePortAddress::Cidr(net) => {
+                Family::of_net(net) == family && net.network().is_loopback()
+            }
+        })
+    }
 }
 
 /// Something an operator should be told about the decision.
@@ -71,40 +113,26 @@ pub fn nodeport_addresses(
     localhost: bool,
 ) -> NodePortDecision {
     let localhost = localhost && family == Family::V4;
-    match configured {
-        NodePortAddresses::All => {
-            NodePortDecision { matched: NodePortMatch::AnyLocal, hints: vec![] }
-        }
-        NodePortAddresses::Primary => primary(node_ips[family], assigned, family),
-        NodePortAddresses::Cidrs(cidrs) => within(cidrs, assigned, family, localhost),
-    }
-}
-
-fn primary(node_ip: IpAddr, assigned: &NodeAddresses, family: Family) -> NodePortDecision {
-    if node_ip.is_loopback() {
-        // `primary` stands for the node IPs that are known. If only the other family has one, its
-        // list names no CIDR of this family, which means every address.
-        let hints = vec![Hint::NoNodeIp(family)];
+    let node_ip = node_ips[family];
+    let nets: Vec<IpNet> =
+        configured.0.iter().filter_map(|entry| entry.net(node_ip, family)).collect();
+    let primary = configured.0.contains(&NodePortAddress::Primary);
+    // A list without a network of the family means every address.
+    if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
+        // `primary` stands for the node IPs that are known.
+        let unknown = nets.is_empty() && primary;
+        let hints = unknown.then_some(Hint::NoNodeIp(family)).into_iter().collect();
         return NodePortDecision { matched: NodePortMatch::AnyLocal, hints };
     }
-    let mut decision = within(&[IpNet::from(node_ip)], assigned, family, false);
-    if decision.matched == NodePortMatch::Addresses(vec![]) {
+    let mut decision = within(&nets, assigned, localhost);
+    if primary && !node_ip.is_loopback() && !assigned.0.contains(&node_ip) {
         decision.hints.push(Hint::NodeIpNotAssigned(node_ip));
     }
     decision
 }
 
-fn within(
-    cidrs: &[IpNet],
-    assigned: &NodeAddresses,
-    family: Family,
-    localhost: bool,
-) -> NodePortDecision {
-    let cidrs: Vec<&IpNet> = cidrs.iter().filter(|net| Family::of_net(net) == family).collect();
-    if cidrs.is_empty() || cidrs.iter().any(|net| net.prefix_len() == 0) {
-        return NodePortDecision { matched: NodePortMatch::AnyLocal, hints: vec![] };
-    }
-    let covered = |ip: &&IpAddr| cidrs.iter().any(|net| net.contains(*ip));
+fn within(nets: &[IpNet], assigned: &NodeAddresses, localhost: bool) -> NodePortDecision {
+    let covered = |ip: &&IpAddr| nets.iter().any(|net| net.contains(*ip));
     let (loopback, mut addresses): (Vec<IpAddr>, Vec<IpAddr>) =
         assigned.0.iter().filter(covered).partition(|ip| ip.is_loopback() && !localhost);
     addresses.sort_unstable();
@@ -138,7 +166,15 @@ mod tests {
     }
 
     fn cidrs(texts: &[&str]) -> NodePortAddresses {
-        NodePortAddresses::Cidrs(texts.iter().map(|t| t.parse().expect("a literal CIDR")).collect())
+        listed(texts)
+    }
+
+    fn listed(texts: &[&str]) -> NodePortAddresses {
+        let entry = |text: &&str| {
+            let cidr = || NodePortAddress::Cidr(text.parse().expect("a literal CIDR"));
+            NodePortAddress::keyword(text).unwrap_or_else(cidr)
+        };
+        NodePortAddresses(texts.iter().map(entry).collect())
     }
 
     fn exactly(texts: &[&str]) -> NodePortMatch {
@@ -163,7 +199,8 @@ mod tests {
     #[test]
     fn match_all() {
         for (name, configured) in [
-            ("empty", NodePortAddresses::All),
+            ("empty", listed(&[])),
+            ("all", listed(&["primary", "all"])),
             ("/0", cidrs(&["192.0.2.0/24", "0.0.0.0/0"])),
             ("only the other family", cidrs(&["fd00::/64"])),
         ] {
@@ -189,9 +226,9 @@ mod tests {
     // B-156: the node IP per family; a family without one is served on all addresses.
     #[test]
     fn primary_is_the_node_ip() {
-        let v4 = decide(&NodePortAddresses::Primary, NODE, Family::V4);
+        let v4 = decide(&listed(&["primary"]), NODE, Family::V4);
         assert_eq!(v4, NodePortDecision { matched: exactly(&["10.0.0.5"]), hints: vec![] });
-        let v6 = decide(&NodePortAddresses::Primary, ["10.0.0.5", "::1"], Family::V6);
+        let v6 = decide(&listed(&["primary"]), ["10.0.0.5", "::1"], Family::V6);
         assert_eq!(v6.matched, NodePortMatch::AnyLocal);
         assert_eq!(v6.hints, vec![Hint::NoNodeIp(Family::V6)]);
     }
@@ -199,8 +236,38 @@ mod tests {
     // nothing matches, as upstream, but it is said.
     #[test]
     fn primary_on_no_interface() {
-        let v4 = decide(&NodePortAddresses::Primary, ["203.0.113.9", "::1"], Family::V4);
+        let v4 = decide(&listed(&["primary"]), ["203.0.113.9", "::1"], Family::V4);
         assert_eq!(v4.matched, exactly(&[]));
         assert_eq!(v4.hints, vec![Hint::NodeIpNotAssigned(ip("203.0.113.9"))]);
+    }
+
+    // 1.37: keywords stand alone, together, and beside CIDRs.
+    #[test]
+    fn keywords_combine() {
+        let both = listed(&["primary", "192.0.2.0/24"]);
+        let v4 = decide(&both, NODE, Family::V4);
+        assert_eq!(v4.matched, exactly(&["10.0.0.5", "192.0.2.7", "192.0.2.8"]));
+        assert_eq!(decide(&both, NODE, Family::V6).matched, exactly(&["fd00::5"]));
+        for (family, node_ip) in [(Family::V4, "10.0.0.5"), (Family::V6, "fd00::5")] {
+            let local = decide(&listed(&["primary", "localhost"]), NODE, family);
+            assert_eq!(local.matched, exactly(&[node_ip]), "{family}");
+            let only = decide(&listed(&["localhost"]), NODE, family);
+            assert_eq!(only.matched, exactly(&[]), "{family}: no other address serves NodePorts");
+        }
+        // Unlike `primary` alone, the list does name a network of the family.
+        let v6 = decide(&listed(&["primary", "localhost"]), ["10.0.0.5", "::1"], Family::V6);
+        assert_eq!(v6.matched, exactly(&[]));
+    }
+
+    // 1.37, KEP-6032: only what names loopback turns the localhost proxy on.
+    #[test]
+    fn loopback_is_named_or_only_contained() {
+        let named = |texts: &[&str]| Family::BOTH.map(|family| listed(texts).name_loopback(family));
+        assert_eq!(named(&["primary", "localhost"]), [true, true]);
+        assert_eq!(named(&["0.0.0.0/0", "127.0.0.1/32"]), [true, false]);
+        assert_eq!(named(&["::1/128"]), [false, true]);
+        for texts in [&["all"][..], &["0.0.0.0/0", "::/0"], &["126.0.0.0/7"], &["primary"], &[]] {
+            assert_eq!(named(texts), [false, false], "{texts:?}");
+        }
     }
 }

@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
-use super::{Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
+use super::{
+    Class, Extension, LocalPods, LocalhostNodePorts, NodePortMatch, Plane, RuleOptions, Scope,
+    SetId,
+};
 use crate::model::Family;
 use crate::ruleset::{
     Chain, ChainType, CmpOp, Expr, Hook, Hooked, Name, Ownership, RejectKind, Rule, Set, Table,
@@ -29,6 +32,8 @@ pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalD
 const MASQUERADING: &str = "masquerading";
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
+/// Where NodePorts on loopback addresses are refused (KEP-6032).
+const LOCALHOST_NODE_PORTS: &str = "localhost-nodeports";
 /// Where source ranges are checked; empty until a service has some.
 pub(super) const FIREWALL_CHECK: &str = "firewall-check";
 
@@ -90,6 +95,7 @@ fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
         SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
         SetId::ServiceCidrs => !options.guard_cluster_ips,
         SetId::Connections(_) => !options.service_counters,
+        SetId::RefusedOnLocalhost => options.localhost[family] == LocalhostNodePorts::Untouched,
         _ => false,
     };
     SetId::fixed().filter(|id| !absent(id)).map(|id| id.declaration(family)).collect()
@@ -259,14 +265,6 @@ fn node_port_ips(family: Family, options: &RuleOptions) -> Name {
     SetId::NodePortIps(local_addresses(family, options)).name()
 }
 
-fn loopback(family: Family) -> ipnet::IpNet {
-    let text = match family {
-        Family::V4 => "127.0.0.0/8",
-        Family::V6 => "::1/128",
-    };
-    text.parse().expect("a literal network")
-}
-
 fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let node_ports = frontends_chain(Plane::NodePorts);
     let mut rules = vec![
@@ -284,7 +282,7 @@ fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         }
         NodePortMatch::AnyLocal => rule(family)
             .to_host()
-            .network(Part::Daddr, CmpOp::Neq, loopback(family))
+            .network(Part::Daddr, CmpOp::Neq, family.loopback())
             .jump(node_ports),
     });
     regular("services", rules)
@@ -322,7 +320,9 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     );
     if options.loopback_node_ports(family) {
         rules.push(
-            rule(family).network(Part::OriginalDaddr, CmpOp::Eq, loopback(family)).jump(node_ports),
+            rule(family)
+                .network(Part::OriginalDaddr, CmpOp::Eq, family.loopback())
+                .jump(node_ports),
         );
     }
     regular(MASQUERADING, rules)
@@ -408,8 +408,26 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     }
     let node_port = to_node_ports(family, options).jump("nodeport-endpoints-check");
     chains.push(regular("unserved", unserved));
-    chains.push(regular("unserved-here", vec![node_port, to_frontend()]));
+    let mut unserved_here = vec![node_port, to_frontend()];
+    if options.localhost[family] != LocalhostNodePorts::Untouched {
+        let to_loopback = rule(family).network(Part::Daddr, CmpOp::Eq, family.loopback());
+        unserved_here.push(to_loopback.jump(LOCALHOST_NODE_PORTS));
+        chains.extend(localhost_node_ports(family));
+    }
+    chains.push(regular("unserved-here", unserved_here));
     chains
+}
+
+/// Which protocols are refused is data, so that each is counted and the rules stay as they are.
+fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
+    const REFUSAL: &str = "localhost-refusal";
+    // Every NodePort has either policy.
+    let policies = [SetId::Masquerade(Plane::NodePorts), SetId::LocalPolicy(Plane::NodePorts)];
+    let node_ports =
+        policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
+    let refuse =
+        rule(family).is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name()).goto("reject-chain");
+    [regular(LOCALHOST_NODE_PORTS, node_ports.to_vec()), regular(REFUSAL, vec![refuse])]
 }
 
 /// Packets to an address where NodePorts answer. In the input hook every destination is local.
@@ -418,7 +436,7 @@ fn to_node_ports(family: Family, options: &RuleOptions) -> RuleBuilder {
     match options.node_ports[family] {
         NodePortMatch::Addresses(_) => any.is_in(&[Part::Daddr], node_port_ips(family, options)),
         NodePortMatch::AnyLocal if options.loopback_node_ports(family) => any,
-        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, loopback(family)),
+        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, family.loopback()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Family, PerFamily};
+use crate::model::{Family, PerFamily, Protocol};
 
 /// How traffic from this cluster's pods is recognised (section 5.2).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,6 +35,38 @@ impl Default for NodePortMatch {
     }
 }
 
+/// What becomes of NodePorts on loopback addresses in nftables mode (KEP-6032).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalhostNodePorts {
+    /// The rules say nothing of them.
+    #[default]
+    Untouched,
+    /// They are refused.
+    Refused,
+    /// A proxy listens there for TCP, and for UDP if so configured; the rest is refused.
+    Proxied {
+        /// For UDP too.
+        udp: bool,
+    },
+}
+
+impl LocalhostNodePorts {
+    /// The protocols that are refused.
+    pub fn refused(self) -> &'static [Protocol] {
+        match self {
+            LocalhostNodePorts::Untouched => &[],
+            LocalhostNodePorts::Refused => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
+            LocalhostNodePorts::Proxied { udp: false } => &[Protocol::Udp, Protocol::Sctp],
+            LocalhostNodePorts::Proxied { udp: true } => &[Protocol::Sctp],
+        }
+    }
+
+    /// Whether a proxy listens for a protocol.
+    pub fn is_proxied(self, protocol: Protocol) -> bool {
+        matches!(self, LocalhostNodePorts::Proxied { .. }) && !self.refused().contains(&protocol)
+    }
+}
+
 /// Everything outside services that shapes the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleOptions {
@@ -52,6 +84,8 @@ pub struct RuleOptions {
     pub guard_cluster_ips: bool,
     /// NodePorts on 127.0.0.0/8: iptables mode's `localhostNodePorts`, IPv4 only.
     pub localhost_node_ports: bool,
+    /// NodePorts on loopback addresses of each family where packets cannot be sent on: nftables mode.
+    pub localhost: PerFamily<LocalhostNodePorts>,
     /// Drop forwarded packets that conntrack calls invalid: iptables mode.
     pub drop_invalid: bool,
     /// Masquerade hairpins of every reachable endpoint, not only of local ones: iptables mode.
@@ -72,6 +106,7 @@ impl RuleOptions {
             node_ips: PerFamily::default(),
             guard_cluster_ips: true,
             localhost_node_ports: false,
+            localhost: PerFamily::default(),
             drop_invalid: false,
             hairpin_everywhere: false,
             restrict_without_endpoints: true,

@@ -62,7 +62,7 @@ pub struct Frontend {
 pub struct Placement {
     /// The service port.
     pub name: ServicePortName,
-    /// `namespace/name:port`, the comment of its elements.
+    /// `namespace/name:port`, the comment of its elements, as [`comment`] cuts it.
     pub label: Arc<str>,
     /// Its frontends.
     pub frontends: Vec<Frontend>,
@@ -152,6 +152,17 @@ impl Placement {
     }
 }
 
+/// Longest comment that `nft` reads back, in bytes; the kernel takes more.
+const COMMENT_LIMIT: usize = 128;
+
+/// The comment of a service port's elements, cut where `nft -f` would refuse it.
+pub fn comment(name: &ServicePortName) -> Arc<str> {
+    let text = name.to_string();
+    let whole = |at: &usize| text.is_char_boundary(*at);
+    let end = (0..=COMMENT_LIMIT.min(text.len())).rev().find(whole).unwrap_or_default();
+    text[..end].into()
+}
+
 /// Elements of a service port, in the sets of a family.
 ///
 /// Shape: sorted by set and key, without duplicates.
@@ -215,7 +226,8 @@ fn policy_elements(
         out.push((SetId::Restricted, Element::verdict(key, ranges)));
     }
     if options.service_counters {
-        let element = Element::member(key).with_comment(placement.label.clone());
+        // Uncut: the counters are told apart by it.
+        let element = Element::member(key).with_comment(placement.name.to_string().into());
         out.push((SetId::Connections(plane), element));
     }
 }
@@ -268,4 +280,23 @@ fn list(
             (endpoints, Element::data(key.slot(slot as u32), data(backend)))
         }),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ObjectName;
+
+    // 1.37, kubernetes#139516: `nft -f` refuses longer ones, and so a listing that has them.
+    #[test]
+    fn comments_are_cut_where_nft_would_refuse_them() {
+        let name = |namespace: usize, name: usize| ServicePortName {
+            service: ObjectName::new("n".repeat(namespace), "s".repeat(name)),
+            port: "https-alt-named".into(),
+            protocol: Protocol::Tcp,
+        };
+        assert_eq!(&*comment(&name(2, 3)), "nn/sss:https-alt-named");
+        assert_eq!(comment(&name(63, 63)).len(), COMMENT_LIMIT);
+        assert_eq!(comment(&name(53, 58)).len(), COMMENT_LIMIT, "all of it fits");
+    }
 }

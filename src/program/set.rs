@@ -127,6 +127,8 @@ pub enum SetId {
     Endpoints(Plane, Scope, Class),
     /// Connections by frontend.
     Connections(Plane),
+    /// Protocols that are refused to NodePorts on loopback addresses, counted.
+    RefusedOnLocalhost,
 }
 
 /// What [`SetId::NodePortIps`] holds.
@@ -149,6 +151,7 @@ impl SetId {
             SetId::ServiceCidrs,
             SetId::Hairpin,
             SetId::Restricted,
+            SetId::RefusedOnLocalhost,
         ];
         let of_frontends = Plane::BOTH.into_iter().flat_map(|plane| {
             [
@@ -179,6 +182,7 @@ impl SetId {
             | SetId::ClusterIps
             | SetId::NodePortIps(_)
             | SetId::ServiceCidrs
+            | SetId::RefusedOnLocalhost
             | SetId::Hairpin => None,
             SetId::Restricted => Some(Plane::Services),
             SetId::LocalPolicy(plane)
@@ -219,6 +223,7 @@ impl SetId {
             | SetId::ClusterIps
             | SetId::NodePortIps(_)
             | SetId::ServiceCidrs => (vec![address], SetKind::Set),
+            SetId::RefusedOnLocalhost => (vec![Field::InetProto], SetKind::Set),
             SetId::Hairpin => {
                 (vec![address, address, Field::InetProto, Field::InetService], SetKind::Set)
             }
@@ -245,7 +250,7 @@ impl SetId {
         Set {
             kind,
             interval: self == SetId::ServiceCidrs,
-            counter: matches!(self, SetId::Connections(_)),
+            counter: matches!(self, SetId::Connections(_) | SetId::RefusedOnLocalhost),
             comment: self.comment().map(str::to_owned),
             ..Set::plain(self.name(), key)
         }
@@ -268,6 +273,9 @@ impl SetId {
             SetId::Remember(_) => Some("sessionAffinity: remember the client"),
             SetId::Restricted => Some("loadBalancerSourceRanges"),
             SetId::Connections(_) => Some("new connections by frontend"),
+            SetId::RefusedOnLocalhost => {
+                Some("protocols refused to NodePorts on loopback addresses")
+            }
             SetId::Members(..) | SetId::Endpoints(..) => None,
         }
     }
@@ -290,6 +298,7 @@ impl fmt::Display for SetId {
             SetId::Sticky(plane) => write!(f, "sticky-{}", plane.plural()),
             SetId::Remember(plane) => write!(f, "remember-{}", plane.plural()),
             SetId::Restricted => f.write_str("restricted-services"),
+            SetId::RefusedOnLocalhost => f.write_str("refused-on-localhost"),
             SetId::Connections(plane) => write!(f, "connections-{}", plane.plural()),
             SetId::Members(plane, scope, class) => {
                 write!(f, "{}{}-{}", local(*scope), plane.plural(), class.slots())

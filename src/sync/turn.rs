@@ -15,6 +15,7 @@ use crate::engine::{Conflict, Effect, Engine, FamilySummary, Unserved};
 use crate::model::{
     Change, EndpointSlice, Families, Family, Kind, Node, NodeAddresses, ObjectName, Service,
 };
+use crate::program::LocalhostPort;
 use crate::ruleset::Ownership;
 use crate::transaction::Kernel;
 
@@ -105,6 +106,8 @@ pub struct InForce {
     /// Distinct addresses of ready endpoints on this node, for a Service with a health-check node
     /// port; otherwise zero.
     pub local_ready: usize,
+    /// What a proxy on loopback addresses has to serve for it in the family.
+    pub localhost: Vec<LocalhostPort>,
 }
 
 impl InForce {
@@ -113,6 +116,7 @@ impl InForce {
         let checked = service.as_ref().is_some_and(|s| s.health_check_node_port.is_some());
         InForce {
             slices: engine.store().slices(name).iter().cloned().collect(),
+            localhost: engine.localhost_ports(family, name),
             local_ready: if checked { engine.local_ready(family, name) } else { 0 },
             service,
             name: name.clone(),

@@ -36,7 +36,7 @@ fn before_the_configuration() {
     let positional = failed(&site.run(&["serve"]));
     assert_eq!(positional.lines().count(), 1, "no usage: {positional}");
     let version = succeeded(&site.run(&["--version"]));
-    assert!(version.starts_with("Kubernetes v1.36.") && version.lines().count() == 1, "{version}");
+    assert!(version.starts_with("Kubernetes v1.37.") && version.lines().count() == 1, "{version}");
     assert!(succeeded(&site.run(&["--help"])).contains("--masquerade-all"));
 }
 

@@ -71,7 +71,7 @@ fn daemon_set() {
     let requests = site.server.requests();
     assert!(requests.iter().all(|request| request.ask != Ask::Other), "{requests:?}");
     let agent = requests[0].headers["user-agent"].to_str().unwrap();
-    assert!(agent.starts_with("kube-proxy/v1.36."), "{agent}");
+    assert!(agent.starts_with("kube-proxy/v1.37."), "{agent}");
     let accept = requests[0].headers["accept"].to_str().unwrap();
     assert!(accept.starts_with("application/vnd.kubernetes.protobuf"), "{accept}");
     assert_eq!(fs::read_to_string(site.path("max")).unwrap().trim(), "131072");

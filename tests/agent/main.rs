@@ -16,6 +16,7 @@ mod changes;
 mod command_line;
 mod kubeadm;
 mod life;
+mod localhost;
 mod manifests;
 mod modes;
 mod node;

@@ -49,6 +49,10 @@ fn wrong_port(site: &Site) -> Outcome {
 #[test]
 fn blank_is_iptables() {
     let (site, proxy) = started("");
+    // KEP-5343, 1.37: that the default will change is said in the log and as an Event.
+    let event = site.wait_event("UnsetProxyMode");
+    assert_eq!(event["type"], "Warning");
+    assert!(proxy.log().contains("The proxy mode is not set"), "{}", proxy.log());
     assert_eq!(site.get(METRICS, "/proxyMode").text(), "iptables");
     assert_eq!(proxy.log().matches("Rules are written with nftables").count(), 1);
     assert!(proxy.log().contains("primary"), "nodePortAddresses is unset: {}", proxy.log());
@@ -66,6 +70,7 @@ fn blank_is_iptables() {
 #[test]
 fn nftables_differs() {
     let (site, proxy) = started("nftables");
+    assert!(!proxy.log().contains("The proxy mode is not set"), "{}", proxy.log());
     assert!(!proxy.log().contains("Rules are written with nftables"), "{}", proxy.log());
     assert!(answers(&site, Place::Outside, NODE_IP.v4));
     assert!(!answers(&site, Place::Outside, SECOND_NODE_IP.v4));

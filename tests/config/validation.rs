@@ -43,8 +43,9 @@ fn every_rule_is_enforced() {
         ("healthzBindAddress: localhost:1", "HealthzBindAddress".into()),
         ("healthzBindAddress: 1.2.3.4:0", "HealthzBindAddress".into()),
         ("metricsBindAddress: 1.2.3.4:65536", "MetricsBindAddress".into()),
+        ("mode: ipvs\nfeatureGates: {KubeProxyIPVS: false}", "Mode.ProxyMode".into()),
         ("nodePortAddresses: [x]", "NodePortAddresses[0]".into()),
-        ("showHiddenMetricsForVersion: '1.34'", "ShowHiddenMetricsForVersion".into()),
+        ("showHiddenMetricsForVersion: '1.35'", "ShowHiddenMetricsForVersion".into()),
         ("detectLocalMode: Magic", "DetectLocalMode".into()),
         ("clusterCIDR: 10.0.0.0", "DetectLocalConfiguration.ClusterCIDRs".into()),
         ("logging: {format: xml}", "logging.format".into()),
@@ -83,7 +84,7 @@ fn valid_edge_values() {
         "nftables: {masqueradeBit: 32}",
         "ipvs: {excludeCIDRs: [x], tcpTimeout: -1s}",
         "oomScoreAdj: 1000",
-        "showHiddenMetricsForVersion: '1.35'",
+        "showHiddenMetricsForVersion: '1.36'",
         "detectLocalMode: NodeCIDR\nclusterCIDR: x,y,z",
         "featureGates: {LoggingAlphaOptions: true}\nlogging: {options: {text: {splitStream: true}}}",
         "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: a-nineteen-letters1}",
@@ -119,13 +120,15 @@ fn sync_period_below_the_minimum() {
     assert_eq!(paths(&violations(&["--iptables-sync-period=0"], None)), ["SyncPeriod"]);
 }
 
-// B-046: primary stands alone.
+// B-046, as 1.37 has it: keywords may stand beside CIDRs; other words are still none.
 #[test]
-fn primary_next_to_cidrs() {
-    for items in ["primary,10.0.0.0/8", "10.0.0.0/8,primary"] {
+fn node_port_keywords_are_three() {
+    for items in ["primary,10.0.0.0/8", "10.0.0.0/8,primary,localhost", "all"] {
+        config(&[&format!("--nodeport-addresses={items}")], None);
+    }
+    for (items, at) in [("primary,loopback", 1), ("Primary", 0), ("localhost,127.0.0.1", 1)] {
         let violations = violations(&[&format!("--nodeport-addresses={items}")], None);
-        assert_eq!(violations.0.len(), 1, "{items}: {violations}");
-        assert!(violations.0[0].path.starts_with("NodePortAddresses["), "{items}");
+        assert_eq!(paths(&violations), [format!("NodePortAddresses[{at}]")], "{items}");
     }
 }
 

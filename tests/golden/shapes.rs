@@ -1,7 +1,7 @@
 //! The shapes of Services whose rules are shown.
 
 use kubeweir::model::{Family, Object, PerFamily, Protocol, ServiceType, TrafficPolicy};
-use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
+use kubeweir::program::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions};
 use kubeweir::testing::objects::{port, service, slice};
 
 /// File, options and family of the programs without Services; the shapes are shown on the first.
@@ -35,11 +35,17 @@ pub fn bases() -> Vec<(&'static str, RuleOptions, Family)> {
         local_pods: PerFamily::from_fn(|_| LocalPods::Interface("cni0".to_owned())),
         ..nftables.clone()
     };
+    let localhost = |localhost| RuleOptions {
+        localhost: PerFamily::from_fn(|_| localhost),
+        ..nftables.clone()
+    };
     vec![
         ("base-ip.nft", nftables.clone(), Family::V4),
-        ("base-ip6.nft", nftables, Family::V6),
+        ("base-ip6.nft", nftables.clone(), Family::V6),
         ("base-iptables-mode.nft", iptables, Family::V4),
         ("base-bridge-detector.nft", bridge, Family::V4),
+        ("base-localhost.nft", localhost(LocalhostNodePorts::Proxied { udp: false }), Family::V4),
+        ("base-localhost-refused.nft", localhost(LocalhostNodePorts::Refused), Family::V6),
     ]
 }
 

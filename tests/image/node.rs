@@ -103,7 +103,7 @@ impl Node {
     }
 
     fn with(lab: Lab, server: ApiServer, set: &DaemonSet, map: &ConfigMap) -> Node {
-        let pod = set.spec.clone().unwrap().template.spec.unwrap();
+        let pod = set.spec.clone().template.spec.unwrap();
         let directory = tempfile::tempdir().unwrap();
         let node = Node { lab, server, pod, directory, started: 0.into() };
         Archive::of_this_build().unpack(&node.at("root"));

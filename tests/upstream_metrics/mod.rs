@@ -1,4 +1,4 @@
-//! kube-proxy 1.36's own metrics, as its documentation and a scrape of it give them.
+//! kube-proxy 1.37's own metrics, as its documentation and a scrape of it give them.
 
 use kubeweir::metrics::Mode;
 
@@ -57,6 +57,19 @@ pub const UPSTREAM: &[Row] = &[
     row("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "counter", FAMILY, N),
     histogram("kubeproxy_conntrack_reconciler_sync_duration_seconds", E15, A),
     row("kubeproxy_conntrack_reconciler_deleted_entries_total", "counter", FAMILY, A),
+    row("kubeproxy_nftables_localhost_nodeport_listeners", "gauge", FAMILY, N),
+    row(
+        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total",
+        "counter",
+        FAMILY,
+        N,
+    ),
+    row(
+        "kubeproxy_nftables_localhost_nodeport_rejected_packets_total",
+        "counter",
+        &["ip_family", "protocol"],
+        N,
+    ),
     row("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "counter", FAMILY, I_V),
     row("kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total", "counter", FAMILY, I),
     row("kubeproxy_sync_proxy_rules_iptables_total", "gauge", &["table", "ip_family"], I),

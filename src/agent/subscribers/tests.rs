@@ -28,6 +28,7 @@ pub fn in_force(service: Service, slice: EndpointSlice) -> InForce {
         service: Some(Arc::new(service)),
         slices: std::iter::once(Arc::new(slice)).collect(),
         local_ready,
+        localhost: Vec::new(),
     }
 }
 

@@ -185,10 +185,10 @@ fn version() {
     for arguments in [&["--version"][..], &["--version=true"], &["--config=/none", "--version"]] {
         let exit = parse_line(arguments).expect_err("exits");
         assert_eq!((exit.code, exit.stderr.as_str()), (0, ""), "{arguments:?}");
-        assert!(exit.stdout.starts_with("Kubernetes v1.36."), "{arguments:?}: {}", exit.stdout);
+        assert!(exit.stdout.starts_with("Kubernetes v1.37."), "{arguments:?}: {}", exit.stdout);
     }
     assert!(parse_line(&["--version=raw"]).expect_err("exits").stdout.starts_with("version.Info{"));
-    assert_eq!(flags(&["--version=v1.36.0-x"]).version.reported(), "v1.36.0-x");
+    assert_eq!(flags(&["--version=v1.37.0-x"]).version.reported(), "v1.37.0-x");
     assert_eq!(parse_line(&["--version=v1.2.3"]).expect_err("other release").code, 1);
     assert_eq!(parse_line(&["--version=maybe"]).expect_err("no bool").code, 1);
 }

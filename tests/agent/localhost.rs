@@ -1,0 +1,199 @@
+//! NodePorts on localhost in nftables mode (KEP-6032, Kubernetes 1.37): a proxy where it is asked for,
+//! refusals where the gate is on and nothing listens.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+
+use kubeweir::model::{Family, Kind, PerFamily, Protocol};
+use kubeweir::testing::lab::{NODE_IP, Outcome, Place};
+use serde_json::{Value, json};
+
+use crate::objects::{node_port, slice};
+use crate::site::{Proxy, Site};
+
+const NODE_PORT: u16 = 30080;
+const LOOPBACK: PerFamily<IpAddr> =
+    PerFamily { v4: IpAddr::V4(Ipv4Addr::LOCALHOST), v6: IpAddr::V6(Ipv6Addr::LOCALHOST) };
+
+const LISTENERS: &str = "kubeproxy_nftables_localhost_nodeport_listeners";
+const FAILURES: &str = "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total";
+const REJECTED: &str = "kubeproxy_nftables_localhost_nodeport_rejected_packets_total";
+
+fn gate(config: &mut Value) {
+    config["featureGates"] = json!({ "KubeProxyNFTablesLocalhostNodePorts": true });
+}
+
+fn site(change: impl FnOnce(&mut Value)) -> Site {
+    let site = Site::lab();
+    let mut web = node_port("web", 1, NODE_PORT);
+    change(&mut web);
+    site.server.put(&web);
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::Pod(0)]));
+    }
+    site
+}
+
+fn started(site: &Site, change: impl FnOnce(&mut Value)) -> Proxy {
+    let proxy = site.start_config(change);
+    site.wait_served(&proxy, 1, "pod-0");
+    proxy
+}
+
+fn dial(site: &Site, protocol: Protocol, family: Family) -> Outcome {
+    site.dial(Place::Host, protocol, SocketAddr::new(LOOPBACK[family], NODE_PORT))
+}
+
+fn served_by(site: &Site, protocol: Protocol, family: Family) -> Option<String> {
+    dial(site, protocol, family).answer().map(|answer| answer.server.clone())
+}
+
+fn wait_served(site: &Site, proxy: &Proxy, protocol: Protocol, family: Family, server: &str) {
+    let what = format!("{protocol} on localhost, {family}");
+    site.wait(proxy, &what, || served_by(site, protocol, family).as_deref() == Some(server));
+}
+
+#[test]
+fn named_localhost_is_served() {
+    let site = site(|_| {});
+    let proxy = started(&site, |config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["primary", "localhost"]);
+    });
+    for family in Family::BOTH {
+        let labels = [("ip_family", if family == Family::V4 { "IPv4" } else { "IPv6" })];
+        wait_served(&site, &proxy, Protocol::Tcp, family, "pod-0");
+        assert_eq!(dial(&site, Protocol::Udp, family), Outcome::Refused, "{family}");
+        let node = SocketAddr::new(NODE_IP[family], NODE_PORT);
+        assert!(site.dial(Place::Outside, Protocol::Tcp, node).answer().is_some(), "{family}");
+        let scrape = site.scrape();
+        assert_eq!(scrape.value(LISTENERS, &labels), Some(1.0), "{family}");
+        let refused = [labels[0], ("protocol", "UDP")];
+        assert!(scrape.value(REJECTED, &refused).is_some_and(|count| count >= 1.0), "{family}");
+        // The new endpoint is used, and without any the listener is gone.
+        site.server.put(&slice("web", family, &[Place::Pod(2)]));
+        wait_served(&site, &proxy, Protocol::Tcp, family, "pod-2");
+        let suffix = if family == Family::V4 { "web-v4" } else { "web-v6" };
+        site.server.delete(Kind::EndpointSlice, "default", suffix);
+        site.wait(&proxy, "the refusal", || dial(&site, Protocol::Tcp, family) == Outcome::Refused);
+        site.wait(&proxy, "no listener", || site.scrape().value(LISTENERS, &labels) == Some(0.0));
+    }
+    assert!(!proxy.log().contains("is ignored"), "{}", proxy.log());
+}
+
+// Of `all` and zero networks none names loopback; with the gate everything is refused there, without it
+// the host's own servers are reached.
+#[test]
+fn without_the_name_it_is_refused_or_left_alone() {
+    let site = site(|_| {});
+    let own = |family: Family| {
+        site.node().run(|| TcpListener::bind(SocketAddr::new(LOOPBACK[family], NODE_PORT)).unwrap())
+    };
+    let _servers = Family::BOTH.map(own);
+    let reached = |family: Family| {
+        let to = SocketAddr::new(LOOPBACK[family], NODE_PORT);
+        site.node().run(|| TcpStream::connect(to).is_ok())
+    };
+    for (list, gated) in
+        [(json!(["all"]), true), (json!(["primary"]), true), (json!(["all"]), false)]
+    {
+        let proxy = started(&site, |config| {
+            config["nodePortAddresses"] = list.clone();
+            if gated {
+                gate(config);
+            }
+        });
+        for family in Family::BOTH {
+            // The rules of the run before are in force until the first sync.
+            let what = format!("a host's own server: {list} {gated} {family}");
+            site.wait(&proxy, &what, || reached(family) != gated);
+            if gated {
+                assert_eq!(dial(&site, Protocol::Udp, family), Outcome::Refused, "{list} {family}");
+            }
+        }
+        proxy.terminate();
+    }
+}
+
+// A family whose loopback is not named has no listener.
+#[test]
+fn loopback_networks_count_by_family() {
+    let site = site(|_| {});
+    let proxy = started(&site, |config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["0.0.0.0/0", "127.0.0.1/32", "::/0"]);
+    });
+    wait_served(&site, &proxy, Protocol::Tcp, Family::V4, "pod-0");
+    assert_eq!(dial(&site, Protocol::Tcp, Family::V6), Outcome::Refused);
+}
+
+// Policy Local: only endpoints here, and no listener without one.
+#[test]
+fn external_traffic_policy_local() {
+    let site = site(|web| web["spec"]["externalTrafficPolicy"] = "Local".into());
+    site.server.put(&slice("web", Family::V4, &[Place::RemotePod(0), Place::Pod(0)]));
+    let proxy = site.start_config(|config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["localhost"]);
+    });
+    wait_served(&site, &proxy, Protocol::Tcp, Family::V4, "pod-0");
+    for _ in 0..10 {
+        let server = served_by(&site, Protocol::Tcp, Family::V4);
+        assert_eq!(server.as_deref(), Some("pod-0"));
+    }
+    site.server.put(&slice("web", Family::V4, &[Place::RemotePod(0)]));
+    site.wait(&proxy, "the refusal", || dial(&site, Protocol::Tcp, Family::V4) == Outcome::Refused);
+    assert_eq!(dial(&site, Protocol::Udp, Family::V4), Outcome::Refused);
+}
+
+// ClientIP: all clients of the listener have one address, so that they share an endpoint.
+#[test]
+fn session_affinity() {
+    let site = site(|web| {
+        web["spec"]["sessionAffinity"] = "ClientIP".into();
+        web["spec"]["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 600 } });
+    });
+    site.server.put(&slice("web", Family::V4, &[Place::Pod(0), Place::Pod(1), Place::Pod(2)]));
+    let proxy = site.start_config(|config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["localhost"]);
+    });
+    let server = || served_by(&site, Protocol::Tcp, Family::V4);
+    site.wait(&proxy, "an answer", || server().is_some());
+    let first = server();
+    for _ in 0..20 {
+        assert_eq!(server(), first);
+    }
+}
+
+// Ours: UDP by option.
+#[test]
+fn udp_by_option() {
+    let site = site(|_| {});
+    let proxy = started(&site, |config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["localhost"]);
+        config["kubeweir"] = json!({ "localhostUDP": true });
+    });
+    for family in Family::BOTH {
+        wait_served(&site, &proxy, Protocol::Udp, family, "pod-0");
+        site.server.put(&slice("web", family, &[Place::Pod(2)]));
+        wait_served(&site, &proxy, Protocol::Udp, family, "pod-2");
+    }
+}
+
+// A port that somebody has fails alone, is counted, and the Service is served everywhere else.
+#[test]
+fn a_taken_port() {
+    let site = site(|_| {});
+    let taken = SocketAddr::new(LOOPBACK.v4, NODE_PORT);
+    let _owner = site.node().run(|| TcpListener::bind(taken).unwrap());
+    let proxy = started(&site, |config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["primary", "localhost"]);
+    });
+    wait_served(&site, &proxy, Protocol::Tcp, Family::V6, "pod-0");
+    let count = |name: &str| site.scrape().value(name, &[("ip_family", "IPv4")]);
+    site.wait(&proxy, "the count", || count(FAILURES) == Some(1.0));
+    assert_eq!(count(LISTENERS), Some(0.0));
+    proxy.wait_log(&["Failed to serve a NodePort on localhost", "127.0.0.1:30080/tcp"]);
+}
