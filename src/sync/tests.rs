@@ -3,4 +3,5 @@
 mod audit;
 mod faults;
 mod histories;
+mod kept;
 mod refusals;
