@@ -1,7 +1,9 @@
 //! Histories against the fake kernel.
 
 mod audit;
+mod batches;
 mod faults;
 mod histories;
+mod kept;
 mod refusals;
 mod worker;

@@ -33,6 +33,8 @@ pub struct FakeKernel {
     faults: VecDeque<Fault>,
     good_before_faults: usize,
     dump_failures: usize,
+    dumps: usize,
+    set_dumps: usize,
     dislike: Option<Dislike>,
     blames: bool,
     commits_left: Option<usize>,
@@ -53,6 +55,8 @@ impl FakeKernel {
             faults: VecDeque::new(),
             good_before_faults: 0,
             dump_failures: 0,
+            dumps: 0,
+            set_dumps: 0,
             dislike: None,
             blames: true,
             commits_left: None,
@@ -90,9 +94,25 @@ impl FakeKernel {
         self.faults.extend(faults);
     }
 
+    /// Nothing goes wrong any more that was to.
+    pub fn heal(&mut self) {
+        self.faults.clear();
+        self.good_before_faults = 0;
+    }
+
     /// The next dumps fail.
     pub fn fail_dumps(&mut self, times: usize) {
         self.dump_failures = times;
+    }
+
+    /// How often a table was read.
+    pub fn dumps(&self) -> usize {
+        self.dumps
+    }
+
+    /// How often a single set was read.
+    pub fn set_dumps(&self) -> usize {
+        self.set_dumps
     }
 
     /// Refuses every transaction with an operation for which this gives an errno.
@@ -110,7 +130,7 @@ impl FakeKernel {
         self.commits_left = commits;
     }
 
-    /// Whether a refusal names the operation, as the kernel usually does.
+    /// Whether a refusal names the operation and the element, as the kernel usually does.
     pub fn blame(&mut self, blames: bool) {
         self.blames = blames;
     }
@@ -140,10 +160,31 @@ impl FakeKernel {
         let dislike = self.dislike.as_ref()?;
         transaction.ops.iter().enumerate().find_map(|(index, op)| {
             let errno = dislike(op)?;
-            let op_index = self.blames.then_some(index);
-            Some(Rejection { op: op_index, element: None, object: describe(op), errno })
+            let element = || match op {
+                Op::AddElements(set, elements) => disliked(dislike, elements, |element| {
+                    Op::AddElements(set.clone(), vec![element])
+                }),
+                Op::DeleteElements(set, elements) => disliked(dislike, elements, |element| {
+                    Op::DeleteElements(set.clone(), vec![element])
+                }),
+                _ => None,
+            };
+            let (op_index, element) = match self.blames {
+                true => (Some(index), element()),
+                false => (None, None),
+            };
+            Some(Rejection { op: op_index, element, object: describe(op), errno })
         })
     }
+}
+
+/// The first element that is disliked by itself.
+fn disliked(
+    dislike: &Dislike,
+    elements: &[Element],
+    alone: impl Fn(Element) -> Op,
+) -> Option<usize> {
+    elements.iter().position(|element| dislike(&alone(element.clone())).is_some())
 }
 
 impl Kernel for FakeKernel {
@@ -197,6 +238,7 @@ impl Kernel for FakeKernel {
     }
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        self.dumps += 1;
         if self.dump_failures > 0 {
             self.dump_failures -= 1;
             return Err(DumpError::Interrupted(family.nft()));
@@ -205,6 +247,7 @@ impl Kernel for FakeKernel {
     }
 
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        self.set_dumps += 1;
         let found = self.tables[family].sets.get(set);
         Ok(found.map(|(_, elements)| elements.values().cloned().collect()).unwrap_or_default())
     }
