@@ -190,7 +190,7 @@ async fn serve(
         health: health.clone(),
         status: status.clone(),
         flows: flows::start(metrics.clone()).map_err(AgentError::Thread)?,
-        metrics,
+        metrics: metrics.clone(),
         health_checks,
         occurrences,
         node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
@@ -204,7 +204,7 @@ async fn serve(
     for family in families.iter() {
         health.loop_started(family);
     }
-    sighted.source.start(inbox)?;
+    sighted.source.start(inbox, &metrics)?;
     announce(recorder.as_ref(), config.mode);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {
