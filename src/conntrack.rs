@@ -3,8 +3,8 @@
 //! A UDP "connection" never ends by itself while its client keeps sending, so that the kernel keeps
 //! sending it where it was first sent. Place in the flow: after a sync of services whose slices have,
 //! or had, a UDP port (B-226), the shell builds a [`Reconciliation`] of the services and lets
-//! [`kernel`] delete the flows it calls stale. Apart from [`kernel`] this is pure; it must not know
-//! rules or how an endpoint is chosen.
+//! [`crate::netlink`] delete the flows it calls stale. Pure; it must not know rules or how an endpoint
+//! is chosen.
 //!
 //! What is stale:
 //! - a flow to a frontend that exists and is answered by none of its serving endpoints (B-218, B-219,
@@ -16,8 +16,6 @@
 //!
 //! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that
 //! are not this node's.
-
-pub mod kernel;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

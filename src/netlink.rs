@@ -14,17 +14,23 @@
 
 mod attribute;
 mod batch;
+pub mod conntrack;
 mod decode;
 mod dump;
 mod element;
 mod expr;
 pub mod heap;
+pub mod ipset;
+pub mod iptables;
+pub mod ipvs;
 mod monitor;
 mod reply;
+pub mod request;
 mod set;
 mod socket;
 mod uapi;
 mod userdata;
+mod verdict;
 mod witness;
 pub mod xtables;
 
@@ -96,7 +102,7 @@ impl NetlinkKernel {
 
     fn open_for(table: &str) -> Result<NetlinkKernel, OpenError> {
         Ok(NetlinkKernel {
-            socket: Socket::open().map_err(OpenError)?,
+            socket: Socket::netfilter().map_err(OpenError)?,
             batch: Batch::new(table),
             buffer: vec![0; RECEIVE_BUFFER],
             next_seq: 1,

@@ -6,7 +6,6 @@
 
 pub mod addresses;
 pub mod families;
-pub mod nfnetlink;
 pub mod nodeport;
 pub mod object;
 pub mod route;

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use kubeweir::cleanup::{self, Removed};
 use kubeweir::model::Family;
-use kubeweir::node::nfnetlink::{Attributes, Netlink, Request};
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use kubeweir::netlink::request::{Request, Requests};
 use netns::{in_netns, run};
 
 const FOREIGN: &str = include_str!("data/cleanup/foreign.rules");
@@ -54,24 +53,38 @@ fn clean_here() -> Removed {
     removed
 }
 
+/// Netlink attributes, one after the other.
+fn attributes(all: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, value) in all {
+        bytes.extend_from_slice(&(value.len() as u16 + 4).to_ne_bytes());
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
 /// A set of type hash:ip,port, as ipvs mode has it.
 fn create_ipset(name: &str, family: Family) {
     let number = if family == Family::V4 { 2 } else { 10 };
-    let attributes = Attributes::default()
-        .put(1, &[6])
-        .put_str(2, name)
-        .put_str(3, "hash:ip,port")
-        .put(4, &[5])
-        .put(5, &[number])
-        .nest(7, Attributes::default());
-    let mut netlink = Netlink::open(NETLINK_NETFILTER).expect("a netlink socket");
+    let name = format!("{name}\0");
+    let attributes = attributes(&[
+        (1, &[6]),
+        (2, name.as_bytes()),
+        (3, b"hash:ip,port\0"),
+        (4, &[5]),
+        (5, &[number]),
+        (7 | 0x8000, &[]),
+    ]);
+    let mut netlink = Requests::to_netfilter().expect("a netlink socket");
     let request = Request::nfnetlink(6, 2, number, attributes);
     netlink.execute(&request, |_| {}).unwrap_or_else(|error| panic!("ipset {name}: {error}"));
 }
 
 fn ipset_exists(name: &str) -> bool {
-    let attributes = Attributes::default().put(1, &[6]).put_str(2, name);
-    let mut netlink = Netlink::open(NETLINK_NETFILTER).expect("a netlink socket");
+    let attributes = attributes(&[(1, &[6]), (2, format!("{name}\0").as_bytes())]);
+    let mut netlink = Requests::to_netfilter().expect("a netlink socket");
     netlink.execute(&Request::nfnetlink(6, 12, 2, attributes), |_| {}).is_ok()
 }
 

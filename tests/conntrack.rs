@@ -8,9 +8,9 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use kubeweir::conntrack::kernel::Conntrack;
 use kubeweir::conntrack::{Reconciliation, UdpPort};
 use kubeweir::model::Family;
+use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
 use netns::{in_netns, run};
 

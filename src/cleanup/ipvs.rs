@@ -2,37 +2,21 @@
 //!
 //! Place in the flow: after [`super::iptables`], because rules hold ipsets in use; services before
 //! the link, because the link's addresses say which services are kube-proxy's. A kernel
-//! without IPVS or ipset has no such remains (B-206).
-
-mod service;
+//! without IPVS or ipset has no such remains (B-206). Services on other addresses and firewall-mark
+//! services may belong to another program and stay; kube-proxy's own NodePort services are among them,
+//! because they sit on the node's addresses.
 
 use std::io;
 use std::net::IpAddr;
-use std::thread::sleep;
-use std::time::Duration;
 
 use futures::TryStreamExt;
-use netlink_packet_core::NLM_F_EXCL;
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER};
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressAttribute;
 
 use super::owned::{IPSETS, LINK};
 use super::{CleanupError, Removed};
-use crate::node::nfnetlink::{Attributes, Netlink, Request};
-
-const IPSET_SUBSYSTEM: u8 = 6; // NFNL_SUBSYS_IPSET
-const IPSET_DESTROY: u8 = 3; // IPSET_CMD_DESTROY
-const IPSET_PROTOCOL: u16 = 1; // IPSET_ATTR_PROTOCOL
-const IPSET_NAME: u16 = 2; // IPSET_ATTR_SETNAME
-/// The oldest protocol that kernels of today understand (`IPSET_PROTOCOL_MIN`).
-const IPSET_VERSION: u8 = 6;
-/// `IPSET_ERR_BUSY` of linux/netfilter/ipset/ip_set.h: rules still refer to the set.
-const IPSET_BUSY: i32 = 4100;
-
-/// nf_tables frees deleted rules, and with them their hold on ipsets, a moment after the commit.
-const BUSY_TRIES: usize = 50;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
+use crate::netlink::ipset::IpSets;
+use crate::netlink::ipvs::{Deleted, delete_services};
 
 /// Removes services, link and ipsets; errors are collected in `removed`.
 pub fn remove(removed: &mut Removed) {
@@ -85,10 +69,8 @@ async fn remove_link_and_services(
 
 /// Deletes the virtual services on these addresses.
 fn remove_services(addresses: &[IpAddr], removed: &mut Removed) {
-    let outcome = Netlink::open(NETLINK_GENERIC)
-        .and_then(|mut netlink| service::delete(&mut netlink, addresses));
-    match outcome {
-        Ok(service::Deleted { deleted, foreign }) => {
+    match delete_services(addresses) {
+        Ok(Deleted { deleted, foreign }) => {
             removed.services += deleted;
             if foreign > 0 {
                 removed.errors.push(CleanupError::ForeignServices(foreign));
@@ -99,8 +81,8 @@ fn remove_services(addresses: &[IpAddr], removed: &mut Removed) {
 }
 
 fn remove_sets(removed: &mut Removed) {
-    let mut netlink = match Netlink::open(NETLINK_NETFILTER) {
-        Ok(netlink) => netlink,
+    let mut sets = match IpSets::open() {
+        Ok(sets) => sets,
         Err(source) => {
             removed.errors.push(CleanupError::Open { what: "ipset", source });
             return;
@@ -109,30 +91,10 @@ fn remove_sets(removed: &mut Removed) {
     for family in ["", "6-"] {
         for set in IPSETS {
             let set = format!("KUBE-{family}{set}");
-            match destroy(&mut netlink, &set) {
-                Ok(()) => removed.sets += 1,
-                // No such set, or a kernel without ipset.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
-                }
+            match sets.destroy(&set) {
+                Ok(destroyed) => removed.sets += usize::from(destroyed),
                 Err(source) => removed.errors.push(CleanupError::IpSet { set, source }),
             }
         }
     }
-}
-
-fn destroy(netlink: &mut Netlink, set: &str) -> io::Result<()> {
-    let attributes =
-        Attributes::default().put(IPSET_PROTOCOL, &[IPSET_VERSION]).put_str(IPSET_NAME, set);
-    let family = 2; // ignored when a set is destroyed
-    let request = Request {
-        flags: NLM_F_EXCL, // a set that does not exist is reported as such
-        ..Request::nfnetlink(IPSET_SUBSYSTEM, IPSET_DESTROY, family, attributes)
-    };
-    for _ in 1..BUSY_TRIES {
-        match netlink.execute(&request, |_| {}) {
-            Err(error) if error.raw_os_error() == Some(IPSET_BUSY) => sleep(BUSY_PAUSE),
-            other => return other,
-        }
-    }
-    netlink.execute(&request, |_| {})
 }

@@ -16,13 +16,13 @@ pub(super) const fn nft_type(message: u8) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | message as u16
 }
 
-/// Starts a message and returns its position for [`end_message`].
+/// Starts a message with the four bytes of `nfgenmsg` or `genlmsghdr` and returns its position for [`end_message`].
 pub(super) fn begin_message(
     buf: &mut Vec<u8>,
     kind: u16,
     flags: u16,
     seq: u32,
-    (family, resource): (u8, u16),
+    fixed: [u8; 4],
 ) -> usize {
     let start = buf.len();
     buf.extend_from_slice(&0u32.to_ne_bytes());
@@ -30,8 +30,7 @@ pub(super) fn begin_message(
     buf.extend_from_slice(&flags.to_ne_bytes());
     buf.extend_from_slice(&seq.to_ne_bytes());
     buf.extend_from_slice(&0u32.to_ne_bytes());
-    buf.extend_from_slice(&[family, 0]);
-    buf.extend_from_slice(&resource.to_be_bytes());
+    buf.extend_from_slice(&fixed);
     start
 }
 

@@ -155,8 +155,7 @@ impl Batch {
     }
 
     fn put_limit(&mut self, kind: u16, seq: u32) {
-        let resource = (0, NFNL_SUBSYS_NFTABLES);
-        let start = begin_message(&mut self.bytes, kind, NLM_F_REQUEST, seq, resource);
+        let start = begin_message(&mut self.bytes, kind, NLM_F_REQUEST, seq, BATCH_OF_NFTABLES);
         end_message(&mut self.bytes, start);
     }
 
@@ -182,7 +181,7 @@ impl Batch {
             Op::AddSet(set) => return self.put_set(op, set),
             Op::FlushSet(set) => self.flush_set(op, set),
             Op::DeleteSet(set) => {
-                let set = Declaration::named(protocol(self.family), &self.table, set.as_str());
+                let set = Declaration::named(nfproto(self.family), &self.table, set.as_str());
                 self.put_object(op, &set, MsgType::Del, 0);
             }
             Op::AddElements(set, elements) => {
@@ -243,7 +242,7 @@ impl Batch {
         }
         // Identifiers only have to differ within the batch; operations do.
         let id = op as u32 + 1;
-        let object = Declaration::new(protocol(self.family), &self.table, set, id);
+        let object = Declaration::new(nfproto(self.family), &self.table, set, id);
         self.put_object(op, &object, MsgType::Add, NLM_F_CREATE);
         Ok(())
     }
@@ -293,7 +292,7 @@ impl Batch {
 
     fn begin(&mut self, op: usize, first_element: usize, message: u8, flags: u16) -> usize {
         let (kind, flags, seq) = (nft_type(message), NLM_F_REQUEST | flags, self.next_seq());
-        let family = (protocol(self.family), 0);
+        let family = [nfproto(self.family), 0, 0, 0];
         let start = begin_message(&mut self.bytes, kind, flags, seq, family);
         self.marks.push(Mark { start, op, first_element });
         start
@@ -321,14 +320,6 @@ impl Batch {
             Family::V6 => ProtoFamily::Ipv6,
         };
         nftnl::Table::new(&self.table, family)
-    }
-}
-
-/// The kernel's number of a family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
-pub(super) fn protocol(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
     }
 }
 

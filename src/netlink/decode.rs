@@ -11,6 +11,7 @@ use super::element::{Part, decode_part};
 use super::set::fields_of;
 use super::uapi::*;
 use super::userdata;
+use super::verdict::name;
 use crate::model::Family;
 use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
 
@@ -55,7 +56,7 @@ pub(super) fn table_name<'a>(message: &Message<'a>) -> Option<&'a str> {
 /// The family a message is about, if it is one of ours.
 pub(super) fn family(message: &Message<'_>) -> Option<Family> {
     let number = message.family()?;
-    Family::BOTH.into_iter().find(|&family| super::batch::protocol(family) == number)
+    Family::BOTH.into_iter().find(|&family| nfproto(family) == number)
 }
 
 /// The elements in a message, each still as the kernel keeps it.
@@ -66,11 +67,6 @@ pub(super) fn parts(message: &Message<'_>, default_timeout: Option<u64>) -> Vec<
         .filter(|element| element.kind == NFTA_LIST_ELEM)
         .filter_map(|element| decode_part(Attributes::new(element.payload), default_timeout))
         .collect()
-}
-
-/// A name, unless it is one that [`Name`] would refuse.
-pub(super) fn name(text: &str) -> Option<Name> {
-    (text.len() <= Name::MAX_LEN && !text.contains('\0')).then(|| Name::from(text))
 }
 
 fn comment(attributes: Attributes<'_>, userdata: u16, kind: u8) -> Option<String> {

@@ -12,14 +12,11 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::attribute::{
-    Message, Messages, Truncated, begin_message, end_message, nft_type, put_str, u32_at,
-};
-use super::batch::protocol;
+use super::attribute::{Message, Truncated, put_str};
 use super::decode::{Object, decode, parts, table_name};
 use super::element::{Part, assemble, repeats};
-use super::reply::error;
-use super::socket::{RECEIVE_BUFFER, Socket};
+use super::request::{Dump, Request, Requests};
+use super::socket::Socket;
 use super::uapi::*;
 use super::witness::Witness;
 use crate::model::Family;
@@ -36,10 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before that.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the kernel may take to begin an answer; it works on it inside the request, so this is
-/// only ever reached when something is badly wrong.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Room for the answers to one request: the kernel sends the next part as the last is read.
 const RECEIVE_ROOM: usize = 1 << 20;
 
@@ -55,26 +48,15 @@ enum Failure {
     Malformed,
 }
 
-impl From<Truncated> for Failure {
-    fn from(Truncated: Truncated) -> Self {
-        Failure::Malformed
-    }
-}
-
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EINTR | libc::ENOBUFS) => Failure::Interrupted,
+            Some(libc::ENOENT) => Failure::Absent,
+            None if error.kind() == io::ErrorKind::InvalidData => Failure::Malformed,
             _ => Failure::Io(error),
         }
     }
-}
-
-/// Whether the generation was the same throughout an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dump {
-    Complete,
-    Interrupted,
 }
 
 /// A failure and the kind of objects that were being read.
@@ -156,16 +138,14 @@ fn attempt<T>(
 /// One attempt at a consistent reading.
 struct Reader {
     family: Family,
-    socket: Socket,
-    buffer: Vec<u8>,
-    seq: u32,
+    requests: Requests,
 }
 
 impl Reader {
     fn open(family: Family) -> Result<Reader, Failure> {
-        let mut socket = Socket::open()?;
+        let mut socket = Socket::netfilter()?;
         socket.grow_receive(RECEIVE_ROOM)?;
-        Ok(Reader { family, socket, buffer: vec![0; RECEIVE_BUFFER], seq: 0 })
+        Ok(Reader { family, requests: Requests::through(socket) })
     }
 
     /// Changes with every transaction of anybody in the namespace.
@@ -281,58 +261,24 @@ impl Reader {
         Ok(found)
     }
 
-    /// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] up to the end mark,
-    /// else exactly one.
+    /// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] all objects, else one.
     fn request(
         &mut self,
         message: u8,
         flags: u16,
         names: &[(u16, &str)],
-        mut each: impl FnMut(&Message<'_>),
+        each: impl FnMut(&Message<'_>),
     ) -> Result<Dump, Failure> {
-        self.seq += 1;
-        let mut bytes = Vec::new();
-        let (kind, family) = (nft_type(message), (protocol(self.family), 0));
-        let start = begin_message(&mut bytes, kind, NLM_F_REQUEST | flags, self.seq, family);
+        let mut attributes = Vec::new();
         for &(attribute, name) in names {
-            put_str(&mut bytes, attribute, name);
+            put_str(&mut attributes, attribute, name);
         }
-        end_message(&mut bytes, start);
-        self.socket.send(&bytes)?;
-        let mut dump = Dump::Complete;
-        loop {
-            let datagram = self.socket.receive(&mut self.buffer, TIMEOUT)?;
-            for message in Messages::new(datagram) {
-                let message = message?;
-                if message.seq != self.seq {
-                    continue;
-                }
-                if message.flags & NLM_F_DUMP_INTR != 0 {
-                    dump = Dump::Interrupted;
-                }
-                match end(&message)? {
-                    None => each(&message),
-                    Some(Err(failure)) => return Err(failure),
-                    Some(Ok(())) => return Ok(dump),
-                }
-                if flags & NLM_F_DUMP == 0 {
-                    return Ok(dump);
-                }
-            }
+        let family = nfproto(self.family);
+        let request = Request::nfnetlink(NFNL_SUBSYS_NFTABLES, message, family, attributes);
+        match flags & NLM_F_DUMP {
+            0 => self.requests.execute(&request, each)?,
+            _ => return Ok(self.requests.dump(&request, each)?),
         }
+        Ok(Dump::Complete)
     }
-}
-
-/// Whether a message ends the answer, and how.
-fn end(message: &Message<'_>) -> Result<Option<Result<(), Failure>>, Failure> {
-    let errno = match message.kind {
-        NLMSG_ERROR => error(message).ok_or(Failure::Malformed)?.0,
-        NLMSG_DONE => (u32_at(message.payload, 0).unwrap_or(0) as i32).saturating_neg(),
-        _ => return Ok(None),
-    };
-    Ok(Some(match errno {
-        0 => Ok(()),
-        libc::ENOENT => Err(Failure::Absent),
-        errno => Err(io::Error::from_raw_os_error(errno).into()),
-    }))
 }

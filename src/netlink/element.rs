@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::attribute::{Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64};
 use super::uapi::*;
 use super::userdata;
-use crate::ruleset::{Element, Key, Lifetime, Name, Set, Value, Verdict};
+use super::verdict::{decode_verdict, verdict_code};
+use crate::ruleset::{Element, Key, Lifetime, Set, Value};
 
 /// Appends an element to the list. With `key_only`, as deletion wants it, nothing but what identifies
 /// it. A range of addresses becomes two: its first address, and the one after its last flagged as an
@@ -61,16 +62,6 @@ fn put_data_value(buf: &mut Vec<u8>, kind: u16, value: &Key) {
     let nest = begin_nest(buf, kind);
     put(buf, NFTA_DATA_VALUE, value.as_bytes());
     end_nest(buf, nest);
-}
-
-fn verdict_code(verdict: &Verdict) -> (i32, Option<&Name>) {
-    match verdict {
-        Verdict::Accept => (NF_ACCEPT, None),
-        Verdict::Drop => (NF_DROP, None),
-        Verdict::Return => (NFT_RETURN, None),
-        Verdict::Jump(chain) => (NFT_JUMP, Some(chain)),
-        Verdict::Goto(chain) => (NFT_GOTO, Some(chain)),
-    }
 }
 
 /// Position among the listed elements of the one whose attribute starts at `offset`; `attributes`
@@ -147,20 +138,6 @@ fn decode_value(data: Attributes<'_>) -> Option<Value> {
         return Some(Value::Data(Key::from_bytes(bytes)?));
     }
     Some(Value::Verdict(decode_verdict(data.nest(NFTA_DATA_VERDICT))?))
-}
-
-/// Reads a verdict; `None` for those we never use.
-pub(super) fn decode_verdict(attributes: Attributes<'_>) -> Option<Verdict> {
-    let chain = || attributes.str(NFTA_VERDICT_CHAIN).and_then(super::decode::name);
-    // The code is a signed number in network order.
-    match attributes.u32(NFTA_VERDICT_CODE)? as i32 {
-        NF_ACCEPT => Some(Verdict::Accept),
-        NF_DROP => Some(Verdict::Drop),
-        NFT_RETURN => Some(Verdict::Return),
-        NFT_JUMP => Some(Verdict::Jump(chain()?)),
-        NFT_GOTO => Some(Verdict::Goto(chain()?)),
-        _ => None,
-    }
 }
 
 /// Whether a key comes twice. Each part of a range counts as a key of its own.

@@ -58,7 +58,7 @@ impl Monitor {
     /// # Errors
     /// If the socket cannot be opened or its buffer not be grown (CAP_NET_ADMIN).
     pub fn open(own_portid: u32) -> Result<Monitor, MonitorError> {
-        let mut socket = Socket::open()?;
+        let mut socket = Socket::netfilter()?;
         socket.grow_receive(RECEIVE_ROOM)?;
         socket.join(NFNLGRP_NFTABLES)?;
         let buffer = vec![0; RECEIVE_BUFFER];

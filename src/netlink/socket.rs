@@ -1,7 +1,7 @@
-//! A netlink socket to netfilter.
+//! A netlink socket, to netfilter or to generic netlink.
 //!
 //! Place in the flow: the only part of [`super`] that makes system calls. It knows neither messages
-//! nor nf_tables.
+//! nor what they are about.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -41,9 +41,17 @@ pub(super) struct Socket {
 const SEND_RESERVE: usize = 32;
 
 impl Socket {
-    /// Opens a socket that receives answers only.
-    pub fn open() -> io::Result<Socket> {
-        let protocol = SockProtocol::NetlinkNetFilter;
+    /// Opens a socket to netfilter that receives answers only.
+    pub fn netfilter() -> io::Result<Socket> {
+        Socket::open(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// Opens a socket to generic netlink.
+    pub fn generic() -> io::Result<Socket> {
+        Socket::open(SockProtocol::NetlinkGeneric)
+    }
+
+    fn open(protocol: SockProtocol) -> io::Result<Socket> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;

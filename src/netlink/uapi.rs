@@ -1,11 +1,23 @@
-//! Numbers of `include/uapi/linux/netfilter/nf_tables.h` (and its neighbours) that `libc` lacks.
+//! Numbers of `include/uapi/linux/netfilter/nf_tables.h`, of its neighbours, and of IPVS.
 //!
 //! Only what the encoder and the decoder use; names are the kernel's.
+
+use crate::model::Family;
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+pub const fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
 
 /// `NFNL_SUBSYS_NFTABLES`, the high byte of a message's type.
 pub const NFNL_SUBSYS_NFTABLES: u16 = 10;
 pub const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 pub const NFNL_MSG_BATCH_END: u16 = 17;
+/// The `nfgenmsg` of begin and end: the subsystem in network order.
+pub const BATCH_OF_NFTABLES: [u8; 4] = [0, 0, 0, NFNL_SUBSYS_NFTABLES as u8];
 /// Multicast group with every change of nf_tables.
 pub const NFNLGRP_NFTABLES: u32 = 7;
 
@@ -20,6 +32,8 @@ pub const NLM_F_DUMP_INTR: u16 = 0x10;
 pub const NLM_F_CAPPED: u16 = 0x100;
 /// An error reply with extended-ack attributes.
 pub const NLM_F_ACK_TLVS: u16 = 0x200;
+/// With a deletion: what does not exist is an error.
+pub const NLM_F_EXCL: u16 = 0x200;
 pub const NLM_F_DUMP: u16 = 0x300;
 pub const NLM_F_CREATE: u16 = 0x400;
 pub const NLM_F_APPEND: u16 = 0x800;
@@ -70,10 +84,14 @@ pub const NFTA_HOOK_PRIORITY: u16 = 2;
 
 pub const NFTA_RULE_TABLE: u16 = 1;
 pub const NFTA_RULE_CHAIN: u16 = 2;
+pub const NFTA_RULE_HANDLE: u16 = 3;
 pub const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub const NFTA_RULE_USERDATA: u16 = 7;
 pub const NFTA_EXPR_NAME: u16 = 1;
 pub const NFTA_EXPR_DATA: u16 = 2;
+pub const NFTA_IMMEDIATE_DATA: u16 = 2;
+pub const NFTA_MATCH_NAME: u16 = 1;
+pub const NFTA_MATCH_INFO: u16 = 3;
 
 pub const NFTA_SET_TABLE: u16 = 1;
 pub const NFTA_SET_NAME: u16 = 2;
@@ -153,3 +171,47 @@ pub const NFT_REJECT_ICMP_UNREACH: u32 = 0;
 pub const NFT_REJECT_TCP_RST: u32 = 1;
 pub const ICMP_PORT_UNREACH: u8 = 3;
 pub const ICMPV6_PORT_UNREACH: u8 = 4;
+
+pub const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+pub const IPCTNL_MSG_CT_GET: u8 = 1;
+pub const IPCTNL_MSG_CT_DELETE: u8 = 2;
+pub const CTA_TUPLE_ORIG: u16 = 1;
+pub const CTA_TUPLE_REPLY: u16 = 2;
+pub const CTA_ID: u16 = 12;
+pub const CTA_ZONE: u16 = 18;
+pub const CTA_FILTER: u16 = 25;
+pub const CTA_TUPLE_IP: u16 = 1;
+pub const CTA_TUPLE_PROTO: u16 = 2;
+pub const CTA_IP_V4_SRC: u16 = 1;
+pub const CTA_IP_V4_DST: u16 = 2;
+pub const CTA_IP_V6_SRC: u16 = 3;
+pub const CTA_IP_V6_DST: u16 = 4;
+pub const CTA_PROTO_NUM: u16 = 1;
+pub const CTA_PROTO_SRC_PORT: u16 = 2;
+pub const CTA_PROTO_DST_PORT: u16 = 3;
+pub const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+/// Compare the protocol number only (of the kernel's nf_internals.h).
+pub const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
+
+pub const NFNL_SUBSYS_IPSET: u16 = 6;
+pub const IPSET_CMD_DESTROY: u8 = 3;
+pub const IPSET_ATTR_PROTOCOL: u16 = 1;
+pub const IPSET_ATTR_SETNAME: u16 = 2;
+/// The oldest protocol that kernels of today understand.
+pub const IPSET_PROTOCOL_MIN: u8 = 6;
+/// Rules still refer to the set.
+pub const IPSET_ERR_BUSY: i32 = 4100;
+
+pub const GENL_ID_CTRL: u16 = 0x10;
+pub const CTRL_CMD_GETFAMILY: u8 = 3;
+pub const CTRL_VERSION: u8 = 2;
+pub const CTRL_ATTR_FAMILY_ID: u16 = 1;
+pub const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+pub const IPVS_GENL_VERSION: u8 = 1;
+pub const IPVS_CMD_DEL_SERVICE: u8 = 3;
+pub const IPVS_CMD_GET_SERVICE: u8 = 4;
+pub const IPVS_CMD_ATTR_SERVICE: u16 = 1;
+pub const IPVS_SVC_ATTR_AF: u16 = 1;
+pub const IPVS_SVC_ATTR_PROTOCOL: u16 = 2;
+pub const IPVS_SVC_ATTR_ADDR: u16 = 3;
+pub const IPVS_SVC_ATTR_PORT: u16 = 4;

@@ -28,7 +28,7 @@ pub(super) struct Witness {
 
 impl Witness {
     pub fn open() -> io::Result<Witness> {
-        let mut socket = Socket::open()?;
+        let mut socket = Socket::netfilter()?;
         socket.grow_receive(RECEIVE_ROOM)?;
         socket.join(NFNLGRP_NFTABLES)?;
         Ok(Witness { socket, buffer: vec![0; RECEIVE_BUFFER] })

@@ -13,11 +13,11 @@ use tracing::{error, info};
 
 use crate::backoff::Backoff;
 use crate::config::Traffic;
-use crate::conntrack::kernel::{Cleaned, Conntrack, ConntrackError};
 use crate::conntrack::{Reconciliation, UdpPort};
 use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::model::{Family, NodeAddresses, ObjectName, PerFamily};
+use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
 use crate::sync::{InForce, Subscriber, Turn};
 
 /// Pauses before a job that failed is tried again.

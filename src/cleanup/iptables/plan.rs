@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::listing::{Jump, Listing};
 use crate::cleanup::owned::Table;
 use crate::cleanup::{CleanupError, Removed};
 use crate::model::Family;
+use crate::netlink::iptables::{Jump, Listing};
 
 /// What goes from a table.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cleanup::iptables::listing::{Jump, Listing};
 use crate::cleanup::iptables::plan::Removal;
 use crate::model::Family;
+use crate::netlink::iptables::{Jump, Listing};
 use crate::netlink::xtables::XTable;
 
 /// Names of the built-in chains by hook number.

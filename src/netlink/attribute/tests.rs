@@ -44,7 +44,7 @@ fn malformed_attributes_end_the_sequence() {
 fn messages_come_back_as_written() {
     let mut buf = Vec::new();
     for seq in [7, 8] {
-        let start = begin_message(&mut buf, nft_type(NFT_MSG_NEWSET), NLM_F_ACK, seq, (2, 0));
+        let start = begin_message(&mut buf, nft_type(NFT_MSG_NEWSET), NLM_F_ACK, seq, [2, 0, 0, 0]);
         put_str(&mut buf, NFTA_SET_NAME, "x");
         end_message(&mut buf, start);
     }
@@ -59,7 +59,7 @@ fn messages_come_back_as_written() {
 #[test]
 fn every_truncation_of_a_message_is_told() {
     let mut buf = Vec::new();
-    let start = begin_message(&mut buf, nft_type(NFT_MSG_NEWSET), 0, 1, (2, 0));
+    let start = begin_message(&mut buf, nft_type(NFT_MSG_NEWSET), 0, 1, [2, 0, 0, 0]);
     put_u32(&mut buf, NFTA_SET_FLAGS, 1);
     end_message(&mut buf, start);
     for len in 1..buf.len() {

@@ -6,9 +6,10 @@
 //! `enum nft_*_attributes`.
 
 use crate::netlink::attribute::Attributes;
-use crate::netlink::element::decode_verdict;
+
 use crate::netlink::expr::counter;
 use crate::netlink::uapi::*;
+use crate::netlink::verdict::{decode_verdict, name};
 use crate::ruleset::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, Key, MetaKey, PayloadBase, Register, RejectKind,
     SetUpdate,
@@ -185,7 +186,7 @@ fn lookup(data: Attributes<'_>) -> Option<Expr> {
     without(data, FLAGS, !NFT_LOOKUP_F_INV)?;
     let verdict = data.u32(DREG) == Some(NFT_REG_VERDICT);
     Some(Expr::Lookup {
-        set: super::name(data.str(SET)?)?,
+        set: name(data.str(SET)?)?,
         src: register(data, SREG)?,
         dst: if verdict { None } else { maybe_register(data, DREG)? },
         verdict,
@@ -204,7 +205,7 @@ fn dynset(data: Attributes<'_>) -> Option<Expr> {
     without(data, FLAGS, u32::MAX)?;
     data.get(EXPR).is_none().then_some(())?;
     Some(Expr::Dynset {
-        set: super::name(data.str(SET_NAME)?)?,
+        set: name(data.str(SET_NAME)?)?,
         update: match data.u32(OP)? {
             NFT_DYNSET_OP_ADD => SetUpdate::Add,
             NFT_DYNSET_OP_UPDATE => SetUpdate::Update,

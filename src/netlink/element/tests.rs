@@ -1,7 +1,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::ruleset::Field;
+use crate::ruleset::{Field, Verdict};
 
 fn address(last: [u8; 4]) -> Key {
     Key::new().address(Ipv4Addr::from(last).into())

@@ -3,7 +3,7 @@ use crate::netlink::attribute::{begin_message, end_message, nft_type, put_str, p
 
 fn message(kind: u8, portid: u32, family: u8, texts: &[(u16, &str)]) -> Vec<u8> {
     let mut buf = Vec::new();
-    let start = begin_message(&mut buf, nft_type(kind), 0, 0, (family, 0));
+    let start = begin_message(&mut buf, nft_type(kind), 0, 0, [family, 0, 0, 0]);
     buf[12..16].copy_from_slice(&portid.to_ne_bytes());
     for &(attribute, text) in texts {
         put_str(&mut buf, attribute, text);

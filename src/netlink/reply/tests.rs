@@ -5,7 +5,7 @@ use crate::netlink::attribute::{begin_message, end_message, put};
 fn reply(seq: u32, errno: i32, offset: Option<u32>) -> Vec<u8> {
     let mut buf = Vec::new();
     let tlvs = if offset.is_some() { NLM_F_ACK_TLVS } else { 0 };
-    let start = begin_message(&mut buf, NLMSG_ERROR, NLM_F_CAPPED | tlvs, seq, (0, 0));
+    let start = begin_message(&mut buf, NLMSG_ERROR, NLM_F_CAPPED | tlvs, seq, [0; 4]);
     // begin_message wrote four bytes for nfgenmsg, where an error has its errno.
     buf.truncate(start + MESSAGE_HEADER);
     buf.extend_from_slice(&(-errno).to_ne_bytes());

@@ -7,31 +7,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use super::{Flow, Reconciliation, Tuple};
+use super::attribute::{Attributes, begin_nest, end_nest, put, put_u32};
+use super::request::{Dump, Request, Requests};
+use super::uapi::*;
+use crate::conntrack::{Flow, Reconciliation, Tuple};
 use crate::model::{Family, Protocol};
-use crate::node::nfnetlink::{Attributes, Dump, Netlink, Request, attribute};
-
-const SUBSYSTEM: u8 = 1; // NFNL_SUBSYS_CTNETLINK
-const GET: u8 = 1; // IPCTNL_MSG_CT_GET
-const DELETE: u8 = 2; // IPCTNL_MSG_CT_DELETE
-
-const TUPLE_ORIG: u16 = 1;
-const TUPLE_REPLY: u16 = 2;
-const ID: u16 = 12;
-const ZONE: u16 = 18;
-const FILTER: u16 = 25;
-
-const TUPLE_IP: u16 = 1;
-const TUPLE_PROTO: u16 = 2;
-const PROTO_NUM: u16 = 1;
-const PROTO_SRC_PORT: u16 = 2;
-const PROTO_DST_PORT: u16 = 3;
-
-const FILTER_ORIG_FLAGS: u16 = 1;
-/// Compare the protocol number only (`CTA_FILTER_F_CTA_PROTO_NUM` of the kernel's nf_internals.h).
-const FILTER_PROTO_NUM: u32 = 1 << 3;
 
 /// How often the dump is tried while it is interrupted (B-228).
 const ATTEMPTS: usize = 5;
@@ -66,14 +46,14 @@ pub struct Cleaned {
 
 /// The kernel's conntrack table.
 pub struct Conntrack {
-    netlink: Netlink,
+    requests: Requests,
 }
 
 impl Conntrack {
     /// Opens a socket.
     pub fn open() -> Result<Self, ConntrackError> {
-        let netlink = Netlink::open(NETLINK_NETFILTER).map_err(ConntrackError::Open)?;
-        Ok(Conntrack { netlink })
+        let requests = Requests::to_netfilter().map_err(ConntrackError::Open)?;
+        Ok(Conntrack { requests })
     }
 
     /// Deletes the stale UDP flows of a family.
@@ -94,16 +74,19 @@ impl Conntrack {
         family: Family,
         keep: impl Fn(&Flow) -> bool,
     ) -> Result<(Vec<Flow>, Dump), ConntrackError> {
-        let netlink = &mut self.netlink;
+        let requests = &mut self.requests;
         let mut list = |request: &Request| {
             uninterrupted(|flows| {
-                netlink.dump(request, |attributes| {
-                    flows.extend(read_flow(attributes, family).filter(&keep));
+                requests.dump(request, |message| {
+                    flows.extend(read_flow(message.attributes(), family).filter(&keep));
                 })
             })
         };
-        let all = Request::nfnetlink(SUBSYSTEM, GET, nfproto(family), Attributes::default());
-        let udp = Request { attributes: udp_filter(), ..all.clone() };
+        let get = |attributes| {
+            let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+            Request::nfnetlink(subsystem, command, nfproto(family), attributes)
+        };
+        let (all, udp) = (get(Vec::new()), get(udp_filter()));
         match list(&udp).map_err(|error| (error.raw_os_error(), error)) {
             // Kernels that know CTA_FILTER but not this flag; those before 5.8 ignore it. Every flow
             // is checked again by read_flow, so that the filter only saves time.
@@ -117,7 +100,7 @@ impl Conntrack {
     pub fn delete(&mut self, flows: &[Flow]) -> Cleaned {
         let mut cleaned = Cleaned::default();
         for flow in flows {
-            match self.netlink.execute(&deletion(flow), |_| {}) {
+            match self.requests.execute(&deletion(flow), |_| {}) {
                 Ok(()) => cleaned.deleted += 1,
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => cleaned.deleted += 1,
                 Err(error) => cleaned.failed.push((*flow, error)),
@@ -144,86 +127,96 @@ fn uninterrupted(
     Ok((flows, Dump::Interrupted))
 }
 
-fn udp_filter() -> Attributes {
-    let protocol = Attributes::default().put(PROTO_NUM, &[Protocol::Udp.number()]);
-    let flags = Attributes::default().put(FILTER_ORIG_FLAGS, &FILTER_PROTO_NUM.to_ne_bytes());
-    Attributes::default()
-        .nest(TUPLE_ORIG, Attributes::default().nest(TUPLE_PROTO, protocol))
-        .nest(FILTER, flags)
+fn udp_filter() -> Vec<u8> {
+    let mut attributes = Vec::new();
+    nested(&mut attributes, CTA_TUPLE_ORIG, |tuple| {
+        nested(tuple, CTA_TUPLE_PROTO, |proto| {
+            put(proto, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+        });
+    });
+    nested(&mut attributes, CTA_FILTER, |filter| {
+        // Flags are in host order.
+        put(filter, CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
+    });
+    attributes
 }
 
 fn deletion(flow: &Flow) -> Request {
-    let mut attributes = Attributes::default()
-        .nest(TUPLE_ORIG, write_tuple(&flow.original))
-        .nest(TUPLE_REPLY, write_tuple(&flow.reply));
+    let mut attributes = Vec::new();
+    nested(&mut attributes, CTA_TUPLE_ORIG, |nest| put_tuple(nest, &flow.original));
+    nested(&mut attributes, CTA_TUPLE_REPLY, |nest| put_tuple(nest, &flow.reply));
     if let Some(zone) = flow.zone {
-        attributes = attributes.put(ZONE, &zone.to_be_bytes());
+        put(&mut attributes, CTA_ZONE, &zone.to_be_bytes());
     }
     if let Some(id) = flow.id {
-        attributes = attributes.put(ID, &id.to_be_bytes());
+        put_u32(&mut attributes, CTA_ID, id);
     }
-    let family = Family::of(&flow.original.destination.ip());
-    Request::nfnetlink(SUBSYSTEM, DELETE, nfproto(family), attributes)
+    let family = nfproto(Family::of(&flow.original.destination.ip()));
+    Request::nfnetlink(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE, family, attributes)
+}
+
+fn nested(buf: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
+    let nest = begin_nest(buf, kind);
+    write(buf);
+    end_nest(buf, nest);
 }
 
 /// `None` if it is not a UDP flow of the family.
-fn read_flow(attributes: &[u8], family: Family) -> Option<Flow> {
-    let number = |kind| attribute(attributes, kind);
+fn read_flow(attributes: Attributes<'_>, family: Family) -> Option<Flow> {
     Some(Flow {
-        original: read_tuple(attribute(attributes, TUPLE_ORIG)?, family)?,
-        reply: read_tuple(attribute(attributes, TUPLE_REPLY)?, family)?,
-        zone: number(ZONE).and_then(|b| b.try_into().ok()).map(u16::from_be_bytes),
-        id: number(ID).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes),
+        original: read_tuple(attributes.nest(CTA_TUPLE_ORIG), family)?,
+        reply: read_tuple(attributes.nest(CTA_TUPLE_REPLY), family)?,
+        zone: u16_of(attributes, CTA_ZONE),
+        id: attributes.u32(CTA_ID),
     })
 }
 
-fn read_tuple(tuple: &[u8], family: Family) -> Option<Tuple> {
-    let (ip, proto) = (attribute(tuple, TUPLE_IP)?, attribute(tuple, TUPLE_PROTO)?);
-    if attribute(proto, PROTO_NUM)? != [Protocol::Udp.number()] {
+/// A 16-bit number in network order.
+fn u16_of(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
+    attributes.get(kind)?.try_into().ok().map(u16::from_be_bytes)
+}
+
+fn read_tuple(tuple: Attributes<'_>, family: Family) -> Option<Tuple> {
+    let (ip, proto) = (tuple.nest(CTA_TUPLE_IP), tuple.nest(CTA_TUPLE_PROTO));
+    if proto.get(CTA_PROTO_NUM)? != [Protocol::Udp.number()] {
         return None;
     }
     let [source, destination] = ip_kinds(family);
     let address = |kind| -> Option<IpAddr> {
-        let bytes = attribute(ip, kind)?;
+        let bytes = ip.get(kind)?;
         match family {
             Family::V4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
             Family::V6 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
         }
     };
-    let port = |kind| attribute(proto, kind)?.try_into().ok().map(u16::from_be_bytes);
     Some(Tuple {
-        source: SocketAddr::new(address(source)?, port(PROTO_SRC_PORT)?),
-        destination: SocketAddr::new(address(destination)?, port(PROTO_DST_PORT)?),
+        source: SocketAddr::new(address(source)?, u16_of(proto, CTA_PROTO_SRC_PORT)?),
+        destination: SocketAddr::new(address(destination)?, u16_of(proto, CTA_PROTO_DST_PORT)?),
     })
 }
 
-fn write_tuple(tuple: &Tuple) -> Attributes {
+fn put_tuple(buf: &mut Vec<u8>, tuple: &Tuple) {
     let [source, destination] = ip_kinds(Family::of(&tuple.source.ip()));
-    let address = |attributes: Attributes, kind, ip: IpAddr| match ip {
-        IpAddr::V4(ip) => attributes.put(kind, &ip.octets()),
-        IpAddr::V6(ip) => attributes.put(kind, &ip.octets()),
+    let put_address = |buf: &mut Vec<u8>, kind, ip: IpAddr| match ip {
+        IpAddr::V4(ip) => put(buf, kind, &ip.octets()),
+        IpAddr::V6(ip) => put(buf, kind, &ip.octets()),
     };
-    let ip = address(Attributes::default(), source, tuple.source.ip());
-    let ip = address(ip, destination, tuple.destination.ip());
-    let proto = Attributes::default()
-        .put(PROTO_NUM, &[Protocol::Udp.number()])
-        .put(PROTO_SRC_PORT, &tuple.source.port().to_be_bytes())
-        .put(PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
-    Attributes::default().nest(TUPLE_IP, ip).nest(TUPLE_PROTO, proto)
+    nested(buf, CTA_TUPLE_IP, |ip| {
+        put_address(ip, source, tuple.source.ip());
+        put_address(ip, destination, tuple.destination.ip());
+    });
+    nested(buf, CTA_TUPLE_PROTO, |proto| {
+        put(proto, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+        put(proto, CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
+        put(proto, CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
+    });
 }
 
 /// The attributes of source and destination within `CTA_TUPLE_IP`.
 fn ip_kinds(family: Family) -> [u16; 2] {
     match family {
-        Family::V4 => [1, 2],
-        Family::V6 => [3, 4],
-    }
-}
-
-fn nfproto(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
+        Family::V4 => [CTA_IP_V4_SRC, CTA_IP_V4_DST],
+        Family::V6 => [CTA_IP_V6_SRC, CTA_IP_V6_DST],
     }
 }
 
