@@ -1,7 +1,7 @@
 //! Objects from manifests: files and directories, read once or followed.
 //!
 //! Place in the flow: stands where [`crate::api`] stands otherwise. [`load`] reads once, for
-//! `kubeweir render`; [`start`] follows a directory and delivers changes to a
+//! `kubeweir render`; [`Directory`] is read, followed, and delivers changes to a
 //! [`crate::source::Sink`]. Decoding is [`crate::wire`]'s. Knows nothing of what objects are for.
 //!
 //! What is read: `*.yaml`, `*.yml` and `*.json` directly in the directory, symbolic links followed,
@@ -16,10 +16,14 @@
 //! - A file that does not parse, or with an object that cannot be used at all, is malformed. Its
 //!   last good version stays in force as a whole; without one its good objects are served.
 //! - Of objects with the same name, the one in the first file by name is served.
+//!
+//! A directory that is missing, cannot be read, or is replaced by an empty one deletes nothing.
 
 mod directory;
 mod error;
 mod file;
+mod files;
+mod reader;
 mod watch;
 
 #[cfg(test)]
@@ -30,11 +34,11 @@ use std::path::{Path, PathBuf};
 
 pub use directory::list;
 pub use error::{DocumentError, ManifestError};
-pub use watch::{WatchError, Watching, start};
+pub use watch::{Directory, WatchError, Watching, start};
 
 use crate::model::Object;
 use crate::wire::Decoder;
-use directory::Files;
+use files::Files;
 
 /// Something to read manifests from.
 #[derive(Debug, Clone)]
@@ -65,7 +69,7 @@ pub fn load_all(inputs: &[Input], allow_external_ips: bool) -> (Vec<Object>, Vec
     let mut errors = Vec::new();
     for (order, input) in inputs.iter().enumerate() {
         let mut add = |path: &Path, text: &str| {
-            files.put((order, path.to_owned()), file::parse(path, text, &mut decoder))
+            files.put((order, path.into()), file::parse(path, text, &mut decoder))
         };
         match input {
             Input::Text { name, text } => errors.extend(add(Path::new(name), text)),
@@ -79,9 +83,8 @@ pub fn load_all(inputs: &[Input], allow_external_ips: bool) -> (Vec<Object>, Vec
             }
         }
     }
-    let (objects, duplicates) = files.merged();
-    errors.extend(duplicates);
-    (objects.into_values().collect(), errors)
+    errors.extend(files.duplicates());
+    (files.objects().cloned().collect(), errors)
 }
 
 /// The file itself, or the manifests of a directory.

@@ -31,24 +31,29 @@ fn numbers(text: &str) -> Vec<u16> {
     after.filter_map(|rest| rest.get(..3).and_then(|digits| digits.parse().ok())).collect()
 }
 
-/// The comment blocks that stand directly above a test, with the line each ends on.
+/// The comment blocks that stand directly above a test function, with the line each ends on.
 fn citations(source: &str) -> Vec<(usize, String)> {
-    let mut comment = String::new();
+    let (mut comment, mut end, mut is_test) = (String::new(), 0, false);
     let mut cited = Vec::new();
     for (at, line) in source.lines().enumerate() {
         let line = line.trim_start();
         if let Some(text) = line.strip_prefix("//").filter(|_| !line.starts_with("//!")) {
             comment += text;
             comment += "\n";
+            end = at + 1;
             continue;
         }
-        if line.starts_with("#[") && line.contains("test") && !comment.is_empty() {
-            cited.push((at, std::mem::take(&mut comment)));
+        if line.starts_with("#[") {
+            // Other attributes may stand between.
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            continue;
         }
-        // Other attributes may stand between.
-        if !line.starts_with("#[") {
-            comment.clear();
+        let is_function = line.starts_with("fn ") || line.starts_with("async fn ");
+        if is_function && is_test && !comment.is_empty() {
+            cited.push((end, std::mem::take(&mut comment)));
         }
+        comment.clear();
+        is_test = false;
     }
     cited
 }
@@ -186,7 +191,8 @@ fn references_are_recognised() {
 #[test]
 fn only_comments_above_tests_count() {
     let source = "// B-001: x\n#[test]\nfn a() {}\n\n// B-002\nfn b() {}\n\n// B-003,\n// B-004\n\
-                  #[tokio::test]\n#[ignore]\nasync fn c() {}\n";
+                  #[tokio::test]\n#[ignore]\nasync fn c() {}\n\n// B-005\n#[cfg(test)]\nmod tests {\n\
+                  // B-006\n#[test]\n\nfn d() {}\n// B-007\n\n#[test]\nfn e() {}\n";
     let found: Vec<u16> = citations(source).iter().flat_map(|(_, text)| numbers(text)).collect();
     assert_eq!(found, [1, 3, 4]);
 }

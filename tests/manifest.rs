@@ -323,6 +323,135 @@ fn a_directory_that_is_replaced_is_found_again() {
     fs::remove_dir_all(away).expect("removed");
 }
 
+/// Longer than a directory that is lost stays unlooked for.
+const A_LOOK_LATER: Duration = Duration::from_millis(2500);
+
+impl Followed {
+    /// Whether nothing arrives for this long.
+    fn is_quiet(&self, time: Duration) -> bool {
+        self.changes.recv_timeout(time).is_err()
+    }
+}
+
+// A directory that was moved away and made anew deleted everything until its files were there; so did
+// one whose mount had not come yet.
+#[test]
+fn an_empty_directory_in_the_place_of_another_deletes_nothing() {
+    let mut followed = Followed::start(&[
+        ("a.yaml", &service("one", "10.0.0.1")),
+        ("b.yaml", &service("two", "10.0.0.2")),
+    ]);
+    let root = followed.directory.path().to_owned();
+    let away = root.with_extension("away");
+    fs::rename(&root, &away).expect("renamed");
+    assert!(followed.is_quiet(A_LOOK_LATER), "missing");
+    fs::create_dir(&root).expect("created");
+    assert!(followed.is_quiet(A_LOOK_LATER), "empty");
+    // They arrive one after the other, as a copy's do.
+    for (name, text) in
+        [("a.yaml", service("one", "10.0.0.9")), ("b.yaml", service("two", "10.0.0.2"))]
+    {
+        fs::write(root.join(name), text).expect("written");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    followed.until(&["one=10.0.0.9", "two=10.0.0.2"]);
+    assert_eq!(followed.seen, 1, "no moment without an object");
+    // From here on it is the one that counts: what is removed from it is removed.
+    fs::remove_file(root.join("a.yaml")).expect("removed");
+    followed.until(&["two=10.0.0.2"]);
+    fs::remove_file(root.join("b.yaml")).expect("removed");
+    followed.until(&[]);
+    fs::remove_dir_all(away).expect("removed");
+}
+
+// The link of a ConfigMap volume leads nowhere for a moment, or to a disk that fails.
+#[test]
+fn a_link_that_leads_nowhere_deletes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().to_owned();
+    fs::create_dir(root.join("..1")).expect("a directory");
+    fs::write(root.join("..1/a.yaml"), service("one", "10.0.0.1")).expect("written");
+    symlink("..1", root.join("..data")).expect("linked");
+    symlink("..data/a.yaml", root.join("a.yaml")).expect("linked");
+    let mut followed = Followed::follow(directory);
+    fs::remove_dir_all(root.join("..1")).expect("removed");
+    followed.write("b.yaml", &service("two", "10.0.0.2"));
+    followed.until(&["one=10.0.0.1", "two=10.0.0.2"]);
+    assert_eq!(followed.seen, 1);
+    fs::remove_file(root.join("a.yaml")).expect("removed");
+    followed.until(&["two=10.0.0.2"]);
+}
+
+/// Something that happens in a directory all the time, until this is dropped.
+struct Busy(Arc<std::sync::atomic::AtomicBool>);
+
+impl Busy {
+    fn start(directory: &Path) -> Busy {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (stopped, path) = (Arc::clone(&stop), directory.join("busy.txt"));
+        std::thread::spawn(move || {
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::write(&path, "busy").expect("written");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        Busy(stop)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn events_do_not_postpone_an_empty_file() {
+    let mut followed = Followed::start(&[("a.yaml", &service("one", "10.0.0.1"))]);
+    let _busy = Busy::start(followed.directory.path());
+    followed.write("a.yaml", "");
+    followed.until(&[]);
+}
+
+#[test]
+fn events_of_a_lost_directory_do_not_postpone_the_next() {
+    let mut followed = Followed::start(&[("a.yaml", &service("one", "10.0.0.1"))]);
+    let root = followed.directory.path().to_owned();
+    let away = root.with_extension("away");
+    fs::rename(&root, &away).expect("renamed");
+    let _busy = Busy::start(&away);
+    fs::create_dir(&root).expect("created");
+    fs::write(root.join("b.yaml"), service("two", "10.0.0.2")).expect("written");
+    followed.until(&["two=10.0.0.2"]);
+    // It is followed, not just read.
+    followed.write("b.yaml", &service("two", "10.0.0.3"));
+    followed.until(&["two=10.0.0.3"]);
+}
+
+// A directory is another one, too, when the link to it is swapped, of which no event tells.
+#[test]
+fn a_link_to_another_directory_is_noticed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().to_owned();
+    for (version, ip) in [("1", "10.0.0.1"), ("2", "10.0.0.2")] {
+        fs::create_dir(root.join(version)).expect("a directory");
+        fs::write(root.join(version).join("a.yaml"), service("one", ip)).expect("written");
+    }
+    symlink("1", root.join("current")).expect("linked");
+    let (sender, changes) = mpsc::channel();
+    let sink = Arc::new(Changes(Mutex::new(sender)));
+    let watching = manifest::start(root.join("current"), true, sink).expect("started");
+    for _ in Kind::ALL {
+        changes.recv_timeout(DEADLINE).expect("an initial list");
+    }
+    symlink("2", root.join("next")).expect("linked");
+    fs::rename(root.join("next"), root.join("current")).expect("renamed");
+    let change = changes.recv_timeout(2 * DEADLINE).expect("the swap is noticed");
+    let Change::Apply(Object::Service(service)) = change else { panic!("{change:?}") };
+    assert_eq!(service.cluster_ips[0].to_string(), "10.0.0.2");
+    watching.stop();
+}
+
 #[test]
 fn nothing_is_delivered_after_a_stop() {
     let followed = Followed::start(&[("a.yaml", &service("one", "10.0.0.1"))]);

@@ -1,6 +1,5 @@
 //! Where objects come from, and this node's own object, which is needed before anything else.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use super::{AgentError, Launch, Source};
 use crate::api::{self, Client, Exchange, ObservedNode, Recorder, Watch, observed_node};
 use crate::config::DetectLocal;
 use crate::config::feature_gates::Gate;
-use crate::manifest;
+use crate::manifest::Directory;
 use crate::metrics::{Metrics, Request};
 use crate::model::{Change, Kind, Node, Object, Skip};
 use crate::node::object::{NodeStep, NodeWait};
@@ -40,12 +39,7 @@ pub enum Opened {
         streaming_lists: bool,
     },
     /// A directory.
-    Manifests {
-        /// The directory.
-        directory: PathBuf,
-        /// Gate AllowServiceExternalIPs.
-        allow_external_ips: bool,
-    },
+    Manifests(Box<Directory>),
 }
 
 /// Opens the source and waits for the Node as section 3.2 says.
@@ -58,13 +52,20 @@ pub async fn open(
     let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
     match &launch.source {
         Source::Manifests(directory) => {
-            let source = Opened::Manifests { directory: directory.clone(), allow_external_ips };
-            let (objects, _) = manifest::load(directory, allow_external_ips);
-            let node = objects.into_iter().find_map(|object| match object {
-                Object::Node(found) if *found.name.name == *node => Some(found),
+            info!(directory = %directory.display(), "Reading manifests");
+            let (path, sink) = (directory.clone(), counted(inbox, metrics));
+            let reading = tokio::task::spawn_blocking(move || {
+                Directory::open(path, allow_external_ips, sink)
+            });
+            let directory = match reading.await {
+                Ok(directory) => directory?,
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            };
+            let node = directory.objects().find_map(|object| match object {
+                Object::Node(found) if *found.name.name == *node => Some(found.clone()),
                 _ => None,
             });
-            Ok(Sighted { node, source })
+            Ok(Sighted { node, source: Opened::Manifests(Box::new(directory)) })
         }
         Source::Api => {
             // Files may be slow and exec plugins slower: signals are heard meanwhile.
@@ -172,7 +173,7 @@ impl Opened {
     pub fn recorder(&self, node: &str) -> Option<Recorder> {
         match self {
             Opened::Api { client, .. } => Some(Recorder::start(client.clone(), node)),
-            Opened::Manifests { .. } => None,
+            Opened::Manifests(_) => None,
         }
     }
 
@@ -187,10 +188,7 @@ impl Opened {
                     tokio::spawn(watch.streaming(streaming_lists).run());
                 }
             }
-            Opened::Manifests { directory, allow_external_ips } => {
-                info!(directory = %directory.display(), "Reading manifests");
-                drop(manifest::start(directory, allow_external_ips, sink)?);
-            }
+            Opened::Manifests(directory) => drop(directory.follow()?),
         }
         Ok(())
     }

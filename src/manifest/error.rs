@@ -66,6 +66,12 @@ pub enum ManifestError {
         /// The file whose object is served.
         first: PathBuf,
     },
+    /// The directory is not the one that was read, and has no manifests or is still being filled.
+    #[error("{}: another directory is in its place, empty or being filled", directory.display())]
+    Held {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// A file has become malformed; the errors before this one say how.
     #[error("{}: malformed, its last good version stays in force", file.display())]
     Kept {

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::file::{Version, parse};
+use super::files::Files;
 use super::{Input, ManifestError, load_all};
-use crate::model::{Change, Kind, Object, ObjectName};
+use crate::model::{Change, Object};
 use crate::wire::Decoder;
 
 const WEB: &str =
@@ -137,28 +138,30 @@ fn the_first_input_has_the_object() {
 
 #[test]
 fn differences() {
-    let objects = |texts: &[(&str, &str)]| {
-        let mut files = super::directory::Files::default();
-        for (name, ip) in texts {
-            let text = WEB.replace("web", name).replace("10.0.0.1", ip);
-            files.put((0, name.into()), read("a.yaml", &text));
-        }
-        files.merged().0
+    let mut files = Files::default();
+    let mut put = |file: &str, objects: &[(&str, &str)]| {
+        let texts =
+            objects.iter().map(|(name, ip)| WEB.replace("web", name).replace("10.0.0.1", ip));
+        let text = texts.collect::<Vec<_>>().join("---\n");
+        files.put((0, Path::new(file).into()), read(file, &text));
+        words(&files.changes())
     };
-    let before = objects(&[("same", "10.0.0.1"), ("changed", "10.0.0.2"), ("gone", "10.0.0.3")]);
-    let after = objects(&[("same", "10.0.0.1"), ("changed", "10.0.0.9"), ("new", "10.0.0.4")]);
-    let words: Vec<String> = super::directory::difference(&before, &after)
-        .iter()
-        .map(|change| match change {
-            Change::Apply(object) => format!("apply {}", object.name()),
-            Change::Delete(kind, name) => format!("delete {kind} {name}"),
-            Change::Replace(..) => panic!("no Replace among differences"),
-        })
-        .collect();
-    assert_eq!(
-        words,
-        ["delete Service default/gone", "apply default/changed", "apply default/new"]
-    );
-    assert_eq!(super::directory::difference(&after, &after), []);
-    assert!(after.contains_key(&(Kind::Service, ObjectName::new("default", "new"))));
+    let before = [("same", "10.0.0.1"), ("changed", "10.0.0.2"), ("gone", "10.0.0.3")];
+    assert_eq!(put("a.yaml", &before).len(), 3);
+    let after = [("same", "10.0.0.1"), ("changed", "10.0.0.9"), ("new", "10.0.0.4")];
+    let expected = ["delete Service default/gone", "apply default/changed", "apply default/new"];
+    assert_eq!(put("a.yaml", &after), expected);
+    assert!(put("a.yaml", &after).is_empty());
+    // Of another file, what the first one claims is not served until that one gives it up.
+    assert_eq!(put("b.yaml", &[("new", "10.0.0.5"), ("own", "10.0.0.6")]), ["apply default/own"]);
+    assert_eq!(put("a.yaml", &after[..2]), ["apply default/new"]);
+}
+
+fn words(changes: &[Change]) -> Vec<String> {
+    let word = |change: &Change| match change {
+        Change::Apply(object) => format!("apply {}", object.name()),
+        Change::Delete(kind, name) => format!("delete {kind} {name}"),
+        Change::Replace(..) => panic!("no Replace among differences"),
+    };
+    changes.iter().map(word).collect()
 }

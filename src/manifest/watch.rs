@@ -1,4 +1,4 @@
-//! Follows a directory: inotify says when to look, the directory's contents say what changed.
+//! Follows a directory: inotify says when to look, [`super::reader`] what changed.
 //!
 //! Looking at all of it makes every way of writing equal: in place, by a rename over the file (most
 //! editors), by swapping the symbolic link `..data` (ConfigMap volumes). Files that did not change
@@ -6,49 +6,45 @@
 //! arrived meanwhile are taken together. Only a file that turns out empty is looked at twice before
 //! that is believed: whoever writes in place empties it first.
 //!
-//! A directory that disappears is reported and looked for once a second; its objects stay in force.
-//! A file behind a symbolic link that leads out of the directory is read again only with the next
-//! event inside.
+//! inotify is silent on some file systems (NFS, 9p), about links that lead out of the directory, and
+//! where it has no instance left. So the directory is looked at now and then besides.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tracing::{error, info};
+use tracing::{error, warn};
 
-use super::directory::{self, Files, Objects};
-use super::error::ManifestError;
-use super::file;
-use crate::model::SkipLevel;
+use super::reader::{Look, Reader, SETTLED_FOR};
+use crate::model::Object;
 use crate::source::Sink;
 use crate::wire::Decoder;
 
-/// How often a directory that disappeared is looked for.
-const LOST_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to look although inotify says nothing.
+const NOW_AND_THEN: Duration = Duration::from_secs(10);
 
-/// How long a file has to stay empty before its objects are given up. Between a writer's truncation and
-/// its first write are microseconds.
-const EMPTY_FOR: Duration = Duration::from_millis(100);
+/// How often to look where nothing is followed by inotify.
+const WITHOUT_INOTIFY: Duration = Duration::from_secs(2);
+
+/// Events that are taken together at most.
+const AT_ONCE: usize = 10_000;
 
 /// A directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// inotify refused, or there is no such directory.
+    /// There is no such directory, or it cannot be read.
     #[error("watching directory {}", directory.display())]
-    Watch {
+    Read {
         /// The directory.
         directory: PathBuf,
         /// Why.
         #[source]
-        source: notify::Error,
+        source: io::Error,
     },
     /// No thread for it.
     #[error("starting the thread that watches directory {}", directory.display())]
@@ -59,6 +55,15 @@ pub enum WatchError {
         #[source]
         source: io::Error,
     },
+}
+
+/// A directory that was read, and of which nothing was delivered.
+pub struct Directory {
+    path: PathBuf,
+    reader: Reader,
+    watcher: Option<RecommendedWatcher>,
+    signals: Sender<Signal>,
+    received: Receiver<Signal>,
 }
 
 /// A directory being followed. Dropping this leaves it followed for the life of the process.
@@ -77,322 +82,182 @@ impl Watching {
     }
 }
 
-/// Follows a directory from a thread of its own: first one `Replace` per kind with all there is, then
-/// only differences. `allow_external_ips`: feature gate AllowServiceExternalIPs.
-///
-/// Errors: the directory cannot be watched, for example because there is none. What is wrong with
-/// its files is logged and never ends it.
-pub fn start(
-    directory: PathBuf,
-    allow_external_ips: bool,
-    sink: Arc<dyn Sink>,
-) -> Result<Watching, WatchError> {
-    let (signals, received) = mpsc::channel();
-    let events = signals.clone();
-    // Paths of events are absolute, and are compared with those of the listing.
-    let directory = std::path::absolute(&directory).unwrap_or(directory);
-    let watch_error = |source| WatchError::Watch { directory: directory.clone(), source };
-    let mut watcher = notify::recommended_watcher(move |event| {
-        // The receiver is gone only after a stop.
-        let _ = events.send(Signal::Event(event));
-    })
-    .map_err(watch_error)?;
-    watcher.watch(&directory, RecursiveMode::NonRecursive).map_err(watch_error)?;
-    let follower = Follower::new(directory.clone(), Decoder::new(allow_external_ips), sink);
-    let thread = thread::Builder::new()
-        .name("manifests".to_owned())
-        .spawn(move || follower.run(&received, watcher))
-        .map_err(|source| WatchError::Thread { directory, source })?;
-    Ok(Watching { signals, thread })
-}
-
+#[derive(Debug)]
 enum Signal {
     Event(notify::Result<Event>),
     Stop,
 }
 
-/// What tells one version of a file from another without reading it.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    /// The path is a symbolic link: events do not tell who writes to what it leads to.
-    is_link: bool,
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-}
-
-/// What a batch of events asks for.
-#[derive(Default)]
-struct Look {
-    is_needed: bool,
-    /// Nothing that was seen before is to be relied on.
-    at_everything: bool,
-    /// Files whose stamp may not show that they changed.
-    at: HashSet<PathBuf>,
-    /// Files that were found empty a while ago: if they still are, that is believed.
-    emptied: HashSet<PathBuf>,
-    stop: bool,
-}
-
-struct Follower {
-    directory: PathBuf,
-    decoder: Decoder,
-    sink: Arc<dyn Sink>,
-    files: Files,
-    stamps: BTreeMap<PathBuf, Stamp>,
-    objects: Objects,
-    /// Duplicates that were reported and persist.
-    reported: HashSet<String>,
-    /// Files that were written to and not yet closed: what they hold may be half of it.
-    being_written: HashSet<PathBuf>,
-    /// Files that were found empty once.
-    found_empty: HashSet<PathBuf>,
-    is_lost: bool,
-}
-
-impl Follower {
-    fn new(directory: PathBuf, decoder: Decoder, sink: Arc<dyn Sink>) -> Self {
-        Follower {
-            directory,
-            decoder,
-            sink,
-            files: Files::default(),
-            stamps: BTreeMap::new(),
-            objects: Objects::new(),
-            reported: HashSet::new(),
-            being_written: HashSet::new(),
-            found_empty: HashSet::new(),
-            is_lost: false,
-        }
-    }
-
-    fn run(mut self, signals: &Receiver<Signal>, mut watcher: RecommendedWatcher) {
-        self.look(&Look::default());
-        for change in directory::complete(&self.objects) {
-            self.sink.deliver(change);
-        }
-        loop {
-            let look = self.next(signals, &mut watcher);
-            if look.stop {
-                return;
-            }
-            if look.is_needed {
-                let before = self.objects.clone();
-                self.look(&look);
-                for change in directory::difference(&before, &self.objects) {
-                    self.sink.deliver(change);
-                }
-            }
-        }
-    }
-
-    /// Waits for events and takes all that are there.
-    fn next(&mut self, signals: &Receiver<Signal>, watcher: &mut RecommendedWatcher) -> Look {
-        let mut look = Look::default();
-        let first = match self.patience().map(|patience| signals.recv_timeout(patience)) {
-            Some(Err(RecvTimeoutError::Timeout)) if self.is_lost => {
-                self.find_again(watcher, &mut look);
-                return look;
-            }
-            Some(Err(RecvTimeoutError::Timeout)) => {
-                look.is_needed = true;
-                look.emptied = std::mem::take(&mut self.found_empty);
-                return look;
-            }
-            Some(received) => received.ok(),
-            None => signals.recv().ok(),
-        };
-        // No sender left means that nothing can change any more.
-        let Some(first) = first else {
-            look.stop = true;
-            return look;
-        };
-        self.note(first, &mut look);
-        for signal in signals.try_iter() {
-            self.note(signal, &mut look);
-        }
-        look
-    }
-
-    /// How long to wait for an event; `None` if there is nothing to do without one.
-    fn patience(&self) -> Option<Duration> {
-        if self.is_lost {
-            return Some(LOST_INTERVAL);
-        }
-        (!self.found_empty.is_empty()).then_some(EMPTY_FOR)
-    }
-
-    fn find_again(&mut self, watcher: &mut RecommendedWatcher, look: &mut Look) {
-        // The old watch is on a directory that is gone; forgetting it may fail for that reason.
-        let _ = watcher.unwatch(&self.directory);
-        if watcher.watch(&self.directory, RecursiveMode::NonRecursive).is_ok() {
-            info!(directory = %self.directory.display(), "The directory of manifests is back");
-            self.is_lost = false;
-            self.being_written.clear();
-            (look.is_needed, look.at_everything) = (true, true);
-        }
-    }
-
-    fn note(&mut self, signal: Signal, look: &mut Look) {
-        let event = match signal {
-            Signal::Stop => {
-                look.stop = true;
-                return;
-            }
-            Signal::Event(Ok(event)) => event,
-            Signal::Event(Err(error)) => {
-                error!(%error, "Events of manifests may be lost, looking at all of them");
-                (look.is_needed, look.at_everything) = (true, true);
-                return;
-            }
-        };
-        if event.need_rescan() {
-            self.being_written.clear();
-            (look.is_needed, look.at_everything) = (true, true);
-        }
-        match event.kind {
-            EventKind::Modify(ModifyKind::Data(_)) => self.being_written.extend(event.paths),
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                look.is_needed = true;
-                for path in event.paths {
-                    self.being_written.remove(&path);
-                    look.at.insert(path);
-                }
-            }
-            EventKind::Create(_) => look.is_needed = true,
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                look.is_needed = true;
-                // The watch is on what the directory's path led to, not on the path.
-                self.is_lost |= event.paths.contains(&self.directory);
-                for path in event.paths {
-                    self.being_written.remove(&path);
-                }
-            }
-            // Attributes: a file may have become readable.
-            EventKind::Modify(_) => look.is_needed = true,
-            _ => {}
-        }
-    }
-
-    /// Reads what changed and brings `objects` up to date.
-    fn look(&mut self, look: &Look) {
-        let existing = match directory::list(&self.directory) {
-            Ok(files) => BTreeSet::from_iter(files),
-            Err(source) => {
-                self.is_lost = true;
-                report(&ManifestError::Read { path: self.directory.clone(), source });
-                return;
-            }
-        };
-        for path in &existing {
-            if !self.being_written.contains(path) {
-                self.read(path, look);
-            }
-        }
-        self.files.retain(&existing);
-        self.stamps.retain(|path, _| existing.contains(path));
-        let (objects, duplicates) = self.files.merged();
-        self.objects = objects;
-        self.report_new(&duplicates);
-    }
-
-    /// Reads a file if it is named or its stamp tells of another. What was read before stays in force
-    /// when that fails.
-    fn read(&mut self, path: &Path, look: &Look) {
-        let was_empty = look.emptied.contains(path);
-        let is_named = look.at_everything || look.at.contains(path) || was_empty;
-        let read = stamp(path).and_then(|stamp| {
-            if !is_named
-                && self.stamps.get(path).is_some_and(|known| !stamp.tells_of_another(known))
-            {
-                return Ok(None);
-            }
-            Ok(Some((stamp, fs::read_to_string(path)?)))
+impl Directory {
+    /// Reads a directory. `allow_external_ips`: feature gate AllowServiceExternalIPs.
+    ///
+    /// Errors: there is no such directory. What is wrong with its files goes to the log and to `sink`.
+    pub fn open(
+        directory: PathBuf,
+        allow_external_ips: bool,
+        sink: Arc<dyn Sink>,
+    ) -> Result<Self, WatchError> {
+        let (signals, received) = mpsc::channel();
+        // Paths of events are absolute, and are compared with those of the listing.
+        let path = std::path::absolute(&directory).unwrap_or(directory);
+        // First, so that nothing is missed between the reading and the events.
+        let watcher = watcher(signals.clone()).and_then(|mut watcher| {
+            watcher.watch(&path, RecursiveMode::NonRecursive)?;
+            Ok(watcher)
         });
-        match read {
-            Ok(None) => {}
-            Ok(Some((_, text)))
-                if text.trim().is_empty() && self.stamps.contains_key(path) && !was_empty =>
-            {
-                self.found_empty.insert(path.to_owned());
+        let mut reader = Reader::new(path.clone(), Decoder::new(allow_external_ips), sink);
+        reader
+            .look(&Look::default(), Instant::now())
+            .map_err(|source| WatchError::Read { directory: path.clone(), source })?;
+        let watcher = match watcher {
+            Ok(watcher) => Some(watcher),
+            Err(reason) => {
+                warn!(directory = %path.display(), %reason, "Following manifests without inotify");
+                None
             }
-            Ok(Some((stamp, text))) => {
-                self.found_empty.remove(path);
-                self.stamps.insert(path.to_owned(), stamp);
-                let version = file::parse(path, &text, &mut self.decoder);
-                self.files.put((0, path.to_owned()), version).iter().for_each(report);
-            }
-            // Gone between the listing and now: its removal is on its way as an event.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                // It may become readable without an event that names it.
-                self.stamps.remove(path);
-                report(&ManifestError::Read { path: path.to_owned(), source });
-            }
-        }
+        };
+        Ok(Directory { path, reader, watcher, signals, received })
     }
 
-    fn report_new(&mut self, duplicates: &[ManifestError]) {
-        let mut persisting = HashSet::new();
-        for duplicate in duplicates {
-            let text = duplicate.to_string();
-            if !self.reported.contains(&text) {
-                report(duplicate);
-            }
-            persisting.insert(text);
-        }
-        self.reported = persisting;
+    /// The objects that were read.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.reader.objects()
+    }
+
+    /// Follows it from a thread of its own: first one `Replace` per kind with all there is, then only
+    /// differences. What becomes wrong never ends it.
+    pub fn follow(self) -> Result<Watching, WatchError> {
+        let Directory { path, reader, watcher, signals, received } = self;
+        let directory = path.clone();
+        let next_look = Instant::now() + NOW_AND_THEN;
+        let follower = Follower { path, reader, watcher, next_look, _signals: signals.clone() };
+        let thread = thread::Builder::new()
+            .name("manifests".to_owned())
+            .spawn(move || follower.run(&received))
+            .map_err(|source| WatchError::Thread { directory, source })?;
+        Ok(Watching { signals, thread })
     }
 }
 
-impl Stamp {
-    /// Whether there is something to read. The writer of a file that stayed in its place is waited
-    /// for: an event tells when it closes the file.
-    fn tells_of_another(&self, known: &Stamp) -> bool {
-        let is_same_file = (self.device, self.inode) == (known.device, known.inode);
-        if self.is_link { self != known } else { !is_same_file }
-    }
+/// Reads a directory and follows it; see [`Directory`].
+pub fn start(
+    directory: PathBuf,
+    allow_external_ips: bool,
+    sink: Arc<dyn Sink>,
+) -> Result<Watching, WatchError> {
+    Directory::open(directory, allow_external_ips, sink)?.follow()
 }
 
-fn stamp(path: &Path) -> io::Result<Stamp> {
-    let metadata = fs::metadata(path)?;
-    Ok(Stamp {
-        is_link: fs::symlink_metadata(path)?.is_symlink(),
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
+fn watcher(events: Sender<Signal>) -> notify::Result<RecommendedWatcher> {
+    notify::recommended_watcher(move |event| {
+        // The receiver is gone only after a stop.
+        let _ = events.send(Signal::Event(event));
     })
 }
 
-fn report(error: &ManifestError) {
-    let reason = std::error::Error::source(error).map(|source| source.to_string());
-    match error {
-        ManifestError::Skipped { skip, .. } if skip.level == SkipLevel::Info => info!("{error}"),
-        _ => error!(reason, "{error}"),
-    }
+struct Follower {
+    path: PathBuf,
+    reader: Reader,
+    watcher: Option<RecommendedWatcher>,
+    /// When to look without an event. No event postpones it.
+    next_look: Instant,
+    /// Without inotify nobody else may have one, and the wait would end.
+    _signals: Sender<Signal>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Change;
-
-    struct Nowhere;
-
-    impl Sink for Nowhere {
-        fn deliver(&self, _: Change) {}
+impl Follower {
+    fn run(mut self, signals: &Receiver<Signal>) {
+        self.reader.deliver_all();
+        self.next_look = Instant::now() + self.interval();
+        loop {
+            let due = self.reader.empty_due().map_or(self.next_look, |due| due.min(self.next_look));
+            let first = match signals.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(signal) => Some(signal),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => unreachable!("it has a sender itself"),
+            };
+            let mut look = Look::default();
+            let mut is_needed = false;
+            for signal in first.into_iter().chain(signals.try_iter().take(AT_ONCE)) {
+                match signal {
+                    Signal::Stop => return,
+                    Signal::Event(event) => is_needed |= self.note(event, &mut look),
+                }
+            }
+            let now = Instant::now();
+            if is_needed || now >= due {
+                self.look(look, now);
+            }
+        }
     }
 
-    // It was looked for, and reported as missing, ten times a second if it went with an empty file.
-    #[test]
-    fn a_lost_directory_is_looked_for_no_more_often_for_an_empty_file() {
-        let mut follower = Follower::new("/d".into(), Decoder::new(true), Arc::new(Nowhere));
-        assert_eq!(follower.patience(), None);
-        follower.found_empty.insert("/d/web.yaml".into());
-        assert_eq!(follower.patience(), Some(EMPTY_FOR));
-        follower.is_lost = true;
-        assert_eq!(follower.patience(), Some(LOST_INTERVAL));
+    fn look(&mut self, mut look: Look, now: Instant) {
+        look.at_stamps = now >= self.next_look;
+        let was_lost = self.reader.is_lost();
+        // It was reported, and is tried again.
+        let _ = self.reader.look(&look, now);
+        self.reader.deliver_changes();
+        let next = now + self.interval();
+        self.next_look = if look.at_stamps { next } else { next.min(self.next_look) };
+        if was_lost && !self.reader.is_lost() {
+            self.watch_anew();
+            // What happened before it was watched.
+            self.next_look = now;
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        if self.reader.is_lost() || self.reader.is_unsettled() {
+            return SETTLED_FOR;
+        }
+        if self.watcher.is_some() { NOW_AND_THEN } else { WITHOUT_INOTIFY }
+    }
+
+    /// The watch is on what the directory's path led to, not on the path.
+    fn watch_anew(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        // Forgetting a directory that is gone may fail for that reason.
+        let _ = watcher.unwatch(&self.path);
+        if let Err(reason) = watcher.watch(&self.path, RecursiveMode::NonRecursive) {
+            warn!(directory = %self.path.display(), %reason, "Following manifests without inotify");
+            self.watcher = None;
+        }
+    }
+
+    /// Whether an event asks for a look, and at what.
+    fn note(&mut self, event: notify::Result<Event>, look: &mut Look) -> bool {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                error!(%error, "Events of manifests may be lost, looking at all of them");
+                look.at_everything = true;
+                return true;
+            }
+        };
+        let being_written = &mut self.reader.being_written;
+        if event.need_rescan() {
+            being_written.clear();
+            look.at_everything = true;
+        }
+        match event.kind {
+            EventKind::Modify(ModifyKind::Data(_)) => being_written.extend(event.paths),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                for path in event.paths {
+                    being_written.remove(&path);
+                    look.at.insert(path);
+                }
+                return true;
+            }
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                for path in event.paths {
+                    being_written.remove(&path);
+                }
+                return true;
+            }
+            // Attributes: a file may have become readable.
+            EventKind::Create(_) | EventKind::Modify(_) => return true,
+            _ => {}
+        }
+        look.at_everything
     }
 }

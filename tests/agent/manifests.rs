@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kubeweir::model::Family;
-use kubeweir::testing::lab::{CLUSTER_CIDR, NODE_NAME, Place};
+use kubeweir::testing::lab::{CLUSTER_CIDR, NODE_NAME, Place, cluster_ip};
 use serde_json::{Value, json};
 
 use crate::objects::{node, service, slice};
@@ -22,11 +22,15 @@ fn write(site: &Site, name: &str, object: &Value) {
     fs::rename(draft, directory(site).join(name)).unwrap();
 }
 
-fn start(site: &Site) -> Proxy {
+fn arguments(site: &Site) -> Vec<OsString> {
     let cluster = format!("--cluster-cidr={},{}", CLUSTER_CIDR.v4, CLUSTER_CIDR.v6);
     let mut args: Vec<OsString> = vec!["run".into(), "--manifests".into(), directory(site).into()];
     args.extend(["--node", NODE_NAME, &cluster, "-v", "2"].map(OsString::from));
-    let proxy = site.launch_by(Path::new(env!("CARGO_BIN_EXE_kubeweir")), &args);
+    args
+}
+
+fn start(site: &Site) -> Proxy {
+    let proxy = site.launch_by(Path::new(env!("CARGO_BIN_EXE_kubeweir")), &arguments(site));
     site.wait(&proxy, "the first sync", || site.is_synced());
     proxy
 }
@@ -72,4 +76,39 @@ fn health_with_a_node_that_goes() {
         write(&site, "node.json", &node());
         site.wait(&proxy, "200 again", || is(200));
     }
+}
+
+// No inotify instance is left on a node with many watchers: a warning, and a look now and then.
+#[test]
+fn without_inotify_manifests_are_looked_at_now_and_then() {
+    let site = web();
+    let trace = site.path("trace");
+    let mut args: Vec<OsString> = ["-f", "-qq", "-e", "signal=none"].map(OsString::from).into();
+    args.extend(["-e", "inject=inotify_init1:error=EMFILE", "-o"].map(OsString::from));
+    args.extend([trace.into(), env!("CARGO_BIN_EXE_kubeweir").into()]);
+    args.extend(arguments(&site));
+    let proxy = site.launch_by(Path::new("strace"), &args);
+    site.wait(&proxy, "the first sync", || site.is_synced());
+    proxy.wait_log(&["without inotify", "Too many open files"]);
+    write(&site, "more.json", &service("more", 7));
+    write(&site, "more-slice.json", &slice("more", Family::V4, &[Place::Pod(0)]));
+    let address = cluster_ip(7, Family::V4).to_string();
+    site.wait(&proxy, "the change", || site.table(Family::V4).contains(&address));
+}
+
+// What cannot be used of a manifest was only logged.
+#[test]
+fn what_is_skipped_is_counted() {
+    let site = web();
+    let mut odd = service("odd", 2);
+    odd["spec"]["externalIPs"] = json!(["nonsense"]);
+    write(&site, "odd.json", &odd);
+    let proxy = start(&site);
+    proxy.wait_log(&["skipped part of an object", "default/odd", "odd.json, document 1"]);
+    let labels = [("kind", "Service"), ("level", "error")];
+    assert_eq!(site.scrape().value("kubeweir_decode_skips_total", &labels), Some(1.0));
+    write(&site, "odd.json", &service("odd", 2));
+    write(&site, "other.json", &odd);
+    let is = |n| site.scrape().value("kubeweir_decode_skips_total", &labels) == Some(n);
+    site.wait(&proxy, "one more", || is(2.0));
 }
