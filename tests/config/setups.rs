@@ -256,3 +256,30 @@ fn numbers_that_no_flag_takes() {
         assert!(exit.stderr.contains(&complaint) || text.is_empty(), "{}", exit.stderr);
     }
 }
+
+// N7: the guide names each distribution, and the commands it says to write are taken.
+#[test]
+fn commands_of_the_guide_start() {
+    let guide = include_str!("../../charts/README.md");
+    for name in
+        ["kops", "kube-up and GKE", "OpenShift", "EKS", "AKS", "RKE2", "k0s", "Talos", "microk8s"]
+    {
+        assert!(guide.contains(&format!("\n### {name}\n")), "{name}");
+    }
+    assert!(
+        guide.contains("\n## k3s\n")
+            && guide.contains("/go-runner")
+            && guide.contains("/bin/bash -c")
+    );
+    let blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains("command: [")).collect();
+    for block in &blocks {
+        let pod: Value = serde_saphyr::from_str(block).expect("YAML");
+        let command: Vec<String> = serde_json::from_value(pod["command"].clone()).expect("texts");
+        assert_eq!(command[0], "/usr/local/bin/kube-proxy");
+        let flags: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        let (_, said) = written(&flags, None);
+        assert_eq!(said, Vec::<String>::new(), "{block}");
+    }
+    assert_eq!(blocks.len(), 2, "kops, kube-up");
+}
