@@ -189,6 +189,27 @@ fn command_lines_of_distributions_start() {
     }
 }
 
+// The binary itself: exit status 0, and the same content in the file.
+#[test]
+fn the_binary_writes_what_the_files_amount_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for File { name, text, amounts_to, .. } in files() {
+        std::fs::write(path("config"), text).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_kubeweir"))
+            .args([
+                format!("--config={}", path("config")),
+                format!("--write-config-to={}", path("out")),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
+        let written: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(path("out")).unwrap()).expect("YAML");
+        assert_eq!(written, on_defaults(&amounts_to), "{name}");
+    }
+}
+
 // Gardener's clean-up: a file and the mode of before, which does not count beside the file.
 #[test]
 fn the_clean_up_of_gardener_starts() {
