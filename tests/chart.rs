@@ -410,6 +410,18 @@ fn the_guides_helm_commands_and_values_render() {
     assert_eq!(installs, 4, "the short one, a trial, a new cluster, kind");
 }
 
+// N7: what the guide says for each distribution renders.
+#[test]
+fn the_guides_values_for_distributions_render() {
+    let guide = std::fs::read_to_string(format!("{CHART}/../README.md")).unwrap();
+    let blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let values: Vec<&str> = blocks.filter(|block| block.starts_with("# chart values\n")).collect();
+    for values in &values {
+        render(values).check_every_object();
+    }
+    assert_eq!(values.len(), 7, "kops, OpenShift, EKS, AKS, RKE2, k0s, Talos");
+}
+
 /// Up to the first white space.
 fn word(text: &str) -> &str {
     text.split_whitespace().next().unwrap_or_default()

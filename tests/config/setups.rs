@@ -189,6 +189,27 @@ fn command_lines_of_distributions_start() {
     }
 }
 
+// The binary itself: exit status 0, and the same content in the file.
+#[test]
+fn the_binary_writes_what_the_files_amount_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for File { name, text, amounts_to, .. } in files() {
+        std::fs::write(path("config"), text).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_kubeweir"))
+            .args([
+                format!("--config={}", path("config")),
+                format!("--write-config-to={}", path("out")),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
+        let written: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(path("out")).unwrap()).expect("YAML");
+        assert_eq!(written, on_defaults(&amounts_to), "{name}");
+    }
+}
+
 // Gardener's clean-up: a file and the mode of before, which does not count beside the file.
 #[test]
 fn the_clean_up_of_gardener_starts() {
@@ -255,4 +276,31 @@ fn numbers_that_no_flag_takes() {
             format!("invalid argument {text:?} for \"--conntrack-min\" flag: strconv.ParseInt");
         assert!(exit.stderr.contains(&complaint) || text.is_empty(), "{}", exit.stderr);
     }
+}
+
+// N7: the guide names each distribution, and the commands it says to write are taken.
+#[test]
+fn commands_of_the_guide_start() {
+    let guide = include_str!("../../charts/README.md");
+    for name in
+        ["kops", "kube-up and GKE", "OpenShift", "EKS", "AKS", "RKE2", "k0s", "Talos", "microk8s"]
+    {
+        assert!(guide.contains(&format!("\n### {name}\n")), "{name}");
+    }
+    assert!(
+        guide.contains("\n## k3s\n")
+            && guide.contains("/go-runner")
+            && guide.contains("/bin/bash -c")
+    );
+    let blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains("command: [")).collect();
+    for block in &blocks {
+        let pod: Value = serde_saphyr::from_str(block).expect("YAML");
+        let command: Vec<String> = serde_json::from_value(pod["command"].clone()).expect("texts");
+        assert_eq!(command[0], "/usr/local/bin/kube-proxy");
+        let flags: Vec<&str> = command[1..].iter().map(String::as_str).collect();
+        let (_, said) = written(&flags, None);
+        assert_eq!(said, Vec::<String>::new(), "{block}");
+    }
+    assert_eq!(blocks.len(), 2, "kops, kube-up");
 }
