@@ -46,7 +46,7 @@ const USES: &[(&str, &[&str])] = &[
     ]),
     // shell
     ("config", &["model", "node", "program"]),
-    ("cli", &["config", "model"]),
+    ("cli", &["config"]),
     ("logging", &["config"]),
     ("inspect", &["engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
     ("command", &[
