@@ -13,17 +13,17 @@
 mod adopt;
 mod affinity;
 mod applied;
+mod aside;
 mod changes;
 mod claims;
 mod desired;
 mod plan;
 mod queries;
+mod read_back;
 mod size;
 mod store;
-#[cfg(test)]
-mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -31,13 +31,13 @@ use ipnet::IpNet;
 pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
-pub use plan::{Plan, Selection, replace_clients};
+pub use plan::{Draft, Plan, Selection, replace_clients};
 pub use queries::{Conflict, FamilySummary, Totals, Unserved};
 pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};
-use crate::program::{NodePortMatch, Program, RuleOptions, program};
+use crate::program::{NodePortMatch, Placement, Program, RuleOptions, program};
 use crate::ruleset::{Ownership, Table};
 use crate::topology::Vantage;
 use applied::Applied;
@@ -63,8 +63,8 @@ struct FamilyState {
     applied: Applied,
     /// Services whose fragment may differ from what is applied.
     dirty: BTreeSet<ObjectName>,
-    /// Services that the kernel refused: kept as they are until they change or are retried.
-    set_aside: BTreeSet<ObjectName>,
+    /// Services that are set aside, and what they keep.
+    set_aside: BTreeMap<ObjectName, Vec<Placement>>,
     /// Addresses and networks that belong to no service, as they should be.
     statics: Statics,
 }
@@ -89,7 +89,7 @@ impl Engine {
             claims: Claims::default(),
             applied: Applied::default(),
             dirty: BTreeSet::new(),
-            set_aside: BTreeSet::new(),
+            set_aside: BTreeMap::new(),
             statics: statics(family, &options, &Store::default(), initial(family, &options)),
         });
         Engine { options, vantage, families, owned, store: Store::default(), state }
@@ -222,22 +222,6 @@ impl Engine {
         self.is_ready() && self.families.contains(family) && !settled
     }
 
-    /// Sets a service aside after the kernel refused it: it keeps what it has and is not planned
-    /// until it changes or is taken back.
-    pub fn set_aside(&mut self, family: Family, service: ObjectName) {
-        let state = &mut self.state[family];
-        state.dirty.remove(&service);
-        state.set_aside.insert(service);
-    }
-
-    /// Takes a service back that was set aside.
-    pub fn take_back(&mut self, family: Family, service: &ObjectName) {
-        let state = &mut self.state[family];
-        if state.set_aside.remove(service) {
-            state.dirty.insert(service.clone());
-        }
-    }
-
     /// Whether a service has, had or may get something in a family. Most clusters serve most services
     /// in one family only; the other has no work with them.
     fn concerns(&self, family: Family, name: &ObjectName) -> bool {
@@ -245,14 +229,16 @@ impl Engine {
         let has_slices = || self.store.slices(name).iter().any(|slice| slice.family == family);
         self.store.service(name).is_some_and(|service| service.cluster_ip(family).is_some())
             || state.applied.services.contains_key(name)
-            || state.set_aside.contains(name)
+            || state.set_aside.contains_key(name)
             || has_slices()
     }
 
+    /// A service is to be planned as its objects say, also if it was set aside.
     fn mark_dirty(&mut self, family: Family, service: ObjectName) {
-        let state = &mut self.state[family];
-        state.set_aside.remove(&service);
-        state.dirty.insert(service);
+        if self.state[family].set_aside.remove(&service).is_some() {
+            self.claim(family, &service);
+        }
+        self.state[family].dirty.insert(service);
     }
 
     fn claim(&mut self, family: Family, name: &ObjectName) {
@@ -261,9 +247,8 @@ impl Engine {
             .service(name)
             .map(|service| desired::claims(service, family))
             .unwrap_or_default();
-        for affected in self.state[family].claims.set(name, claims) {
-            self.mark_dirty(family, affected);
-        }
+        let state = &mut self.state[family];
+        state.dirty.extend(state.claims.set(name, claims));
     }
 
     fn refresh_statics(&mut self, addresses: Option<&PerFamily<Vec<IpAddr>>>) -> Families {

@@ -4,6 +4,7 @@
 //! monotonic age of the process; nothing here sleeps, logs or spawns. One family's trouble never
 //! touches the other's (B-202).
 
+mod blame;
 mod inbox;
 mod quarantine;
 mod schedule;
@@ -25,7 +26,7 @@ pub use worker::{LocalAddresses, Worker};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};
-use crate::ruleset::{Element, Name, Ownership, Table};
+use crate::ruleset::{Name, Ownership, Table};
 use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
@@ -181,10 +182,10 @@ impl<K: Kernel> Synchronizer<K> {
             }
             let contested = matches!(self.engine.ownership(family), Ownership::Other(_));
             let plan = self.plan(family, Selection::Elements(self.batch))?;
-            for (service, entries) in &plan.oversized {
-                let object = format!("{entries} list entries (at most {MOST_ENTRIES})");
-                let rejection = Rejection { op: None, element: None, object, errno: libc::E2BIG };
-                self.set_aside(family, service.clone(), rejection, now, report);
+            if !plan.oversized.is_empty() {
+                // What they keep belongs to the plan.
+                self.leave_out(family, plan.oversized, now, report)?;
+                continue;
             }
             match self.commit(family, plan, report) {
                 // Until then the former owner may have changed it once more.
@@ -196,6 +197,8 @@ impl<K: Kernel> Synchronizer<K> {
                     return Err(error.into());
                 }
                 Err((_, error @ CommitError::Unsent { .. })) => return Err(error.into()),
+                Err((plan, CommitError::Rejected(rejection)))
+                    if self.is_known(family, &plan, &rejection, now, report)? => {}
                 // The mirror may be wrong: read before judging.
                 Err((_, error)) if reads < READS && !is_fresh(reads, &error) => {
                     report.troubles.push(error);
@@ -212,12 +215,29 @@ impl<K: Kernel> Synchronizer<K> {
     }
 
     fn plan(&mut self, family: Family, selection: Selection<'_>) -> Result<Plan, SyncError> {
-        let mut clients: BTreeMap<Name, Vec<Element>> = BTreeMap::new();
-        for map in self.engine.clients_needed(family) {
-            let elements = self.kernel.dump_set(family, &map)?;
-            clients.insert(map, elements);
+        let mut draft = self.engine.draft(family, selection);
+        while let Some(maps) = draft.advance() {
+            for map in maps {
+                let clients = self.kernel.dump_set(family, &map)?;
+                draft.remember(map, clients);
+            }
         }
-        Ok(self.engine.plan(family, selection, &clients))
+        Ok(draft.finish())
+    }
+
+    fn leave_out(
+        &mut self,
+        family: Family,
+        oversized: Vec<(ObjectName, usize)>,
+        now: Duration,
+        report: &mut Report,
+    ) -> Result<(), SyncError> {
+        for (service, entries) in oversized {
+            let object = format!("{entries} list entries (at most {MOST_ENTRIES})");
+            let rejection = Rejection { op: None, element: None, object, errno: libc::E2BIG };
+            self.set_aside(family, service, rejection, now, report)?;
+        }
+        Ok(())
     }
 
     fn commit(
@@ -232,10 +252,15 @@ impl<K: Kernel> Synchronizer<K> {
                     let counts = plan.transaction.counts();
                     report.commits.push(CommitReport { counts, committed });
                 }
-                Err(error) => return Err((Box::new(plan), error)),
+                Err(error) => {
+                    // Wherever it was committed: the mirror may be wrong now.
+                    self.distrusted[family] |= matches!(error, CommitError::Unknown(_));
+                    return Err((Box::new(plan), error));
+                }
             }
         }
-        report.services.extend(plan.services.iter().cloned());
+        let aside = |service: &&ObjectName| self.engine.is_set_aside(family, service);
+        report.services.extend(plan.services.iter().filter(|s| !aside(s)).cloned());
         let recheck = plan.recheck.clone();
         self.engine.applied(family, plan);
         for (map, members) in recheck {
@@ -269,93 +294,6 @@ impl<K: Kernel> Synchronizer<K> {
         }
     }
 
-    /// A plan was refused although it was made from what the kernel has: some service is to blame.
-    /// It is set aside, so that it cannot stop the others.
-    fn isolate(
-        &mut self,
-        family: Family,
-        plan: Plan,
-        rejection: Rejection,
-        now: Duration,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
-        if let Some(culprit) = self.engine.culprit(family, &plan, &rejection) {
-            if plan.replaces_table() {
-                self.set_aside(family, culprit, rejection, now, report);
-                return Ok(());
-            }
-            return self.judge(family, culprit, now, report);
-        }
-        if plan.services.is_empty() || plan.replaces_table() {
-            return Err(CommitError::Rejected(rejection).into());
-        }
-        // Without any service the same plan must pass, or else no service is to blame.
-        let none = BTreeSet::new();
-        let bare = self.plan(family, Selection::Only(&none))?;
-        self.commit(family, bare, report).map_err(|(_, error)| error)?;
-        let services: Vec<ObjectName> = plan.services.iter().cloned().collect();
-        self.bisect(family, &services, now, report)
-    }
-
-    fn bisect(
-        &mut self,
-        family: Family,
-        services: &[ObjectName],
-        now: Duration,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
-        let only: BTreeSet<ObjectName> = services.iter().cloned().collect();
-        let plan = self.plan(family, Selection::Only(&only))?;
-        match (self.commit(family, plan, report), services) {
-            (Ok(()), _) => Ok(()),
-            (Err((_, CommitError::Rejected(_))), [culprit]) => {
-                self.judge(family, culprit.clone(), now, report)
-            }
-            (Err((_, CommitError::Rejected(_))), _) => {
-                let (left, right) = services.split_at(services.len() / 2);
-                self.bisect(family, left, now, report)?;
-                self.bisect(family, right, now, report)
-            }
-            (Err((_, error)), _) => Err(error.into()),
-        }
-    }
-
-    /// A refusal points at a service. It is set aside if it is refused once more, alone, while the
-    /// kernel takes something else: a lack of memory, too, may strike at any element.
-    fn judge(
-        &mut self,
-        family: Family,
-        suspect: ObjectName,
-        now: Duration,
-        report: &mut Report,
-    ) -> Result<(), SyncError> {
-        let nothing_new = Op::AddTable(self.engine.table(family));
-        self.kernel.commit(&Transaction { family, ops: vec![nothing_new] })?;
-        let only = BTreeSet::from([suspect.clone()]);
-        let plan = self.plan(family, Selection::Only(&only))?;
-        match self.commit(family, plan, report) {
-            Ok(()) => Ok(()),
-            Err((_, CommitError::Rejected(rejection))) => {
-                self.set_aside(family, suspect, rejection, now, report);
-                Ok(())
-            }
-            Err((_, error)) => Err(error.into()),
-        }
-    }
-
-    fn set_aside(
-        &mut self,
-        family: Family,
-        service: ObjectName,
-        rejection: Rejection,
-        now: Duration,
-        report: &mut Report,
-    ) {
-        self.engine.set_aside(family, service.clone());
-        self.quarantine[family].add(service.clone(), rejection.clone(), now);
-        report.refused.push((service, rejection));
-    }
-
     fn collect_garbage(&mut self, family: Family, report: &mut Report) {
         let garbage = self.engine.garbage(family);
         if garbage.is_empty() {
@@ -368,6 +306,7 @@ impl<K: Kernel> Synchronizer<K> {
             }
             // It stays garbage and is tried again after the next sync.
             Err(error) => {
+                self.distrusted[family] |= matches!(error, CommitError::Unknown(_));
                 report.troubles.push(error);
                 report.garbage_stays = true;
             }

@@ -10,7 +10,7 @@ use super::applied::{Applied, Stage};
 use super::{Engine, Statics};
 use crate::model::Family;
 use crate::program::objects::is_as_declared;
-use crate::program::{Extension, Program, SetId};
+use crate::program::{Class, Extension, Program, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set};
 
 /// What was found.
@@ -40,24 +40,57 @@ impl Engine {
                     Some(_) => Adoption::Adopted,
                     None => Adoption::Replace,
                 };
-                let applied = recognised.unwrap_or_else(|| replacing(observed));
+                let applied = recognised.unwrap_or_else(|| replacing(observed, family));
                 (Applied { owner: table.owner, ..applied }, adoption)
             }
         };
         let state = &mut self.state[family];
-        state.applied = applied;
+        let believed = std::mem::replace(&mut state.applied, applied);
+        state.applied.before = believed.before;
+        state.applied.before.extend(believed.services);
         state.dirty = self.store.services().map(|service| service.name.clone()).collect();
-        for service in &state.set_aside {
-            state.dirty.remove(service);
-        }
         adoption
     }
 }
 
-/// The applied state of a table that is to be replaced: only which clients are remembered by
-/// affinity is carried over.
-fn replacing(observed: &Ruleset) -> Applied {
-    Applied { stage: Stage::Foreign, carried: remembered(observed), ..Applied::default() }
+/// The applied state of a table that is to be replaced. Which clients are remembered by affinity is
+/// carried over, and what services keep that turn out to be set aside.
+fn replacing(observed: &Ruleset, family: Family) -> Applied {
+    Applied {
+        stage: Stage::Foreign,
+        carried: remembered(observed),
+        previous: Some(Box::new(alike(observed, family))),
+        ..Applied::default()
+    }
+}
+
+/// What another table has in sets like ours.
+fn alike(observed: &Ruleset, family: Family) -> Applied {
+    let mut applied = Applied::default();
+    let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
+        [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+    });
+    for id in SetId::fixed().chain(classes) {
+        let Some((set, elements)) = observed.sets.get(&id.name()) else { continue };
+        let ours = id.declaration(family);
+        if (&set.key, &set.kind) == (&ours.key, &ours.kind) && !elements.is_empty() {
+            applied.extensions.extend(Extension::of(id));
+            applied.found.insert(id, without_counters(elements));
+        }
+    }
+    // Of affinity its time, and of source ranges the networks.
+    let chains = observed.chains.iter().filter(|(name, _)| name.as_str().starts_with("remember"));
+    applied.found_chains = chains.map(|(name, (_, rules))| (name.clone(), rules.clone())).collect();
+    let sets = observed.sets.iter().filter(|(name, (set, _))| {
+        name.as_str().starts_with("ranges-") && is_as_declared(set, family)
+    });
+    applied.found_sets = sets.map(|(name, found)| (name.clone(), found.clone())).collect();
+    applied
+}
+
+fn without_counters(elements: &BTreeMap<Key, Element>) -> HashMap<Key, Element> {
+    let uncounted = |element: &Element| Element { packets: None, ..element.clone() };
+    elements.iter().map(|(key, element)| (*key, uncounted(element))).collect()
 }
 
 /// Reads our own table; `None` if anything of the program is not as we write it.
@@ -79,12 +112,8 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         let declared = program.sets.iter().any(|set| set.name == id.name());
         match rest.remove(&id.name()) {
             Some((set, elements)) if *set == id.declaration(family) => {
-                let elements: HashMap<Key, Element> = elements
-                    .iter()
-                    .map(|(key, element)| (*key, Element { packets: None, ..element.clone() }))
-                    .collect();
                 if !elements.is_empty() {
-                    applied.found.insert(id, elements);
+                    applied.found.insert(id, without_counters(elements));
                 }
             }
             Some(_) => return None,

@@ -51,6 +51,10 @@ pub struct Applied {
     /// Chains and sets of single services found in the kernel that nobody owns yet.
     pub(super) found_chains: BTreeMap<Name, Vec<Rule>>,
     pub(super) found_sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,
+    /// What services had before the table was read: what one keeps that is set aside then.
+    pub(super) before: HashMap<ObjectName, Vec<Placement>>,
+    /// What was found in a table that is to be replaced, as far as it is like ours.
+    pub(super) previous: Option<Box<Applied>>,
     /// Clients remembered by a table that is to be replaced.
     pub(super) carried: BTreeMap<Name, Vec<Element>>,
     /// Chains and sets that nothing uses any more.
@@ -155,7 +159,7 @@ impl Applied {
         all
     }
 
-    fn found_list(&self, plane: Plane, scope: Scope, key: Key, family: Family) -> Option<Slots> {
+    pub(super) fn found_list(&self, plane: Plane, scope: Scope, key: Key, family: Family) -> Option<Slots> {
         let one = SetId::Endpoints(plane, scope, Class::ONE);
         if let Some(backend) = self.found(one, &key).and_then(|e| backend(e, family)) {
             return Some(Slots::found(Class::ONE, vec![backend]));

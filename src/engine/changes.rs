@@ -70,6 +70,7 @@ impl Changes {
     }
 
     fn gone(&mut self, set: SetId, element: Element) {
+        self.len += 1;
         if set.is_shared() {
             *self.shared.entry((set, element.key)).or_default() -= 1;
         } else {
@@ -87,6 +88,7 @@ impl Changes {
 
     /// An element found in the kernel that no service has: it goes unless this plan wants it.
     pub fn orphaned(&mut self, set: SetId, key: Key) {
+        self.len += 1;
         if set.is_shared() {
             self.shared.entry((set, key)).or_default();
         } else {
@@ -94,7 +96,7 @@ impl Changes {
         }
     }
 
-    /// Number of elements looked at so far.
+    /// Number of elements looked at so far: at least as many as are added and deleted.
     pub fn len(&self) -> usize {
         self.len
     }

@@ -1,34 +1,41 @@
 //! Plans: what to commit for some dirty services, and what it will mean.
 
 mod clients;
+mod draft;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::HashMap;
+
 use super::applied::{Applied, Stage};
 use super::changes::{Changes, Settled};
+use super::aside::still_owned;
 use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{
-    Extension, ExtensionObjects, Placement, ServiceObjects, SetId, elements as program_elements,
+    Extension, ExtensionObjects, Placement, SetId, elements as program_elements,
     service_objects,
 };
 use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
 use crate::transaction::{Op, Rejection, Transaction};
 pub use clients::replace_clients;
-use clients::{all_maps, remembered_clients, shrunken_maps};
+pub use draft::Draft;
 use objects::ObjectChanges;
 
 /// Which dirty services a plan takes.
 #[derive(Debug, Clone, Copy)]
 pub enum Selection<'a> {
-    /// As many as fit into about this number of elements, so that a commit does not hold the kernel's
-    /// lock for long. A foreign table is replaced whole, whatever the number.
+    /// As many as fit into this number of elements that are added or deleted, so that a commit does not
+    /// hold the kernel's lock for long; the last one may exceed it. A foreign table is replaced whole,
+    /// whatever the number.
     Elements(usize),
-    /// Exactly these.
+    /// These.
     Only(&'a BTreeSet<ObjectName>),
+    /// All but these.
+    Except(&'a BTreeSet<ObjectName>),
 }
 
 /// A transaction, and what the applied state becomes when it is committed.
@@ -48,7 +55,11 @@ pub struct Plan {
     settled: Settled,
     extensions: BTreeSet<Extension>,
     objects: ObjectChanges,
+    clients: Vec<Op>,
     statics: Option<Statics>,
+    /// No service is left to be planned.
+    covers: bool,
+    /// Nor is anything left that was found.
     finishes: bool,
     stage: Stage,
     /// Chains that stand by until the transaction has replaced a table.
@@ -56,68 +67,36 @@ pub struct Plan {
 }
 
 impl Engine {
-    /// Affinity maps whose content a plan for the family's dirty services needs: those that lose a
-    /// member.
-    pub fn clients_needed(&self, family: Family) -> Vec<Name> {
-        let state = &self.state[family];
-        let (dirty, sticky) = (&state.dirty, &state.applied.sticky);
-        // From the smaller side: one change in a cluster of sticky services, or a resync of a
-        // cluster with a few.
-        let both: Vec<&ObjectName> = if dirty.len() <= sticky.len() {
-            dirty.iter().filter(|service| sticky.contains(*service)).collect()
-        } else {
-            sticky.iter().filter(|service| dirty.contains(*service)).collect()
-        };
-        let mut names = Vec::new();
-        for service in both.into_iter().filter(|s| self.oversized(family, s).is_none()) {
-            let after = self.placements(family, service);
-            for (map, _) in shrunken_maps(state.applied.placements(service), &after) {
-                names.push(map);
-            }
-        }
-        names
+    /// Begins a plan for dirty services of a family.
+    pub fn draft<'a>(&'a self, family: Family, selection: Selection<'a>) -> Draft<'a> {
+        Draft::start(self, family, selection)
     }
 
-    /// Plans dirty services of a family. `clients` holds the content of the maps that
-    /// [`Engine::clients_needed`] named.
+    /// A plan for dirty services of a family where no affinity map has to be read that is not among
+    /// `clients`.
     pub fn plan(
         &self,
         family: Family,
         selection: Selection<'_>,
         clients: &BTreeMap<Name, Vec<Element>>,
     ) -> Plan {
-        let state = &self.state[family];
-        let mut plan = Plan::start(family, state);
-        let mut changes = Changes::default();
-        for service in &state.dirty {
-            match selection {
-                Selection::Only(only) if !only.contains(service) => continue,
-                Selection::Elements(limit)
-                    if changes.len() >= limit && state.applied.stage != Stage::Foreign =>
-                {
-                    break;
+        let mut draft = self.draft(family, selection);
+        while let Some(maps) = draft.advance() {
+            for map in maps {
+                if let Some(known) = clients.get(&map) {
+                    draft.remember(map, known.clone());
                 }
-                _ => {}
             }
-            if let Some(entries) = self.oversized(family, service) {
-                plan.oversized.push((service.clone(), entries));
-                continue;
-            }
-            self.plan_service(family, service, clients, &mut changes, &mut plan);
         }
-        plan.statics(state, &mut changes);
-        plan.finishes = state.dirty.len() == plan.services.len() + plan.oversized.len();
-        if plan.finishes {
-            leftovers(&state.applied, &mut changes);
-        }
-        plan.settled = changes.settle(&state.applied);
-        plan.assemble(family, state, clients, self.owned);
-        plan
+        draft.finish()
     }
 
     /// The placements a service should have.
     fn placements(&self, family: Family, service: &ObjectName) -> Vec<Placement> {
         let state = &self.state[family];
+        if let Some(kept) = state.set_aside.get(service) {
+            return still_owned(kept, &state.claims);
+        }
         let Some(object) = self.store.service(service) else { return Vec::new() };
         let context = Context {
             family,
@@ -128,44 +107,6 @@ impl Engine {
         placements(context, object, self.store.slices(service), |placement| {
             state.applied.lists(placement, family)
         })
-    }
-
-    fn plan_service(
-        &self,
-        family: Family,
-        service: &ObjectName,
-        clients: &BTreeMap<Name, Vec<Element>>,
-        changes: &mut Changes,
-        plan: &mut Plan,
-    ) {
-        let state = &self.state[family];
-        let before = state.applied.placements(service);
-        let after = self.placements(family, service);
-        let wants = self.elements(family, &after);
-        let sets = wants.chunk_by(|(a, _), (b, _)| a == b).map(|of_set| of_set[0].0);
-        plan.extensions.extend(sets.filter_map(Extension::of));
-        if before.is_empty() && !state.applied.found.is_empty() {
-            let frontends = after.iter().flat_map(|placement| &placement.frontends);
-            let found = frontends.flat_map(|frontend| {
-                state.applied.found_of(frontend.key.plane(), frontend.key.element_key())
-            });
-            changes.takeover(found.collect(), wants);
-        } else {
-            changes.difference(self.elements(family, before), wants);
-        }
-        self.plan_objects(family, service, before, &after, plan);
-        let shrunken = if state.applied.services.contains_key(service) {
-            shrunken_maps(before, &after)
-        } else {
-            all_maps(&after)
-        };
-        let known = |map: &Name| clients.contains_key(map) || state.applied.remembers(map);
-        let used = |map: &Name| plan.objects.used_sets.contains(map);
-        let recheck: Vec<_> =
-            shrunken.into_iter().filter(|(map, _)| known(map) && used(map)).collect();
-        plan.recheck.extend(recheck);
-        plan.services.insert(service.clone());
-        plan.placements.push((service.clone(), after));
     }
 
     /// The elements of a service's ports, in order of set and key. A port may repeat a shared element
@@ -179,36 +120,21 @@ impl Engine {
         all
     }
 
-    fn plan_objects(
-        &self,
-        family: Family,
-        service: &ObjectName,
-        before: &[Placement],
-        after: &[Placement],
-        plan: &mut Plan,
-    ) {
-        let applied = &self.state[family].applied;
-        let mut old = ServiceObjects::default();
-        for placement in before {
-            old.extend(service_objects(placement, family, &self.options));
-        }
-        let mut new = ServiceObjects::default();
-        for placement in after {
-            new.extend(service_objects(placement, family, &self.options));
-        }
-        if !applied.services.contains_key(service) {
-            old = applied.found_objects(&new);
-        }
-        plan.objects.compare(old, new, applied);
-    }
-
     /// The transaction of a plan was committed.
     pub fn applied(&mut self, family: Family, plan: Plan) {
         let state = &mut self.state[family];
-        for service in &plan.services {
+        let mut kept = Vec::new();
+        for (service, placements) in &plan.placements {
             state.dirty.remove(service);
+            if state.set_aside.get(service).is_some_and(|had| had != placements) {
+                kept.push((service.clone(), placements.clone()));
+            }
         }
         state.applied.install(plan);
+        // What others took from a service that is set aside does not come back.
+        for (service, placements) in kept {
+            self.keep(family, service, placements);
+        }
     }
 
     /// The service whose part of a plan the kernel refused, as far as the refusal tells.
@@ -227,11 +153,14 @@ impl Engine {
             let of_port = program_elements(placement, family, &self.options);
             of_port.iter().any(|(id, element)| element.key == key && id.name() == *set)
         };
+        let adds = matches!(op, Op::AddElements(..));
+        // Of what moves from one service to another, the one loses it, and the other gets it.
         plan.placements
             .iter()
             .find(|(service, after)| {
                 let before = self.state[family].applied.placements(service);
-                after.iter().chain(before).any(has) || self.owns(family, after, op)
+                let mut concerned = if adds { after.iter() } else { before.iter() };
+                concerned.any(has) || self.owns(family, after, op)
             })
             .map(first)
     }
@@ -281,15 +210,6 @@ fn first<A: Clone, B>(pair: &(A, B)) -> A {
     pair.0.clone()
 }
 
-/// With the last dirty service, what was found in the kernel and has no owner goes.
-fn leftovers(applied: &Applied, changes: &mut Changes) {
-    for (&set, elements) in &applied.found {
-        for key in elements.keys() {
-            changes.orphaned(set, *key);
-        }
-    }
-}
-
 impl Plan {
     fn start(family: Family, state: &FamilyState) -> Plan {
         Plan {
@@ -301,7 +221,9 @@ impl Plan {
             settled: Settled::default(),
             extensions: BTreeSet::new(),
             objects: ObjectChanges::default(),
+            clients: Vec::new(),
             statics: None,
+            covers: false,
             finishes: false,
             stage: state.applied.stage,
             handover: Vec::new(),
@@ -336,10 +258,11 @@ impl Plan {
         &mut self,
         family: Family,
         state: &FamilyState,
-        clients: &BTreeMap<Name, Vec<Element>>,
         owned: bool,
     ) {
         let ops = &mut self.transaction.ops;
+        // What replaces another table takes its place at once.
+        let attaches = self.covers || self.stage == Stage::Foreign;
         if matches!(self.stage, Stage::Absent | Stage::Foreign) {
             create_program(state, self.stage, owned, ops);
             self.stage = Stage::Detached;
@@ -352,12 +275,8 @@ impl Plan {
         ops.append(&mut self.objects.ops);
         ops.append(&mut self.settled.deletions);
         ops.append(&mut self.settled.additions);
-        ops.extend(
-            self.recheck.iter().flat_map(|(map, members)| {
-                remembered_clients(map, members, family, state, clients)
-            }),
-        );
-        if self.finishes && self.stage == Stage::Detached {
+        ops.append(&mut self.clients);
+        if attaches && self.stage == Stage::Detached {
             self.handover = attach(state, ops);
             self.stage = Stage::Attached;
         }
@@ -409,6 +328,7 @@ impl Applied {
     /// Makes a committed plan the applied state.
     fn install(&mut self, plan: Plan) {
         for (service, placements) in plan.placements {
+            self.before.remove(&service);
             let (before, after) = (self.placements(&service), &placements);
             self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
             self.note_unserved(&service, &placements);
@@ -461,6 +381,8 @@ impl Applied {
         }
         if plan.finishes {
             self.carried.clear();
+            self.before = HashMap::default();
+            self.previous = None;
             self.found.clear();
             self.garbage_chains.extend(std::mem::take(&mut self.found_chains).into_keys());
             self.garbage_sets.extend(std::mem::take(&mut self.found_sets).into_keys());

@@ -12,8 +12,11 @@ use crate::model::{EndpointSlice, Family, ObjectName, Service, ServicePort};
 pub const MOST_ENTRIES: usize = 500_000;
 
 impl Engine {
-    /// The list entries of a service, if they are too many.
+    /// The list entries of a service, if they are too many. What one keeps that is set aside was not.
     pub(super) fn oversized(&self, family: Family, service: &ObjectName) -> Option<usize> {
+        if self.is_set_aside(family, service) {
+            return None;
+        }
         let object = self.store.service(service)?;
         let slices = self.store.slices(service);
         let slices = || slices.iter().map(|slice| &**slice).filter(|slice| slice.family == family);

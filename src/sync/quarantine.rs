@@ -35,6 +35,11 @@ impl Quarantine {
         &self.services
     }
 
+    /// What of a service was refused last.
+    pub fn rejection(&self, service: &ObjectName) -> Option<Rejection> {
+        self.services.get(service).map(|quarantined| quarantined.rejection.clone())
+    }
+
     /// A service was refused, for the first time or again.
     pub fn add(&mut self, service: ObjectName, rejection: Rejection, now: Duration) {
         let before = self.services.get(&service);

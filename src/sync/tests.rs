@@ -3,5 +3,6 @@
 mod audit;
 mod faults;
 mod histories;
+mod kept;
 mod refusals;
 mod worker;

@@ -33,6 +33,8 @@ pub struct FakeKernel {
     faults: VecDeque<Fault>,
     good_before_faults: usize,
     dump_failures: usize,
+    dumps: usize,
+    set_dumps: usize,
     dislike: Option<Dislike>,
     blames: bool,
     commits_left: Option<usize>,
@@ -53,6 +55,8 @@ impl FakeKernel {
             faults: VecDeque::new(),
             good_before_faults: 0,
             dump_failures: 0,
+            dumps: 0,
+            set_dumps: 0,
             dislike: None,
             blames: true,
             commits_left: None,
@@ -93,6 +97,16 @@ impl FakeKernel {
     /// The next dumps fail.
     pub fn fail_dumps(&mut self, times: usize) {
         self.dump_failures = times;
+    }
+
+    /// How often a table was read.
+    pub fn dumps(&self) -> usize {
+        self.dumps
+    }
+
+    /// How often a single set was read.
+    pub fn set_dumps(&self) -> usize {
+        self.set_dumps
     }
 
     /// Refuses every transaction with an operation for which this gives an errno.
@@ -197,6 +211,7 @@ impl Kernel for FakeKernel {
     }
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
+        self.dumps += 1;
         if self.dump_failures > 0 {
             self.dump_failures -= 1;
             return Err(DumpError::Interrupted(family.nft()));
@@ -205,6 +220,7 @@ impl Kernel for FakeKernel {
     }
 
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
+        self.set_dumps += 1;
         let found = self.tables[family].sets.get(set);
         Ok(found.map(|(_, elements)| elements.values().cloned().collect()).unwrap_or_default())
     }

@@ -61,22 +61,25 @@ pub fn replace_clients(map: &Name, survivors: Vec<Element>) -> Vec<Op> {
     ops
 }
 
-/// Leaves in an affinity map the clients of endpoints that are members still.
+/// Leaves in an affinity map the clients of endpoints that are members still. Also returns how many
+/// elements that touches.
 pub(super) fn remembered_clients(
     map: &Name,
     members: &[Backend],
     family: Family,
     state: &FamilyState,
     clients: &BTreeMap<Name, Vec<Element>>,
-) -> Vec<Op> {
+) -> (Vec<Op>, usize) {
     if let Some(carried) = state.applied.carried.get(map) {
         let left = surviving_clients(carried, members, family).unwrap_or_else(|| carried.clone());
         let fill = (!left.is_empty()).then(|| Op::AddElements(map.clone(), left));
-        return fill.into_iter().collect();
+        return (fill.into_iter().collect(), carried.len());
     }
     let known = clients.get(map).cloned().or_else(|| state.applied.clients(map));
-    let survivors = surviving_clients(&known.unwrap_or_default(), members, family);
-    survivors.map(|left| replace_clients(map, left)).unwrap_or_default()
+    let known = known.unwrap_or_default();
+    let survivors = surviving_clients(&known, members, family);
+    let touched = survivors.as_ref().map_or(0, |left| known.len() + left.len());
+    (survivors.map(|left| replace_clients(map, left)).unwrap_or_default(), touched)
 }
 
 impl Applied {

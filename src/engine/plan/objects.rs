@@ -15,6 +15,8 @@ pub(super) struct ObjectChanges {
     pub(super) used_sets: BTreeSet<Name>,
     pub(super) stale_chains: BTreeSet<Name>,
     pub(super) stale_sets: BTreeSet<Name>,
+    /// Elements that are added and deleted.
+    pub(super) len: usize,
 }
 
 impl ObjectChanges {
@@ -63,12 +65,14 @@ impl ObjectChanges {
     }
 
     fn add(&mut self, set: &Name, elements: Vec<Element>) {
+        self.len += elements.len();
         if !elements.is_empty() {
             self.ops.push(Op::AddElements(set.clone(), elements));
         }
     }
 
     fn delete(&mut self, set: &Name, elements: Vec<Element>) {
+        self.len += elements.len();
         if !elements.is_empty() {
             self.ops.push(Op::DeleteElements(set.clone(), elements));
         }

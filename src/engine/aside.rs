@@ -1,0 +1,100 @@
+//! Services that are set aside: each keeps what it had, as if its last change had not come.
+
+use std::collections::HashSet;
+
+use super::applied::Applied;
+use super::claims::{Claim, Claims};
+use super::{Engine, desired};
+use crate::model::{Family, ObjectName};
+use crate::program::{FrontendKey, Placement};
+
+impl Engine {
+    /// Sets a service aside after the kernel refused it, or because it is too large. It keeps what it
+    /// has, through everything that happens to the table, until it changes or is taken back. If even
+    /// that is refused it keeps nothing. `false`: it has nothing already, so that it cannot be to
+    /// blame.
+    pub fn set_aside(&mut self, family: Family, service: ObjectName) -> bool {
+        let state = &self.state[family];
+        let kept = match state.set_aside.get(&service) {
+            None => state.applied.kept(&service, family),
+            Some(kept) if kept.is_empty() => return false,
+            Some(_) => Vec::new(),
+        };
+        self.keep(family, service, kept);
+        true
+    }
+
+    /// Takes a service back that was set aside.
+    pub fn take_back(&mut self, family: Family, service: &ObjectName) {
+        if self.state[family].set_aside.contains_key(service) {
+            self.mark_dirty(family, service.clone());
+        }
+    }
+
+    /// Whether a service is set aside.
+    pub fn is_set_aside(&self, family: Family, service: &ObjectName) -> bool {
+        self.state[family].set_aside.contains_key(service)
+    }
+
+    /// A service is to have these placements, whatever its objects say.
+    pub(super) fn keep(&mut self, family: Family, service: ObjectName, kept: Vec<Placement>) {
+        let claims = self.kept_claims(family, &service, &kept);
+        let state = &mut self.state[family];
+        let affected = state.claims.set(&service, claims);
+        if state.applied.placements(&service) == still_owned(&kept, &state.claims) {
+            state.dirty.remove(&service);
+        } else {
+            state.dirty.insert(service.clone());
+        }
+        state.dirty.extend(affected);
+        state.set_aside.insert(service, kept);
+    }
+
+    /// What a service claims while it is set aside: the frontends that it keeps. One that its object
+    /// does not ask for any more goes to whoever else does.
+    fn kept_claims(
+        &self,
+        family: Family,
+        service: &ObjectName,
+        kept: &[Placement],
+    ) -> Vec<(FrontendKey, Claim)> {
+        let object = self.store.service(service);
+        let created = object.map_or(i64::MAX, |object| object.created);
+        let asked: HashSet<FrontendKey> = object
+            .map(|object| desired::claims(object, family))
+            .into_iter()
+            .flatten()
+            .map(|(frontend, _)| frontend)
+            .collect();
+        let of_port = |placement: &Placement| {
+            let port = placement.name.clone();
+            let keys: Vec<FrontendKey> = placement.frontends.iter().map(|f| f.key).collect();
+            keys.into_iter().map(move |key| (key, port.clone()))
+        };
+        let claim = |(key, port)| {
+            let created = if asked.contains(&key) { created } else { i64::MAX };
+            (key, Claim { created, port })
+        };
+        kept.iter().flat_map(of_port).map(claim).collect()
+    }
+}
+
+/// Of placements that are kept, what nobody else has taken since.
+pub(super) fn still_owned(kept: &[Placement], claims: &Claims) -> Vec<Placement> {
+    let owned = |placement: &Placement| {
+        let mut placement = placement.clone();
+        placement.frontends.retain(|f| claims.owner(&f.key) == Some(&placement.name));
+        (!placement.frontends.is_empty()).then_some(placement)
+    };
+    kept.iter().filter_map(owned).collect()
+}
+
+impl Applied {
+    /// What a service has, as far as is known: from the mirror, or else from what was found.
+    fn kept(&self, service: &ObjectName, family: Family) -> Vec<Placement> {
+        if let Some(placements) = self.services.get(service).or_else(|| self.before.get(service)) {
+            return placements.clone();
+        }
+        self.previous.as_deref().unwrap_or(self).read_back(service, family)
+    }
+}
