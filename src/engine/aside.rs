@@ -1,6 +1,6 @@
 //! Services that are set aside: each keeps what it had, as if its last change had not come.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::applied::Applied;
 use super::claims::{Claim, Claims};
@@ -36,8 +36,13 @@ impl Engine {
         self.state[family].set_aside.contains_key(service)
     }
 
+    /// The services that are set aside, and what each keeps.
+    pub fn aside(&self, family: Family) -> &BTreeMap<ObjectName, Vec<Placement>> {
+        &self.state[family].set_aside
+    }
+
     /// A service is to have these placements, whatever its objects say.
-    pub(super) fn keep(&mut self, family: Family, service: ObjectName, kept: Vec<Placement>) {
+    pub(crate) fn keep(&mut self, family: Family, service: ObjectName, kept: Vec<Placement>) {
         let claims = self.kept_claims(family, &service, &kept);
         let state = &mut self.state[family];
         let affected = state.claims.set(&service, claims);

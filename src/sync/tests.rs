@@ -1,6 +1,7 @@
 //! Histories against the fake kernel.
 
 mod audit;
+mod batches;
 mod faults;
 mod histories;
 mod kept;

@@ -94,6 +94,12 @@ impl FakeKernel {
         self.faults.extend(faults);
     }
 
+    /// Nothing goes wrong any more that was to.
+    pub fn heal(&mut self) {
+        self.faults.clear();
+        self.good_before_faults = 0;
+    }
+
     /// The next dumps fail.
     pub fn fail_dumps(&mut self, times: usize) {
         self.dump_failures = times;
@@ -124,7 +130,7 @@ impl FakeKernel {
         self.commits_left = commits;
     }
 
-    /// Whether a refusal names the operation, as the kernel usually does.
+    /// Whether a refusal names the operation and the element, as the kernel usually does.
     pub fn blame(&mut self, blames: bool) {
         self.blames = blames;
     }
@@ -154,10 +160,31 @@ impl FakeKernel {
         let dislike = self.dislike.as_ref()?;
         transaction.ops.iter().enumerate().find_map(|(index, op)| {
             let errno = dislike(op)?;
-            let op_index = self.blames.then_some(index);
-            Some(Rejection { op: op_index, element: None, object: describe(op), errno })
+            let element = || match op {
+                Op::AddElements(set, elements) => disliked(dislike, elements, |element| {
+                    Op::AddElements(set.clone(), vec![element])
+                }),
+                Op::DeleteElements(set, elements) => disliked(dislike, elements, |element| {
+                    Op::DeleteElements(set.clone(), vec![element])
+                }),
+                _ => None,
+            };
+            let (op_index, element) = match self.blames {
+                true => (Some(index), element()),
+                false => (None, None),
+            };
+            Some(Rejection { op: op_index, element, object: describe(op), errno })
         })
     }
+}
+
+/// The first element that is disliked by itself.
+fn disliked(
+    dislike: &Dislike,
+    elements: &[Element],
+    alone: impl Fn(Element) -> Op,
+) -> Option<usize> {
+    elements.iter().position(|element| dislike(&alone(element.clone())).is_some())
 }
 
 impl Kernel for FakeKernel {

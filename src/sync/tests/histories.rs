@@ -17,7 +17,7 @@ use crate::testing::normal::{NormalForm, assert_alike, normal_form};
 use crate::testing::objects::{endpoint, name, port, service, service_cidr, slice};
 use crate::topology::Vantage;
 
-fn options(match_all: bool) -> RuleOptions {
+pub(super) fn options(match_all: bool) -> RuleOptions {
     let node_ports = |address: &str| {
         if match_all {
             NodePortMatch::AnyLocal
@@ -48,7 +48,7 @@ fn synchronizer(kernel: FakeKernel, match_all: bool) -> Synchronizer<FakeKernel>
 
 /// One event of a history.
 #[derive(Debug, Clone)]
-enum Event {
+pub(super) enum Event {
     Change(Change),
     Sync,
     /// The process is replaced by a new one, which lists everything anew.
@@ -124,7 +124,7 @@ fn any_endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
     })
 }
 
-fn any_slice() -> impl Strategy<Value = Object> {
+pub(super) fn any_slice() -> impl Strategy<Value = Object> {
     any::<bool>().prop_flat_map(|v6| {
         let endpoints = prop::collection::vec(any_endpoint(v6), 0..22);
         (0..4u8, 0..2u8, endpoints, any::<bool>()).prop_map(move |(id, number, endpoints, dns)| {
@@ -142,7 +142,7 @@ fn any_slice() -> impl Strategy<Value = Object> {
     })
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
+pub(super) fn any_event() -> impl Strategy<Value = Event> {
     let slice_names = (0..4u8, 0..4u8, prop_oneof![Just(4), Just(6)])
         .prop_map(|(id, number, family)| name(&format!("s{id}-{number}-{family}")));
     prop_oneof![
@@ -171,10 +171,10 @@ fn any_event() -> impl Strategy<Value = Event> {
 
 /// The objects as a source has them.
 #[derive(Debug, Default)]
-struct Source(BTreeMap<(Kind, ObjectName), Object>);
+pub(super) struct Source(pub(super) BTreeMap<(Kind, ObjectName), Object>);
 
 impl Source {
-    fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::Apply(object) => {
                 self.0.insert((object.kind(), object.name().clone()), object.clone());
@@ -182,11 +182,15 @@ impl Source {
             Change::Delete(kind, name) => {
                 self.0.remove(&(*kind, name.clone()));
             }
-            Change::Replace(..) => unreachable!("histories have single changes"),
+            Change::Replace(kind, objects) => {
+                self.0.retain(|(known, _), _| known != kind);
+                let objects = objects.iter().cloned();
+                self.0.extend(objects.map(|object| ((*kind, object.name().clone()), object)));
+            }
         }
     }
 
-    fn lists(&self) -> Vec<Change> {
+    pub(super) fn lists(&self) -> Vec<Change> {
         let of = |kind| self.0.values().filter(move |o| o.kind() == kind).cloned().collect();
         Kind::ALL.into_iter().map(|kind| Change::Replace(kind, of(kind))).collect()
     }
@@ -283,7 +287,7 @@ fn run(events: Vec<Event>, match_all: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     // B-104, B-105, B-168, B-174, B-191, B-192, B-198.
     #[test]

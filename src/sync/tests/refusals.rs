@@ -59,12 +59,17 @@ pub(super) fn assert_serves(kernel: &FakeKernel, objects: Vec<Object>, context: 
     assert_alike(&normal_form(kernel.ruleset(V4)), &expected(objects), context);
 }
 
-/// Refuses whatever mentions the address 10.96.0.`suffix`.
-fn poison(kernel: &mut FakeKernel, suffix: u8) {
+/// Refuses whatever mentions an address 10.96.0.`suffix`.
+pub(super) fn poison(kernel: &mut FakeKernel, suffixes: impl Into<Vec<u8>>) {
+    let addresses: Vec<Key> = suffixes
+        .into()
+        .into_iter()
+        .map(|suffix| Key::new().address([10, 96, 0, suffix].into()))
+        .collect();
     kernel.dislike(move |op| {
         let Op::AddElements(_, elements) = op else { return None };
-        let address = Key::new().address([10, 96, 0, suffix].into());
-        let mentions = |e: &Element| e.key.as_bytes().starts_with(address.as_bytes());
+        let starts = |e: &Element, address: &Key| e.key.as_bytes().starts_with(address.as_bytes());
+        let mentions = |e: &Element| addresses.iter().any(|address| starts(e, address));
         elements.iter().any(mentions).then_some(libc::EINVAL)
     });
 }
@@ -114,7 +119,7 @@ fn a_refused_service_is_set_aside_and_the_others_are_served() {
     for blames in [true, false] {
         let mut current = start(cluster(9), FakeKernel::new());
         current.kernel.blame(blames);
-        poison(&mut current.kernel, 5);
+        poison(&mut current.kernel, [5]);
         let report = current.sync(V4, Duration::ZERO).unwrap();
         assert!(report.result.is_ok(), "blames {blames}: {:?}", report.result);
         let aside: BTreeSet<_> = current.quarantined(V4).keys().cloned().collect();
@@ -128,7 +133,7 @@ fn a_refused_service_is_set_aside_and_the_others_are_served() {
 #[test]
 fn a_refused_service_is_tried_again_with_longer_and_longer_pauses() {
     let mut current = start(cluster(3), FakeKernel::new());
-    poison(&mut current.kernel, 1);
+    poison(&mut current.kernel, [1]);
     let mut now = Duration::ZERO;
     let mut pauses = Vec::new();
     for _ in 0..11 {
@@ -148,7 +153,7 @@ fn a_refused_service_is_tried_again_with_longer_and_longer_pauses() {
 #[test]
 fn a_refused_service_gets_a_new_chance_when_it_changes() {
     let mut current = start(cluster(3), FakeKernel::new());
-    poison(&mut current.kernel, 1);
+    poison(&mut current.kernel, [1]);
     current.sync(V4, Duration::ZERO);
     let mut changed = service("s1", &["10.96.0.77"]);
     changed.ports.push(port("http", Protocol::Tcp, 80, None));
