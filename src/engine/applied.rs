@@ -159,7 +159,13 @@ impl Applied {
         all
     }
 
-    pub(super) fn found_list(&self, plane: Plane, scope: Scope, key: Key, family: Family) -> Option<Slots> {
+    pub(super) fn found_list(
+        &self,
+        plane: Plane,
+        scope: Scope,
+        key: Key,
+        family: Family,
+    ) -> Option<Slots> {
         let one = SetId::Endpoints(plane, scope, Class::ONE);
         if let Some(backend) = self.found(one, &key).and_then(|e| backend(e, family)) {
             return Some(Slots::found(Class::ONE, vec![backend]));

@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use foldhash::HashMap;
 
 use super::applied::{Applied, Stage};
-use super::changes::{Changes, Settled};
 use super::aside::still_owned;
+use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
 use crate::program::{
-    Extension, ExtensionObjects, Placement, SetId, elements as program_elements,
-    service_objects,
+    Extension, ExtensionObjects, Placement, SetId, elements as program_elements, service_objects,
 };
 use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
@@ -231,8 +230,7 @@ impl Plan {
     }
 
     fn statics(&mut self, state: &FamilyState, changes: &mut Changes) {
-        let found = !state.applied.found.is_empty();
-        if state.statics == state.applied.statics && !found {
+        if state.statics == state.applied.statics {
             return;
         }
         let ips = SetId::NodePortIps(state.program.addresses);
@@ -254,12 +252,7 @@ impl Plan {
     }
 
     /// Puts the operations in an order in which each finds what it refers to.
-    fn assemble(
-        &mut self,
-        family: Family,
-        state: &FamilyState,
-        owned: bool,
-    ) {
+    fn assemble(&mut self, family: Family, state: &FamilyState, owned: bool) {
         let ops = &mut self.transaction.ops;
         // What replaces another table takes its place at once.
         let attaches = self.covers || self.stage == Stage::Foreign;

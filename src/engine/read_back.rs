@@ -67,15 +67,13 @@ impl Applied {
             keys.iter().map(|key| Frontend { key: *key, kind: self.kind_found(key) }).collect();
         frontends.sort_by_key(|frontend| (frontend.kind, frontend.key));
         let list = |frontend: Option<&Frontend>, scope| -> Slots {
-            let found = frontend.and_then(|f| {
-                self.found_list(f.key.plane(), scope, f.key.element_key(), family)
-            });
+            let found = frontend
+                .and_then(|f| self.found_list(f.key.plane(), scope, f.key.element_key(), family));
             found.unwrap_or_default()
         };
         let internal = frontends.iter().find(|frontend| !frontend.is_external());
         let external = frontends.iter().find(|frontend| frontend.is_external());
-        let is_local =
-            external.is_some_and(|f| has(SetId::LocalPolicy(f.key.plane()), &f.key));
+        let is_local = external.is_some_and(|f| has(SetId::LocalPolicy(f.key.plane()), &f.key));
         let is_internal_local = internal.is_some_and(|f| {
             let plane = f.key.plane();
             let differs = external.is_some()
@@ -195,11 +193,7 @@ fn frontend_key(key: &Key, plane: Plane, family: Family) -> Option<FrontendKey> 
         Plane::Services => (FrontendAt::Address(key.address_at(0, family)?), family.address_len()),
         Plane::NodePorts => (FrontendAt::NodePort, 0),
     };
-    Some(FrontendKey {
-        at,
-        protocol: key.protocol_at(offset)?,
-        port: key.port_at(offset + 4)?,
-    })
+    Some(FrontendKey { at, protocol: key.protocol_at(offset)?, port: key.port_at(offset + 4)? })
 }
 
 /// The network that an interval is.
@@ -218,4 +212,3 @@ fn network(element: &Element, family: Family) -> Option<IpNet> {
         _ => None,
     }
 }
-

@@ -36,8 +36,7 @@ impl<K: Kernel> Synchronizer<K> {
             if self.engine.is_set_aside(family, &suspect) {
                 continue;
             }
-            let same =
-                |now: &Rejection| (now.errno, &now.object) == (before.errno, &before.object);
+            let same = |now: &Rejection| (now.errno, &now.object) == (before.errno, &before.object);
             match self.attempt(family, &[&suspect], report)? {
                 Some(rejection) if same(&rejection) => {
                     self.set_aside(family, suspect, rejection, now, report)?;

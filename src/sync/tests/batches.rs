@@ -25,8 +25,7 @@ fn large_cluster(services: u32, endpoints: u32, affinity: Option<u32>) -> Vec<Ob
             .map(|e| format!("{}@b", Ipv4Addr::from(0x0af4_0000 + n * endpoints + e)))
             .collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let slice =
-            slice(&format!("{name}-x"), &name, ("http", Protocol::Tcp, 8080), &addresses);
+        let slice = slice(&format!("{name}-x"), &name, ("http", Protocol::Tcp, 8080), &addresses);
         [object.into(), slice.into()]
     });
     objects.collect()

@@ -51,7 +51,8 @@ type Content = (BTreeMap<Name, BTreeSet<Key>>, BTreeMap<Name, Vec<Rule>>);
 
 /// Every element and every chain, without what belongs to no service.
 fn content(ruleset: &Ruleset) -> Content {
-    let sets = ruleset.sets.iter().map(|(name, (_, e))| (name.clone(), e.keys().copied().collect()));
+    let sets =
+        ruleset.sets.iter().map(|(name, (_, e))| (name.clone(), e.keys().copied().collect()));
     let chains = ruleset.chains.iter().map(|(name, (_, rules))| (name.clone(), rules.clone()));
     (sets.collect(), chains.collect())
 }
@@ -108,7 +109,10 @@ fn a_service_that_is_refused_keeps_what_it_had() {
                 assert_kept(&current, &before, &format!("{context}: audit {round}"));
             }
             current.kernel.fail([Fault::LostAfter]);
-            current.engine.apply(Change::Apply(endpoints("s2", &["10.244.0.2@a", "10.244.1.2@b", "10.244.2.2@b"])));
+            current.engine.apply(Change::Apply(endpoints(
+                "s2",
+                &["10.244.0.2@a", "10.244.1.2@b", "10.244.2.2@b"],
+            )));
             current.sync(V4, Duration::ZERO);
             current.engine.apply(Change::Apply(endpoints("s2", &["10.244.0.2@a", "10.244.1.2@b"])));
             current.sync(V4, Duration::ZERO);
@@ -220,7 +224,11 @@ fn a_refused_service_that_fits_again_or_is_deleted_is_as_after_a_fresh_start() {
             assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
             assert!(current.quarantined(V4).is_empty(), "{context}");
             let wanted = objects.iter().filter(|object| *object.name() != name("s1"));
-            assert_serves(&current.kernel, wanted.cloned().collect(), format!("{context}: deleted"));
+            assert_serves(
+                &current.kernel,
+                wanted.cloned().collect(),
+                format!("{context}: deleted"),
+            );
 
             let mut current = refused();
             current.kernel.like_everything();
