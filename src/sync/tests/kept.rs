@@ -232,7 +232,7 @@ fn a_refused_service_that_fits_again_or_is_deleted_is_as_after_a_fresh_start() {
 
             let mut current = refused();
             current.kernel.like_everything();
-            let now = current.next_retry().unwrap();
+            let now = current.next_retry(V4).unwrap();
             assert!(current.sync(V4, now).unwrap().result.is_ok());
             assert!(current.quarantined(V4).is_empty(), "{context}");
             assert_serves(&current.kernel, changed(objects.clone()), format!("{context}: a retry"));
@@ -286,7 +286,7 @@ fn a_retry_of_a_refused_service_reads_no_table() {
         let (mut current, before) = with_s1_refused(cluster(40), blames);
         let dumps = current.kernel.dumps();
         for _ in 0..3 {
-            let now = current.next_retry().unwrap();
+            let now = current.next_retry(V4).unwrap();
             let report = current.sync(V4, now).unwrap();
             assert_eq!((report.refused.len(), report.full), (1, false), "blames {blames}");
             assert!(report.adoption.is_none() && report.services.is_empty());
