@@ -230,8 +230,7 @@ impl Plan {
     }
 
     fn statics(&mut self, state: &FamilyState, changes: &mut Changes) {
-        let found = !state.applied.found.is_empty();
-        if state.statics == state.applied.statics && !found {
+        if state.statics == state.applied.statics {
             return;
         }
         let ips = SetId::NodePortIps(state.program.addresses);

@@ -6,4 +6,5 @@ mod faults;
 mod histories;
 mod kept;
 mod refusals;
+mod troubled;
 mod worker;
