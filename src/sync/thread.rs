@@ -55,7 +55,7 @@ enum Order {
     /// Open the socket; its port id is the answer.
     Open(oneshot::Sender<Result<u32, OpenError>>),
     /// Program until the inbox is closed.
-    Program(Task),
+    Program(Box<Task>),
 }
 
 /// All that it takes.
@@ -106,7 +106,7 @@ impl Programmer {
     ) -> JoinHandle<()> {
         let task = Task { engine, inbox, local_addresses, subscribers, limits };
         // If the thread panicked meanwhile, whoever joins it learns of it.
-        let _ = self.orders.send(Order::Program(task));
+        let _ = self.orders.send(Order::Program(Box::new(task)));
         self.thread
     }
 }
@@ -122,8 +122,8 @@ fn obey(orders: &Receiver<Order>) {
             }
             Order::Program(task) => {
                 let Some(kernel) = opened else { return };
-                let synchronizer = Synchronizer::new(task.engine, kernel);
-                let Task { inbox, local_addresses, subscribers, limits, .. } = task;
+                let Task { engine, inbox, local_addresses, subscribers, limits } = *task;
+                let synchronizer = Synchronizer::new(engine, kernel);
                 Worker::new(synchronizer, inbox, local_addresses, subscribers, limits).run();
                 return;
             }
