@@ -199,7 +199,7 @@ async fn serve(
         health: health.clone(),
         status: status.clone(),
         flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
-        metrics,
+        metrics: metrics.clone(),
         health_checks,
         localhost,
         notes,
@@ -214,7 +214,7 @@ async fn serve(
     for family in families.iter() {
         health.loop_started(family);
     }
-    sighted.source.start(inbox)?;
+    sighted.source.start(inbox, &metrics)?;
     announce(recorder.as_ref(), config);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {

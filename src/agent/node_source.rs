@@ -13,9 +13,9 @@ use crate::config::DetectLocal;
 use crate::config::feature_gates::Gate;
 use crate::manifest;
 use crate::metrics::{Metrics, Request};
-use crate::model::{Kind, Node, Object};
+use crate::model::{Change, Kind, Node, Object, Skip};
 use crate::node::object::{NodeStep, NodeWait};
-use crate::source::Sink;
+use crate::source::{self, Sink};
 use crate::sync::Inbox;
 
 /// The source, opened, and the Node it showed.
@@ -68,8 +68,7 @@ pub async fn open(
         }
         Source::Api => {
             let client = Client::new(options(launch), observe(metrics.clone()))?;
-            let sink: Arc<dyn Sink> = inbox.clone();
-            let (sink, mut seen) = observed_node(sink);
+            let (sink, mut seen) = observed_node(counted(inbox, metrics));
             let streaming_lists = launch.config.gates.enabled(Gate::WatchListClient);
             let watch =
                 Watch::new(client.clone(), Kind::Node, node, allow_external_ips, Arc::new(sink));
@@ -80,6 +79,27 @@ pub async fn open(
             let source = Opened::Api { client, node, allow_external_ips, streaming_lists };
             Ok(Sighted { node: found, source })
         }
+    }
+}
+
+/// The inbox, and the metric of what does not reach it.
+struct Counted {
+    inbox: Arc<Inbox>,
+    metrics: Arc<Metrics>,
+}
+
+fn counted(inbox: &Arc<Inbox>, metrics: &Arc<Metrics>) -> Arc<dyn Sink> {
+    Arc::new(Counted { inbox: Arc::clone(inbox), metrics: Arc::clone(metrics) })
+}
+
+impl Sink for Counted {
+    fn deliver(&self, change: Change) {
+        self.inbox.deliver(change);
+    }
+
+    fn skipped(&self, skip: &Skip) {
+        source::report(skip);
+        self.metrics.agent.skipped(skip);
     }
 }
 
@@ -154,18 +174,19 @@ impl Opened {
     }
 
     /// Starts delivering.
-    pub fn start(self, inbox: &Arc<Inbox>) -> Result<(), AgentError> {
+    pub fn start(self, inbox: &Arc<Inbox>, metrics: &Arc<Metrics>) -> Result<(), AgentError> {
+        let sink = counted(inbox, metrics);
         match self {
             Opened::Api { client, node, allow_external_ips, streaming_lists } => {
                 for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
-                    let sink: Arc<dyn Sink> = inbox.clone();
+                    let sink = Arc::clone(&sink);
                     let watch = Watch::new(client.clone(), kind, &node, allow_external_ips, sink);
                     tokio::spawn(watch.streaming(streaming_lists).run());
                 }
             }
             Opened::Manifests { directory, allow_external_ips } => {
                 info!(directory = %directory.display(), "Reading manifests");
-                drop(manifest::start(directory, allow_external_ips, inbox.clone())?);
+                drop(manifest::start(directory, allow_external_ips, sink)?);
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::model::{Change, Kind, Node, Object};
+use crate::model::{Change, Kind, Node, Object, Skip};
 use crate::source::Sink;
 
 /// What is known of this node's object.
@@ -46,6 +46,10 @@ impl Sink for NodeSink {
         if let Some(node) = observed {
             self.node.send_replace(ObservedNode { listed, node });
         }
+    }
+
+    fn skipped(&self, skip: &Skip) {
+        self.next.skipped(skip);
     }
 }
 

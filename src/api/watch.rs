@@ -23,7 +23,7 @@ pub use state::{Machine, Outcome, Refusal, Request, Step};
 
 use super::client::{Client, RequestError, collect};
 use super::resource;
-use crate::model::{Change, Kind, Object, ObjectName, Skip, SkipLevel};
+use crate::model::{Change, Kind, Object, ObjectName};
 use crate::source::Sink;
 use crate::wire::{Decoder, Encoding, Status};
 use stream::Stream;
@@ -156,7 +156,7 @@ impl Watch {
         let encoding = encoding(answer.headers());
         let list =
             self.decoder.list(self.kind, encoding, answer.body()).map_err(Failure::broken)?;
-        report(&list.skips);
+        list.skips.iter().for_each(|skip| self.sink.skipped(skip));
         self.listing.extend(list.objects.into_iter().map(|object| (object.name().clone(), object)));
         if list.continue_token.is_none() {
             self.deliver_listing();
@@ -205,7 +205,7 @@ impl Watch {
         use crate::wire::Event;
         let version = match event {
             Event::Applied(decoded) => {
-                report(&decoded.skips);
+                decoded.skips.iter().for_each(|skip| self.sink.skipped(skip));
                 match decoded.object {
                     Some(object) => self.apply(object, *listing),
                     None => self.delete(decoded.name, *listing),
@@ -265,16 +265,6 @@ async fn next_frame(stream: &mut Stream, listing: bool) -> Result<Option<Bytes>,
     match tokio::time::timeout(LIST_SILENCE, stream.next()).await {
         Ok(frame) => frame,
         Err(silent) => Err(Failure::broken(silent)),
-    }
-}
-
-/// Says what of an object is not used (section 4.10).
-fn report(skips: &[Skip]) {
-    for Skip { kind, object, field, reason, level } in skips {
-        match level {
-            SkipLevel::Error => error!(%kind, %object, field, reason, "skipped part of an object"),
-            SkipLevel::Info => info!(%kind, %object, field, reason, "skipped part of an object"),
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use jiff::Timestamp;
 use kubeweir::metrics::Mode;
 use kubeweir::model::{Family, Kind};
+use kubeweir::testing::api_server::Ask;
 use kubeweir::testing::lab::{NODE_IP, NODE_NAME, Place};
 use serde_json::{Value, json};
 use socket2::SockRef;
@@ -292,4 +293,32 @@ fn metrics() {
     for name in names.into_iter().chain(["kubernetes_feature_enabled"]) {
         assert!(scrape.kinds.contains_key(name), "{name}");
     }
+}
+
+// It was promised and never counted: only the log knew.
+#[test]
+fn an_object_that_cannot_be_used_is_counted() {
+    let site = Site::bare();
+    let mut nonsense = service("nonsense", 1);
+    nonsense["spec"]["ports"][0]["port"] = 70_000.into();
+    site.server.put(&nonsense);
+    let proxy = site.start();
+    let skips = |level| {
+        let labels = [("kind", "Service"), ("level", level)];
+        site.scrape().value("kubeweir_decode_skips_total", &labels).unwrap_or_default()
+    };
+    site.wait(&proxy, "one skip", || skips("error") >= 1.0);
+    proxy.wait_log(&["skipped part of an object", "default/nonsense"]);
+}
+
+// Feature gate WatchListClient was accepted and had no effect.
+#[test]
+fn without_the_gate_no_streaming_list_is_asked_for() {
+    let site = Site::bare();
+    let _proxy = site.start_config(|config| {
+        config["featureGates"] = json!({ "WatchListClient": false });
+    });
+    Kind::ALL.into_iter().for_each(|kind| site.wait_watched(kind));
+    let requests = site.server.requests();
+    assert!(requests.iter().all(|request| request.ask != Ask::StreamingList), "{requests:#?}");
 }
