@@ -65,11 +65,12 @@ impl Failure {
         Failure::Broken(Box::new(cause))
     }
 
-    fn outcome(self) -> Outcome {
+    /// `lasted`: since the request.
+    fn outcome(self, lasted: Duration) -> Outcome {
         match self {
             Failure::Unreachable(error) if error.was_sent() => Outcome::Unanswered,
             Failure::Unreachable(_) => Outcome::Unreachable,
-            Failure::Broken(_) => Outcome::Broken,
+            Failure::Broken(_) => Outcome::Broken { lasted },
             Failure::Refused { refusal, .. } => Outcome::Refused(refusal),
         }
     }
@@ -116,12 +117,13 @@ impl Watch {
         let mut step = self.machine.first();
         loop {
             tokio::time::sleep(step.after).await;
+            let begun = Instant::now();
             let outcome = match self.perform(&step.request).await {
                 Ok(outcome) => outcome,
                 Err(failure) => {
                     let cause = &failure as &dyn Error;
                     warn!(kind = %self.kind, error = cause, "reading from the API server failed");
-                    failure.outcome()
+                    failure.outcome(begun.elapsed())
                 }
             };
             step = self.machine.next(outcome, rand::random());

@@ -1,7 +1,7 @@
 //! Everything a server can do wrong, and its absence.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kubeweir::model::Kind;
 use kubeweir::testing::ApiServer;
@@ -9,6 +9,9 @@ use kubeweir::testing::api_server::{Answer, Ask, Signal};
 use socket2::{Domain, Socket, Type};
 
 use super::setup::*;
+
+/// A watch of this age ends for no fault of the server's.
+const OLD: Duration = Duration::from_millis(1100);
 
 #[test]
 fn an_expired_continue_token_restarts_the_list() {
@@ -35,6 +38,28 @@ fn a_stream_cut_within_an_event_is_resumed_without_a_list() {
     setup.wait_for(Kind::Service, &["shop/a", "shop/b", "shop/c"]);
     assert_eq!(setup.lists(Kind::Service), 1);
     assert_eq!(setup.watched_from(Kind::Service), ["2"]);
+}
+
+// A balancer cuts silent streams: pauses of 0.9, 1.7, 6.2 ... seconds followed, as if the server failed.
+#[test]
+fn a_watch_that_lasted_is_opened_again_at_once_after_every_cut() {
+    for signal in [Signal::Cut, Signal::End] {
+        let setup = Setup::new();
+        setup.server.put(&service("a"));
+        let setup = setup.watching(&[Kind::Service]);
+        for round in 1..=3 {
+            let opened = Instant::now();
+            setup.wait("a watch of more than a second", || opened.elapsed() > OLD);
+            let cut = Instant::now();
+            setup.server.signal(Kind::Service, signal.clone());
+            setup.wait("the next watch", || {
+                setup.server.count(Kind::Service, Ask::Watch) == round
+                    && setup.server.open_streams(Kind::Service) == 1
+            });
+            assert!(cut.elapsed() < Duration::from_millis(700), "{signal:?}: {:?}", cut.elapsed());
+        }
+        assert_eq!(setup.lists(Kind::Service), 1);
+    }
 }
 
 #[test]
@@ -160,7 +185,7 @@ fn any_failure_of_a_streaming_list_leads_to_a_paged_list_at_once() {
         setup.server.put(&service("a"));
         let what = format!("{answer:?}");
         setup.server.fail(fault(Kind::Service, Ask::StreamingList, usize::MAX, answer));
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let setup = setup.watching(&[Kind::Service]);
         assert!(begun.elapsed() < Duration::from_secs(2), "{what}: {:?}", begun.elapsed());
         setup.wait_for(Kind::Service, &["shop/a"]);

@@ -20,8 +20,9 @@ use std::time::Duration;
 const BASE: Duration = Duration::from_millis(800);
 /// Upper bound of the delay before jitter.
 const CAP: Duration = Duration::from_secs(30);
-/// A watch that ends in order within this time and without an event counts as a failure, so that a
-/// server that closes at once is not asked in a tight loop.
+/// A watch that lasted longer may be cut by whoever is on the way, however often: that is no failure of
+/// the server. One that ends sooner counts as a failure, so that a server that closes at once is not
+/// asked in a tight loop; with an event in it, only from the second in a row on.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Longer than this no server is left alone, whatever it asks for.
@@ -68,8 +69,11 @@ pub enum Outcome {
         /// From the request to the end.
         lasted: Duration,
     },
-    /// The answer began and broke off, or could not be read on.
-    Broken,
+    /// The answer began and broke off, or could not be read on, after this time.
+    Broken {
+        /// From the request to the break.
+        lasted: Duration,
+    },
     /// The server took the request and gave no answer.
     Unanswered,
     /// There was no connection.
@@ -134,6 +138,8 @@ pub struct Machine {
     remedied: bool,
     /// The running watch delivered something.
     progressed: bool,
+    /// Watches in a row that ended soon after they had begun.
+    short: u32,
 }
 
 impl Default for Machine {
@@ -145,6 +151,7 @@ impl Default for Machine {
             failures: 0,
             remedied: false,
             progressed: false,
+            short: 0,
         }
     }
 }
@@ -188,8 +195,13 @@ impl Machine {
                 }
                 Duration::ZERO
             }
-            Outcome::Ended { lasted } if progressed || *lasted >= SHORT => {
-                self.succeeded();
+            Outcome::Ended { lasted } | Outcome::Broken { lasted } if self.is_watching() => {
+                let in_order = matches!(outcome, Outcome::Ended { .. });
+                self.after_stream(*lasted, in_order && progressed, jitter)
+            }
+            // A connection that was kept open was closed as the request came in.
+            Outcome::Unanswered if self.is_watching() && self.failures == 0 => {
+                self.failures = 1;
                 Duration::ZERO
             }
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
@@ -272,6 +284,21 @@ impl Machine {
         let was_lost = std::mem::take(&mut self.failures) > 0;
         let delay = self.back_off(jitter);
         if was_lost { delay } else { Duration::ZERO }
+    }
+
+    fn is_watching(&self) -> bool {
+        matches!(self.request, Request::Watch { .. })
+    }
+
+    fn after_stream(&mut self, lasted: Duration, orderly: bool, jitter: f64) -> Duration {
+        if lasted >= SHORT {
+            self.short = 0;
+            self.succeeded();
+            return Duration::ZERO;
+        }
+        self.failures = self.failures.max(self.short);
+        self.short = self.short.saturating_add(1);
+        if orderly && self.short == 1 { Duration::ZERO } else { self.back_off(jitter) }
     }
 
     fn succeeded(&mut self) {

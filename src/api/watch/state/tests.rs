@@ -21,6 +21,10 @@ fn ended(ms: u64) -> Outcome {
     Outcome::Ended { lasted: Duration::from_millis(ms) }
 }
 
+fn broken(ms: u64) -> Outcome {
+    Outcome::Broken { lasted: Duration::from_millis(ms) }
+}
+
 /// A machine whose initial list is complete as of version 40.
 fn watching() -> Machine {
     let mut machine = Machine::default();
@@ -55,10 +59,10 @@ fn a_cold_start_tries_a_streaming_list() {
 fn every_outcome_leads_to_the_next_request() {
     let token = || Request::ListPage { continue_token: "t".into() };
     let start = Machine::default;
-    let cases: [(&str, Machine, Outcome, Request, u64); 36] = [
+    let cases: [(&str, Machine, Outcome, Request, u64); 39] = [
         ("streaming refused: pages", start(), refused(422, "Invalid", None), list("0"), 0),
         ("streaming unknown: pages", start(), refused(400, "BadRequest", None), list("0"), 0),
-        ("streaming cut: pages", start(), Outcome::Broken, list("0"), 0),
+        ("streaming cut: pages", start(), broken(10), list("0"), 0),
         ("streaming dropped: pages", start(), Outcome::Unanswered, list("0"), 0),
         ("streaming without end: pages", start(), ended(60_000), list("0"), 0),
         ("no server", start(), Outcome::Unreachable, Request::StreamingList, 800),
@@ -80,12 +84,15 @@ fn every_outcome_leads_to_the_next_request() {
         ("a token of another server", paging(), refused(400, "BadRequest", None), list("0"), 0),
         ("a page, more to come", paging(), page("40", Some("t")), token(), 0),
         ("the last page", paging(), page("40", None), watch("40"), 0),
-        ("a page broke", paging(), Outcome::Broken, token(), 800),
+        ("a page broke", paging(), broken(10), token(), 800),
         ("a page throttled", paging(), refused(429, "", Some(1)), token(), 1000),
         ("the token expired", paging(), refused(410, "Expired", None), Request::FullList, 0),
         ("watch timed out", watching(), ended(300_000), watch("40"), 0),
         ("watch ended at once", watching_after_pages(), ended(10), watch("40"), 800),
-        ("watch broke", watching(), Outcome::Broken, watch("40"), 800),
+        ("watch broke", watching(), broken(10), watch("40"), 800),
+        ("watch cut by a balancer", watching(), broken(20_000), watch("40"), 0),
+        ("watch cut after a second", watching_after_pages(), broken(1000), watch("40"), 0),
+        ("a kept connection was closed", watching(), Outcome::Unanswered, watch("40"), 0),
         ("server gone", watching(), Outcome::Unreachable, watch("40"), 800),
         ("watch throttled", watching(), refused(429, "", Some(3)), watch("40"), 3000),
         ("token rotated", watching(), refused(401, "Unauthorized", None), watch("40"), 800),
@@ -136,7 +143,42 @@ fn events_and_bookmarks_move_the_point_of_resumption() {
     let mut machine = watching();
     machine.advanced("41");
     machine.advanced("57");
-    assert_eq!(machine.next(Outcome::Broken, 0.0).request, watch("57"));
+    assert_eq!(machine.next(broken(10), 0.0).request, watch("57"));
+}
+
+// A balancer that cuts silent streams: each cut doubled the pause until no watch was open for a minute.
+#[test]
+fn a_watch_that_is_cut_again_and_again_is_opened_again_at_once() {
+    for cut in [broken(20_000), ended(350_000), broken(1_001)] {
+        let mut machine = watching();
+        for _ in 0..100 {
+            let step = machine.next(cut.clone(), 0.9);
+            assert_eq!(step, Step { after: Duration::ZERO, request: watch("40") });
+        }
+    }
+}
+
+#[test]
+fn a_watch_that_ends_at_once_again_and_again_is_slowed_down() {
+    for (outcome, want) in [
+        (broken(10), [800, 1600, 3200, 6400]),
+        (ended(10), [0, 1600, 3200, 6400]),
+        (Outcome::Unanswered, [0, 1600, 3200, 6400]),
+    ] {
+        let mut machine = watching();
+        let millis = [41, 42, 43, 44].map(|version| {
+            let step = machine.next(outcome.clone(), 0.0);
+            if outcome != Outcome::Unanswered {
+                machine.advanced(&version.to_string());
+            }
+            step.after.as_millis()
+        });
+        assert_eq!(millis, want, "{outcome:?}, with an event in each");
+        if outcome != Outcome::Unanswered {
+            assert_eq!(machine.next(broken(5000), 0.0).after, Duration::ZERO);
+            assert_eq!(machine.next(broken(10), 0.0).after.as_millis(), 800, "forgotten");
+        }
+    }
 }
 
 #[test]
@@ -173,7 +215,7 @@ fn a_streaming_list_is_not_tried_again_before_the_next_relist() {
     let outcomes = [
         refused(500, "InternalError", None),
         refused(503, "ServiceUnavailable", None),
-        Outcome::Broken,
+        broken(10),
         ended(10),
         Outcome::Unanswered,
     ];
