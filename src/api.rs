@@ -5,13 +5,17 @@
 //! posts Events. [`observed_node`] lets the start wait for this node's own object.
 //! Nothing here knows rules or what is done with a change.
 
+mod access;
 mod client;
 mod connection;
+mod dial;
 mod events;
 mod node;
 mod pod;
+mod proxy;
 mod resource;
 mod throttle;
+mod trust;
 mod watch;
 
 pub use client::{Client, Exchange, Observe, RequestError, user_agent};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,11 +18,15 @@ use kube::client::Body;
 use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
-use super::connection::{ConnectionError, Options, Transport};
+use super::access::Files;
+use super::connection::{Connected, ConnectionError, Options, Transport};
 use super::throttle::TokenBucket;
 
 /// How long an answer may take to begin, and each part of a body to follow.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often credentials are looked for in their files, if there are requests.
+const READ_EVERY: Duration = Duration::from_secs(10);
 
 /// What is known of one request after its answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,8 +120,20 @@ struct Inner {
 struct Connection {
     transport: Transport,
     host: String,
+    authorization: Option<HeaderValue>,
+    files: Arc<Files>,
+    /// When the files were last looked at.
+    read_at: Instant,
     /// Counts renewals, so that requests that fail together renew once.
     generation: u64,
+}
+
+impl Connection {
+    fn new(connected: Connected, generation: u64) -> Connection {
+        let Connected { transport, host, authorization, files } = connected;
+        let files = Arc::new(files);
+        Connection { transport, host, authorization, files, read_at: Instant::now(), generation }
+    }
 }
 
 impl fmt::Debug for Client {
@@ -150,12 +166,12 @@ impl Client {
             let master = options.master.as_deref();
             info!(master, "no kubeconfig given: using the master alone or the in-cluster one");
         }
-        let (transport, host) = options.connect()?;
+        let connection = Connection::new(options.connect()?, 0);
         Ok(Client(Arc::new(Inner {
             accept: header(&options.accept()),
             user_agent: header(&options.user_agent),
             bucket: Mutex::new(TokenBucket::new(options.qps, options.burst, Instant::now())),
-            connection: Mutex::new(Connection { transport, host, generation: 0 }),
+            connection: Mutex::new(connection),
             renewing: tokio::sync::Mutex::new(()),
             observe,
             options,
@@ -208,11 +224,15 @@ impl Client {
     ) -> (Exchange, Result<Response<Incoming>, RequestError>) {
         let throttled = self.lock(&self.0.bucket).take(Instant::now());
         tokio::time::sleep(throttled).await;
+        self.follow_files().await;
         let connection = self.lock(&self.0.connection).clone();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let request_bytes = request.body().len();
         request.headers_mut().insert(ACCEPT, self.0.accept.clone());
         request.headers_mut().insert(USER_AGENT, self.0.user_agent.clone());
+        if let Some(authorization) = connection.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
         let begun = Instant::now();
         let answer = connection.transport.oneshot(request.map(Body::from));
         let answer = match tokio::time::timeout(PATIENCE, answer).await {
@@ -235,6 +255,30 @@ impl Client {
         (exchange, answer)
     }
 
+    /// Looks now and then whether token, certificates or keys were replaced, so that no request is
+    /// refused for it. Files may be slow: not on this thread.
+    async fn follow_files(&self) {
+        let (files, generation) = {
+            let mut connection = self.lock(&self.0.connection);
+            if connection.files.is_empty() || connection.read_at.elapsed() < READ_EVERY {
+                return;
+            }
+            connection.read_at = Instant::now();
+            (Arc::clone(&connection.files), connection.generation)
+        };
+        let look = move || (files.authorization(), files.have_changed());
+        let look = tokio::task::spawn_blocking(look).await;
+        let (authorization, changed) = look.expect("reading files does not panic");
+        if changed {
+            return self.renew(generation).await;
+        }
+        let mut connection = self.lock(&self.0.connection);
+        // What cannot be read now keeps its last value, as in client-go.
+        if authorization.is_some() && connection.generation == generation {
+            connection.authorization = authorization;
+        }
+    }
+
     /// Reads configuration and credentials again, unless another request did so since.
     async fn renew(&self, generation: u64) {
         let _one_at_a_time = self.0.renewing.lock().await;
@@ -244,10 +288,9 @@ impl Client {
         let inner = Arc::clone(&self.0);
         let built = tokio::task::spawn_blocking(move || inner.options.connect()).await;
         match built.expect("reading credentials does not panic") {
-            Ok((transport, host)) => {
-                info!(host, "read the API credentials again");
-                let renewed = Connection { transport, host, generation: generation + 1 };
-                *self.lock(&self.0.connection) = renewed;
+            Ok(connected) => {
+                info!(host = connected.host, "read the API credentials again");
+                *self.lock(&self.0.connection) = Connection::new(connected, generation + 1);
             }
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,

@@ -1,25 +1,45 @@
-//! How the API server is reached: kubeconfig, `--master`, or the pod's own service account.
+//! One transport to the API server: whom to trust, who we are and which way to go, put together.
 //!
 //! Place in the flow: [`super::Client`] builds its transport from this, at start and whenever
-//! credentials may have changed. `kube` reads the files, runs exec plugins and does TLS.
+//! credentials may have changed. [`super::access`] reads the files, [`super::proxy`] decides about the
+//! way, [`super::dial`] goes it; `kube` runs exec plugins and adds headers.
 
-use std::path::{Path, PathBuf};
+use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::TokioExecutor;
-use kube::Config;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::KubeconfigError;
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{InvalidDnsNameError, PrivateKeyDer, ServerName};
+use std::sync::Arc;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder};
+use tracing::warn;
+
+use super::access::{Access, Files, Trust};
+use super::dial::{self, Pings, Tls};
+use super::proxy::{self, Environment, Proxy, Route};
+use super::trust::{self, Anchors, Anyone, Bundle};
 
 /// Sends one request with base URL and credentials added.
 pub(super) type Transport =
     BoxCloneSyncService<http::Request<Body>, http::Response<Incoming>, BoxError>;
+
+/// A transport and what has to be known about it.
+pub(super) struct Connected {
+    pub(super) transport: Transport,
+    /// `host:port` of the server, the label of metrics.
+    pub(super) host: String,
+    /// Header for the token of a file.
+    pub(super) authorization: Option<HeaderValue>,
+    /// What may be replaced.
+    pub(super) files: Files,
+}
 
 /// Where the API server is and how to talk to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,9 +104,48 @@ pub enum ConnectionError {
         #[source]
         source: Box<kube::Error>,
     },
-    /// The proxy's URL in the kubeconfig or in `HTTPS_PROXY` has a scheme other than `http`.
-    #[error("proxy {0} is not an HTTP proxy")]
-    Proxy(http::Uri),
+    /// A file that a kubeconfig names, or the service account's token, cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Inline data of a kubeconfig is no base64.
+    #[error("kubeconfig {} has data that is not base64", path.display())]
+    NotBase64 {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends to be.
+        #[source]
+        source: base64::DecodeError,
+    },
+    /// A CA was given, and none of its blocks is a certificate.
+    #[error("no certificate can be read from {0}")]
+    NoAnchor(String),
+    /// The client's certificate and key do not go with each other, or are of no known sort.
+    #[error("cannot use the client certificate for {server}")]
+    Identity {
+        /// The API server.
+        server: http::Uri,
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// `tls-server-name` is no name.
+    #[error("tls-server-name {name:?} is not a name")]
+    ServerName {
+        /// As given.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidDnsNameError,
+    },
+    /// `proxy-url` of the kubeconfig is no URL, or has a scheme that upstream refuses too.
+    #[error("proxy-url of the kubeconfig is not a URL of scheme http, https or socks5")]
+    Proxy,
 }
 
 impl Options {
@@ -101,156 +160,140 @@ impl Options {
     }
 
     /// Reads all files and builds a transport. Blocks on files and exec plugins.
-    ///
-    /// Returns the transport and the server's `host:port`, the label of metrics.
-    pub(super) fn connect(&self) -> Result<(Transport, String), ConnectionError> {
-        let (mut config, proxy) = match (&self.kubeconfig, &self.master) {
-            (None, None) => (Config::incluster_env().map_err(ConnectionError::InCluster)?, None),
-            (None, Some(master)) => (Config::new(server_url(master, false)?), None),
-            (Some(path), master) => load(path, master.as_deref())?,
+    pub(super) fn connect(&self) -> Result<Connected, ConnectionError> {
+        let mut access = match (&self.kubeconfig, &self.master) {
+            (None, None) => Access::of_pod()?,
+            (None, Some(master)) => Access::to_master(master)?,
+            (Some(path), master) => Access::by_kubeconfig(path, master.as_deref())?,
         };
-        trim_token(&mut config);
-        if config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTP) {
-            // Plain HTTP needs no roots: without this, an image without a trust store is refused.
-            config.root_cert.get_or_insert_default();
+        let authorization = access.files.authorization();
+        if authorization.is_some() {
+            access.config.auth_info.token = None;
         }
-        let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-        Ok((transport(&config, proxy)?, host))
+        let host =
+            access.config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+        let transport = transport(&access)?;
+        Ok(Connected { transport, host, authorization, files: access.files })
     }
 }
 
-/// Reads a kubeconfig. `master` takes the place of every server in it; the second value is the
-/// kubeconfig's own `proxy-url`.
-fn load(path: &Path, master: Option<&str>) -> Result<(Config, Option<String>), ConnectionError> {
-    let failed = |source| unusable(path, source);
-    let mut kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-    let context = kubeconfig.current_context.as_deref();
-    let name = kubeconfig
-        .contexts
-        .iter()
-        .find(|named| Some(named.name.as_str()) == context)
-        .and_then(|named| Some(named.context.as_ref()?.cluster.clone()));
-    let cluster = kubeconfig
-        .clusters
-        .iter_mut()
-        .find(|named| Some(&named.name) == name.as_ref())
-        .and_then(|named| named.cluster.as_mut());
-    let (mut root_cert_file, mut proxy) = (None, None);
-    if let Some(cluster) = cluster {
-        let secure = cluster.certificate_authority.is_some()
-            || cluster.certificate_authority_data.is_some()
-            || cluster.insecure_skip_tls_verify.is_some();
-        if let Some(master) = master {
-            cluster.server = Some(server_url(master, secure)?.to_string());
-        }
-        if cluster.certificate_authority_data.is_none() {
-            root_cert_file = cluster.certificate_authority.clone().map(PathBuf::from);
-        }
-        proxy = cluster.proxy_url.clone().filter(|url| !url.is_empty());
+/// The way to the API server: the kubeconfig's proxy, else the environment's (kubeadm hands its own
+/// environment down to kube-proxy).
+fn route(access: &Access) -> Result<Route, ConnectionError> {
+    if let Some(url) = &access.proxy {
+        let proxy = Proxy::parse(url, "proxy-url").ok().filter(|_| proxy::is_known(url));
+        return proxy.map(Route::Through).ok_or(ConnectionError::Proxy);
     }
-    let options = KubeConfigOptions::default();
-    let mut config =
-        futures::FutureExt::now_or_never(Config::from_custom_kubeconfig(kubeconfig, &options))
-            .expect("loading a kubeconfig already in memory never waits")
-            .map_err(failed)?;
-    config.root_cert_file = root_cert_file;
-    Ok((config, proxy))
+    let environment = Environment::read(|name| std::env::var(name).ok());
+    Ok(environment.route(&access.config.cluster_url).unwrap_or_else(|bad| {
+        warn!(variable = bad.named_by, "not a URL of a proxy: going to the API server directly");
+        Route::Direct
+    }))
 }
 
-fn unusable(path: &Path, source: KubeconfigError) -> ConnectionError {
-    let path = path.to_owned();
-    match source {
-        KubeconfigError::Parse(reason) => {
-            let at = reason.location();
-            let (line, column) = at.map_or((0, 0), |at| (at.line(), at.column()));
-            ConnectionError::Malformed { path, line, column }
-        }
-        source => ConnectionError::Kubeconfig { path, source },
-    }
-}
-
-/// `kube` sends what a token file holds, to the last byte. A file that ends in a newline, as `echo`
-/// writes it, is taken without; it is read again when the server refuses the token, not by the
-/// minute.
-fn trim_token(config: &mut Config) {
-    let Some(path) = config.auth_info.token_file.clone() else { return };
-    let Ok(token) = std::fs::read_to_string(path) else { return };
-    if token.trim() != token && config.auth_info.token.is_none() {
-        config.auth_info.token = Some(token.trim().to_owned().into());
-    }
-}
-
-/// `--master` as a URL; without a scheme, `http` unless the kubeconfig speaks of TLS (client-go).
-fn server_url(master: &str, secure: bool) -> Result<http::Uri, ConnectionError> {
-    let url = match (master.contains("://"), secure) {
-        (true, _) => master.to_owned(),
-        (false, true) => format!("https://{master}"),
-        (false, false) => format!("http://{master}"),
-    };
-    url.parse().map_err(|source| ConnectionError::Master { master: master.to_owned(), source })
-}
-
-/// The proxy for the API server: the kubeconfig's, else `HTTPS_PROXY` and `NO_PROXY` (kubeadm hands
-/// its own environment down to kube-proxy).
-fn proxy_for(server: &http::Uri, of_kubeconfig: Option<String>) -> Option<Intercept> {
-    if server.scheme() != Some(&http::uri::Scheme::HTTPS) {
-        return None;
-    }
-    match of_kubeconfig {
-        Some(url) => Matcher::builder().all(url).build().intercept(server),
-        None => Matcher::from_env().intercept(server),
-    }
-}
-
-fn transport(config: &Config, proxy: Option<String>) -> Result<Transport, ConnectionError> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(config.connect_timeout);
-    // A watch is silent for a minute at a time; a server that vanished without a FIN or RST must be
-    // noticed all the same, as HTTP/2 pings do it upstream (30 s + 15 s).
-    tcp.set_keepalive(Some(Duration::from_secs(30)));
-    tcp.set_keepalive_interval(Some(Duration::from_secs(5)));
-    tcp.set_keepalive_retries(Some(3));
-    tcp.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-    match proxy_for(&config.cluster_url, proxy) {
-        None => stack(config, tcp),
-        Some(proxy) if proxy.uri().scheme_str() == Some("http") => {
-            let tunnel = Tunnel::new(proxy.uri().clone(), tcp);
-            match proxy.basic_auth() {
-                Some(auth) => stack(config, tunnel.with_auth(auth.clone())),
-                None => stack(config, tunnel),
+fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, ConnectionError> {
+    let anchors = match trust {
+        Trust::Anyone => return Ok(Arc::new(Anyone)),
+        Trust::Bundle(name, text) => {
+            let bundle = Bundle::parse(text);
+            for block in bundle.broken {
+                warn!(bundle = name, block, "skipped a block that is no certificate");
             }
+            if bundle.certificates.is_empty() {
+                return Err(ConnectionError::NoAnchor(name.clone()));
+            }
+            bundle.certificates
         }
-        Some(proxy) => Err(ConnectionError::Proxy(proxy.uri().clone())),
+        Trust::System => {
+            let found = rustls_native_certs::load_native_certs();
+            if found.certs.is_empty() {
+                // As in Go, this is told by each handshake and ends nothing.
+                warn!("the kubeconfig names no CA, and the system has none that could stand in");
+            }
+            found.certs
+        }
+    };
+    Ok(Arc::new(Anchors::new(anchors)))
+}
+
+fn tls(access: &Access) -> Result<Tls, ConnectionError> {
+    let config = &access.config;
+    let server = || config.cluster_url.clone();
+    let identity = |source: Box<dyn Error + Send + Sync>| ConnectionError::Identity {
+        server: server(),
+        source,
+    };
+    let builder = ClientConfig::builder_with_provider(trust::provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring knows TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(&access.trust)?);
+    let mut tls = match &access.identity {
+        Some((certificates, key)) => {
+            let chain = trust::certificates(certificates);
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| identity(e.into()))?;
+            builder.with_client_auth_cert(chain, key).map_err(|e| identity(e.into()))?
+        }
+        None => builder.with_no_client_auth(),
+    };
+    if config.auth_info.exec.is_some() {
+        // `kube` alone runs plugins, and a plugin may bring a certificate.
+        let mut plugin = config.clone();
+        plugin.root_cert = Some(Vec::new());
+        plugin.accept_invalid_certs = true;
+        let plugin = plugin.rustls_client_config();
+        let plugin = plugin.map_err(|source| identity(source.into()))?;
+        if plugin.client_auth_cert_resolver.has_certs() {
+            tls.client_auth_cert_resolver = plugin.client_auth_cert_resolver;
+        }
+    }
+    let name = config.tls_server_name.clone().filter(|name| !name.is_empty());
+    let server_name = name.map(|name| {
+        let parsed = ServerName::try_from(name.clone());
+        parsed.map_err(|source| ConnectionError::ServerName { name, source })
+    });
+    let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
+    Ok(Tls { config: tls, server_name: server_name.transpose()?, http2 })
+}
+
+/// client-go's variables for connections that became silent.
+fn pings() -> Pings {
+    let seconds = |name| std::env::var(name).ok()?.parse().ok().map(Duration::from_secs);
+    let usual = Pings::default();
+    Pings {
+        after: seconds("HTTP2_READ_IDLE_TIMEOUT_SECONDS").unwrap_or(usual.after),
+        patience: seconds("HTTP2_PING_TIMEOUT_SECONDS").unwrap_or(usual.patience),
     }
 }
 
 /// `kube`'s layers around our connector. `kube`'s own stack would retry and log by itself; here the
 /// watch decides about retries.
-fn stack<C>(config: &Config, connector: C) -> Result<Transport, ConnectionError>
-where
-    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
-    C::Response: hyper::rt::Read
-        + hyper::rt::Write
-        + hyper_util::client::legacy::connect::Connection
-        + Send
-        + Unpin,
-    C::Future: Send,
-    C::Error: Into<BoxError>,
-{
+fn transport(access: &Access) -> Result<Transport, ConnectionError> {
+    let config = &access.config;
     let failed = |source| ConnectionError::Credentials {
         server: config.cluster_url.clone(),
         source: Box::new(source),
     };
-    let tls = config.rustls_https_connector_with_connector(connector).map_err(failed)?;
-    let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(tls);
+    let route = route(access)?;
+    let is_https = config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTPS);
+    let to_proxy = match &route {
+        Route::Through(proxy) if !is_https => proxy.authorization(),
+        _ => None,
+    };
+    let connector = dial::connector(is_https, &route, &tls(access)?, config.connect_timeout);
+    let client = dial::client(connector, pings());
     Ok(BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer().map_err(failed)?)
             .layer(config.extra_headers_layer().map_err(failed)?)
             .map_err(BoxError::from)
+            .map_request(move |mut request: http::Request<Body>| {
+                if let Some(value) = &to_proxy {
+                    request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, value.clone());
+                }
+                request
+            })
             .service(client),
     ))
 }
@@ -282,18 +325,5 @@ mod tests {
         for (content_type, accept, want) in cases {
             assert_eq!(options(content_type, accept).accept(), want);
         }
-    }
-
-    #[test]
-    fn master_without_scheme_is_http_unless_the_kubeconfig_has_tls() {
-        let cases = [
-            ("https://10.0.0.1:6443", false, "https://10.0.0.1:6443/"),
-            ("10.0.0.1:8080", false, "http://10.0.0.1:8080/"),
-            ("10.0.0.1:6443", true, "https://10.0.0.1:6443/"),
-        ];
-        for (master, secure, want) in cases {
-            assert_eq!(server_url(master, secure).unwrap().to_string(), want, "{master}");
-        }
-        assert!(server_url("http://a b", false).is_err());
     }
 }

@@ -23,8 +23,9 @@ use tokio::sync::{broadcast, watch};
 
 use crate::model::Kind;
 use script::State;
-pub use script::{Answer, Ask, Fault, Recorded, Signal};
+pub use script::{Answer, Ask, Break, Fault, Recorded, Signal};
 use serve::Server;
+pub use tls::Chain;
 use tls::Tls;
 
 /// Streams that lag behind this many signals miss some; tests send a few.
@@ -46,6 +47,7 @@ struct Shared {
     /// Counts changes of the state; streams and held requests wait for it.
     changed: watch::Sender<u64>,
     signals: broadcast::Sender<(Kind, Signal)>,
+    breaks: broadcast::Sender<Break>,
 }
 
 impl Shared {
@@ -68,6 +70,13 @@ impl ApiServer {
         Self::bind(SocketAddr::new(address, 0), Some(Tls::generate(address)))
     }
 
+    /// Starts a server with these certificates on a free port of an address.
+    ///
+    /// Errors: the address cannot be bound.
+    pub fn start_with(address: IpAddr, chain: Chain) -> io::Result<ApiServer> {
+        Self::bind(SocketAddr::new(address, 0), Some(Tls::new(chain)))
+    }
+
     /// Starts a server that speaks plain HTTP.
     ///
     /// Errors: the address cannot be bound.
@@ -80,6 +89,7 @@ impl ApiServer {
             state: Mutex::new(State::new(tls)),
             changed: watch::Sender::new(0),
             signals: broadcast::Sender::new(SIGNALS),
+            breaks: broadcast::Sender::new(SIGNALS),
         });
         let mut server = ApiServer { shared, address, running: None };
         server.listen()?;
@@ -219,6 +229,22 @@ impl ApiServer {
     /// Without TLS.
     pub fn ca_pem(&self) -> String {
         self.shared.lock().tls.as_ref().expect("a server with TLS").ca_pem.clone()
+    }
+
+    /// Speaks HTTP/1.1 only on new connections.
+    pub fn http1_only(&self) {
+        self.shared.change(|state| state.tls = state.tls.take().map(Tls::http1_only));
+    }
+
+    /// How many connections were taken so far.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
+    /// Does something to all open connections.
+    pub fn break_connections(&self, how: Break) {
+        // Without a connection there is no receiver; the test's next wait tells.
+        let _ = self.shared.breaks.send(how);
     }
 
     /// Sends something on all open streams of a kind.

@@ -46,6 +46,8 @@ pub struct Recorded {
     pub kind: Option<Kind>,
     /// What it is.
     pub ask: Ask,
+    /// HTTP version.
+    pub version: http::Version,
     /// Status of the answer; `None` while it is held or when the connection was dropped.
     pub answered: Option<u16>,
 }
@@ -103,6 +105,15 @@ pub enum Signal {
     Cut,
 }
 
+/// Something that befalls all open connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// No more requests are taken: GOAWAY, or `Connection: close`.
+    Goodbye,
+    /// They are cut in the middle of whatever they carry.
+    Cut,
+}
+
 /// Everything that requests and test share.
 pub(super) struct State {
     pub(super) store: Store,
@@ -116,6 +127,8 @@ pub(super) struct State {
     pub(super) tls: Option<Tls>,
     pub(super) requests: Vec<Recorded>,
     pub(super) events: Vec<Value>,
+    /// Connections that were taken so far.
+    pub(super) connections: usize,
     /// Watches that are open now, by kind.
     pub(super) open: BTreeMap<Kind, usize>,
     /// Bytes of streams that connections took so far.
@@ -135,6 +148,7 @@ impl State {
             tls,
             requests: Vec::new(),
             events: Vec::new(),
+            connections: 0,
             open: BTreeMap::new(),
             streamed: 0,
         }

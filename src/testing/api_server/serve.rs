@@ -12,12 +12,13 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::script::{Answer, Ask, Recorded};
+use super::script::{Answer, Ask, Break, Recorded};
 use super::store::Selector;
 use super::stream::Stream;
 use super::{Shared, encode};
@@ -126,6 +127,7 @@ impl Server {
                 _ = stop.wait_for(|&stop| stop) => return,
             };
             if let Ok((connection, _)) = connection {
+                self.shared.lock().connections += 1;
                 let server = self.clone();
                 tokio::spawn(async move {
                     let tls = server.shared.lock().tls.as_ref().map(|tls| tls.acceptor.clone());
@@ -143,12 +145,22 @@ impl Server {
         }
     }
 
-    async fn connection(self, io: impl AsyncRead + AsyncWrite + Unpin + 'static) {
+    async fn connection(self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let shared = Arc::clone(&self.shared);
         let service = service_fn(move |request| self.clone().request(request));
-        // Broken connections are part of the script.
-        let _ = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(io), service)
-            .await;
+        let server = auto::Builder::new(TokioExecutor::new());
+        let mut serving = std::pin::pin!(server.serve_connection(TokioIo::new(io), service));
+        let mut breaks = shared.breaks.subscribe();
+        loop {
+            // Broken connections are part of the script.
+            tokio::select! {
+                _ = serving.as_mut() => return,
+                broken = breaks.recv() => match broken {
+                    Ok(Break::Goodbye) => serving.as_mut().graceful_shutdown(),
+                    _ => return,
+                },
+            }
+        }
     }
 
     async fn request(self, request: Request<Incoming>) -> Reply {
@@ -181,6 +193,7 @@ impl Server {
             headers: request.headers().clone(),
             kind,
             ask,
+            version: request.version(),
             answered: None,
         });
         state.requests.len() - 1

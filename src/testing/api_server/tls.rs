@@ -1,4 +1,4 @@
-//! A throw-away certificate authority.
+//! A throw-away certificate authority, and certificates that a test brings along.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,34 +6,68 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A CA and a server certificate that it signed.
+/// What a server shows, and what its clients are to trust; all in PEM.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// For `ca.crt`.
+    pub trusted: String,
+    /// The server's certificate and those behind it.
+    pub shown: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// A server's side of TLS.
 #[derive(Clone)]
 pub(super) struct Tls {
     pub(super) ca_pem: String,
     pub(super) acceptor: TlsAcceptor,
+    config: ServerConfig,
 }
 
 impl Tls {
     /// A new CA, and a certificate for this address.
     pub(super) fn generate(address: IpAddr) -> Tls {
-        Self::try_generate(address).expect("certificates for an address can always be made")
+        Tls::new(Self::try_generate(address).expect("certificates for an address can be made"))
     }
 
-    fn try_generate(address: IpAddr) -> Result<Tls, Box<dyn std::error::Error>> {
+    /// A server with these certificates.
+    ///
+    /// # Panics
+    /// If they are of no use to a server.
+    pub(super) fn new(chain: Chain) -> Tls {
+        let shown: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(chain.shown.as_bytes()).collect();
+        let key = PrivateKeyDer::from_pem_slice(chain.key.as_bytes()).expect("a key");
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(shown.expect("certificates"), key)
+            .expect("certificates for a server");
+        Tls::with(chain.trusted, config, &[b"h2", b"http/1.1"])
+    }
+
+    fn with(ca_pem: String, mut config: ServerConfig, protocols: &[&[u8]]) -> Tls {
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Tls { ca_pem, acceptor: TlsAcceptor::from(Arc::new(config.clone())), config }
+    }
+
+    /// The same without HTTP/2.
+    pub(super) fn http1_only(self) -> Tls {
+        Tls::with(self.ca_pem, self.config, &[b"http/1.1"])
+    }
+
+    fn try_generate(address: IpAddr) -> Result<Chain, rcgen::Error> {
         let ca_key = KeyPair::generate()?;
         let mut ca = CertificateParams::default();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         ca.distinguished_name.push(DnType::CommonName, "scripted API server CA");
-        let ca_pem = ca.self_signed(&ca_key)?.pem();
+        let trusted = ca.self_signed(&ca_key)?.pem();
         let issuer = Issuer::new(ca, ca_key);
         let key = KeyPair::generate()?;
         let leaf = CertificateParams::new(vec![address.to_string()])?.signed_by(&key, &issuer)?;
-        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], private)?;
-        Ok(Tls { ca_pem, acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Ok(Chain { trusted, shown: leaf.pem(), key: key.serialize_pem() })
     }
 }
