@@ -9,7 +9,11 @@ mod connection;
 mod events;
 #[path = "api/faults.rs"]
 mod faults;
+#[path = "api/reach.rs"]
+mod reach;
 #[path = "api/reading.rs"]
 mod reading;
 #[path = "api/setup.rs"]
 mod setup;
+#[path = "api/trust.rs"]
+mod trust;

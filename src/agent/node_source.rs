@@ -67,7 +67,10 @@ pub async fn open(
             Ok(Sighted { node, source })
         }
         Source::Api => {
-            let client = Client::new(options(launch), observe(metrics.clone()))?;
+            // Files may be slow and exec plugins slower: signals are heard meanwhile.
+            let (options, observe) = (options(launch), observe(metrics.clone()));
+            let client = tokio::task::spawn_blocking(move || Client::new(options, observe)).await;
+            let client = client.expect("reading credentials does not panic")?;
             let (sink, mut seen) = observed_node(counted(inbox, metrics));
             let streaming_lists = launch.config.gates.enabled(Gate::WatchListClient);
             let watch =

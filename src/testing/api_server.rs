@@ -236,6 +236,17 @@ impl ApiServer {
         self.shared.change(|state| state.tls = state.tls.take().map(Tls::http1_only));
     }
 
+    /// Puts TLS with this server's certificates in front of something else; returns where.
+    ///
+    /// Errors: no port is free.
+    ///
+    /// # Panics
+    /// Without TLS.
+    pub fn tls_front(&self, behind: SocketAddr) -> io::Result<SocketAddr> {
+        let acceptor = self.shared.lock().tls.as_ref().expect("a server with TLS").acceptor.clone();
+        tls::front(SocketAddr::new(self.address.ip(), 0), acceptor, behind)
+    }
+
     /// How many connections were taken so far.
     pub fn connections(&self) -> usize {
         self.shared.lock().connections

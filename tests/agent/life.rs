@@ -294,3 +294,23 @@ fn affinity_outlives_the_process() {
     proxy.wait_log(&["\"Read the table\"", "IPv4", "Adopted"]);
     assert_same();
 }
+
+// The plugin was waited for on the thread that hears signals: SIGTERM was seen a minute later.
+#[test]
+fn sigterm_is_heard_while_a_plugin_sleeps() {
+    let site = Site::bare();
+    let config = site.config(|_| {});
+    let (path, sign) = (site.path("kubeconfig"), site.path("plugin-runs"));
+    let mut kubeconfig: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    kubeconfig["users"][0]["user"] = serde_json::json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "sh", "args": ["-c", format!("touch {}; exec sleep 25", sign.display())],
+    } });
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    site.wait(&proxy, "the plugin", || sign.exists());
+    let told = std::time::Instant::now();
+    assert_eq!(proxy.terminate().code(), Some(143));
+    assert!(told.elapsed() < std::time::Duration::from_secs(5), "{:?}", told.elapsed());
+}

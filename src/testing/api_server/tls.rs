@@ -1,13 +1,16 @@
 //! A throw-away certificate authority, and certificates that a test brings along.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 /// What a server shows, and what its clients are to trust; all in PEM.
 #[derive(Debug, Clone)]
@@ -42,10 +45,12 @@ impl Tls {
         let shown: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(chain.shown.as_bytes()).collect();
         let key = PrivateKeyDer::from_pem_slice(chain.key.as_bytes()).expect("a key");
+        let key = any_supported_type(&key).expect("a key that ring knows");
+        // Nobody looks here whether a server should show such certificates.
+        let shown = CertifiedKey::new(shown.expect("certificates"), key);
         let config = ServerConfig::builder()
             .with_no_client_auth()
-            .with_single_cert(shown.expect("certificates"), key)
-            .expect("certificates for a server");
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         Tls::with(chain.trusted, config, &[b"h2", b"http/1.1"])
     }
 
@@ -70,4 +75,31 @@ impl Tls {
         let leaf = CertificateParams::new(vec![address.to_string()])?.signed_by(&key, &issuer)?;
         Ok(Chain { trusted, shown: leaf.pem(), key: key.serialize_pem() })
     }
+}
+
+/// Takes connections with TLS and passes on what comes out of them, until the process ends.
+pub(super) fn front(
+    address: SocketAddr,
+    acceptor: TlsAcceptor,
+    behind: SocketAddr,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tls-front".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("a listening socket");
+            while let Ok((client, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    // Whoever is at fault, the test's next wait tells.
+                    let mut client = acceptor.accept(client).await?;
+                    let mut server = tokio::net::TcpStream::connect(behind).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        });
+    })?;
+    Ok(address)
 }

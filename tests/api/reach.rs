@@ -1,0 +1,282 @@
+//! The ways to the API server: HTTP versions, cuts, proxies.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use kubeweir::model::Kind;
+use kubeweir::testing::ApiServer;
+use kubeweir::testing::api_server::{Ask, Break};
+use serde_json::{Value, json};
+
+use super::setup::*;
+
+// Upstream has one connection too; a balancer sees its pings.
+#[test]
+fn one_connection_carries_all_kinds_where_the_server_speaks_http2() {
+    let setup = Setup::new();
+    fill(&setup.server);
+    let client = setup.client(setup.options());
+    setup.watch(&client, Kind::Node);
+    setup.wait("the first kind", || setup.server.open_streams(Kind::Node) == 1);
+    for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
+        setup.watch(&client, kind);
+    }
+    wait_for_everything(&setup);
+    let requests = setup.server.requests();
+    assert!(requests.iter().all(|request| request.version == http::Version::HTTP_2));
+    assert_eq!(setup.server.connections(), 1);
+}
+
+#[test]
+fn a_server_without_http2_is_served_as_well() {
+    let setup = Setup::new();
+    setup.server.http1_only();
+    fill(&setup.server);
+    let setup = setup.watching(&Kind::ALL);
+    wait_for_everything(&setup);
+    let requests = setup.server.requests();
+    assert!(requests.iter().all(|request| request.version == http::Version::HTTP_11));
+}
+
+// A balancer that restarts, drains, or forgets connections.
+#[test]
+fn connections_that_break_are_made_again_at_once() {
+    for http1 in [false, true] {
+        for how in [Break::Goodbye, Break::Cut] {
+            let setup = Setup::new();
+            if http1 {
+                setup.server.http1_only();
+            }
+            fill(&setup.server);
+            let setup = setup.watching(&Kind::ALL);
+            let opened = Instant::now();
+            setup.wait("watches of more than a second", || {
+                opened.elapsed() > Duration::from_millis(1100)
+            });
+            let broken = Instant::now();
+            setup.server.break_connections(how);
+            setup.server.put(&service("later"));
+            setup.wait_for(Kind::Service, &["shop/cart", "shop/later"]);
+            if how == Break::Cut {
+                setup.wait("every watch", || {
+                    let watches = |kind| setup.server.count(kind, Ask::Watch);
+                    Kind::ALL.into_iter().all(|kind| watches(kind) == 1)
+                });
+            }
+            let took = broken.elapsed();
+            assert!(took < Duration::from_millis(700), "{how:?}, HTTP/1.1 {http1}: {took:?}");
+            for kind in Kind::ALL {
+                assert_eq!(setup.lists(kind), 1, "{how:?}: {kind}");
+            }
+        }
+    }
+}
+
+/// What a proxy was asked for: `CONNECT host:port`, `GET url`, or `socks host:port`.
+type Asked = mpsc::Receiver<String>;
+
+/// Reads up to the end of a head.
+fn head(from: &mut impl Read) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && from.read(&mut byte).is_ok_and(|read| read == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn splice(mut client: TcpStream, mut server: TcpStream) {
+    let (mut to_client, mut from_server) =
+        (client.try_clone().unwrap(), server.try_clone().unwrap());
+    std::thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+    // The client closes when the test ends; how is of no interest.
+    let _ = std::io::copy(&mut client, &mut server);
+}
+
+/// A proxy of the old sort: tunnels, and whole URLs.
+fn http_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, asked) = (client.unwrap(), asked.clone());
+            std::thread::spawn(move || {
+                let head = head(&mut client);
+                let line = head.lines().next().unwrap_or_default();
+                let credentials =
+                    head.lines().find(|line| line.to_lowercase().starts_with("proxy-auth"));
+                let what = line.rsplit_once(' ').map_or("", |(what, _)| what);
+                let _ = asked.send(format!("{what} {}", credentials.unwrap_or_default()));
+                let mut upstream = TcpStream::connect(server).unwrap();
+                if line.starts_with("CONNECT") {
+                    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                } else {
+                    let (start, end) = head.split_at(head.find("http://").unwrap());
+                    let end = end.strip_prefix("http://").unwrap();
+                    let end = &end[end.find('/').unwrap()..];
+                    upstream.write_all(format!("{start}{end}").as_bytes()).unwrap();
+                }
+                splice(client, upstream);
+            });
+        }
+    });
+    (address, receiver)
+}
+
+/// A SOCKS5 proxy without authentication.
+fn socks_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, asked) = (client.unwrap(), asked.clone());
+            std::thread::spawn(move || {
+                let mut take = |length: usize| {
+                    let mut bytes = vec![0; length];
+                    client.read_exact(&mut bytes).unwrap();
+                    bytes
+                };
+                let methods = take(2)[1];
+                take(methods.into());
+                client.write_all(&[5, 0]).unwrap();
+                let mut take = |length: usize| {
+                    let mut bytes = vec![0; length];
+                    client.read_exact(&mut bytes).unwrap();
+                    bytes
+                };
+                let host = match take(4)[3] {
+                    1 => format!("{:?}", take(4)),
+                    3 => {
+                        let length = take(1)[0];
+                        String::from_utf8(take(length.into())).unwrap()
+                    }
+                    other => panic!("address type {other}"),
+                };
+                take(2);
+                let _ = asked.send(format!("socks {host}"));
+                client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+                splice(client, TcpStream::connect(server).unwrap());
+            });
+        }
+    });
+    (address, receiver)
+}
+
+/// Changes the cluster of a kubeconfig.
+fn rename(kubeconfig: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(kubeconfig).unwrap()).unwrap();
+    change(&mut value["clusters"][0]["cluster"]);
+    std::fs::write(kubeconfig, value.to_string()).unwrap();
+}
+
+/// A name that no resolver knows: only a proxy can lead there.
+const NAME: &str = "api.kubeweir.invalid";
+
+/// The list of Nodes through what these variables say, in a process of its own.
+fn reach(setup: &Setup, kubeconfig: &Path, variables: &[(&str, String)]) {
+    let before = setup.server.requests().len();
+    let output = Command::new(env!("CARGO_BIN_EXE_kubeweir"))
+        .args(["render", "--node=node-a", "--kubeconfig"])
+        .arg(kubeconfig)
+        .env_clear()
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(setup.server.requests().len() > before, "{variables:?}: {said}");
+}
+
+// HTTPS_PROXY with a scheme other than http ended the process, and so did ALL_PROXY.
+#[test]
+fn proxies_of_every_sort_lead_to_the_server() {
+    let setup = Setup::new();
+    fill(&setup.server);
+    let kubeconfig = setup.options().kubeconfig.unwrap();
+    let address = setup.server.address();
+    rename(&kubeconfig, |cluster| {
+        cluster["server"] = format!("https://{NAME}:{}", address.port()).into();
+        cluster["tls-server-name"] = address.ip().to_string().into();
+    });
+    let (http, asked_http) = http_proxy(address);
+    let (socks, asked_socks) = socks_proxy(address);
+    let target = format!("CONNECT {NAME}:{}", address.port());
+    let cases = [
+        ("HTTPS_PROXY", format!("http://{http}"), &asked_http, target.clone()),
+        ("https_proxy", http.to_string(), &asked_http, target.clone()),
+        (
+            "HTTPS_PROXY",
+            format!("http://me:pw@{http}"),
+            &asked_http,
+            format!("{target} Proxy-Authorization: Basic bWU6cHc="),
+        ),
+        ("HTTPS_PROXY", format!("socks5://{socks}"), &asked_socks, format!("socks {NAME}")),
+        ("HTTPS_PROXY", format!("socks5h://{socks}"), &asked_socks, format!("socks {NAME}")),
+    ];
+    for (variable, value, asked, want) in cases {
+        reach(&setup, &kubeconfig, &[(variable, value), ("ALL_PROXY", "nonsense://x".into())]);
+        let got: Vec<String> = asked.try_iter().collect();
+        assert_eq!(got[0].trim(), want);
+    }
+    rename(&kubeconfig, |cluster| {
+        cluster["proxy-url"] = format!("socks5://{socks}").into();
+    });
+    reach(&setup, &kubeconfig, &[("HTTPS_PROXY", "http://192.0.2.1:1".into())]);
+    assert_eq!(asked_socks.try_iter().next().unwrap(), format!("socks {NAME}"));
+}
+
+// The proxy's certificate is checked as the server's own, by the kubeconfig's CA, as Go does it.
+#[test]
+fn a_proxy_behind_tls_leads_to_the_server() {
+    let setup = Setup::new();
+    fill(&setup.server);
+    let kubeconfig = setup.options().kubeconfig.unwrap();
+    let address = setup.server.address();
+    let (plain, asked) = http_proxy(address);
+    let front = setup.server.tls_front(plain).unwrap();
+    rename(&kubeconfig, |cluster| {
+        cluster["server"] = format!("https://{NAME}:{}", address.port()).into();
+        cluster["tls-server-name"] = address.ip().to_string().into();
+    });
+    reach(&setup, &kubeconfig, &[("HTTPS_PROXY", format!("https://{front}"))]);
+    let got: Vec<String> = asked.try_iter().collect();
+    assert_eq!(got[0].trim(), format!("CONNECT {NAME}:{}", address.port()));
+}
+
+// Without TLS a proxy is given the whole URL, and no tunnel.
+#[test]
+fn plain_http_goes_through_http_proxy() {
+    let setup = Setup { server: ApiServer::start_plain(LOOPBACK).unwrap(), ..Setup::new() };
+    fill(&setup.server);
+    let kubeconfig = setup.options().kubeconfig.unwrap();
+    let address = setup.server.address();
+    rename(&kubeconfig, |cluster| cluster["server"] = format!("http://{NAME}").into());
+    let (http, asked) = http_proxy(address);
+    reach(&setup, &kubeconfig, &[("HTTP_PROXY", format!("http://me:pw@{http}"))]);
+    let got: Vec<String> = asked.try_iter().collect();
+    assert!(got[0].starts_with(&format!("GET http://{NAME}/")), "{got:?}");
+    assert!(got[0].to_lowercase().ends_with("proxy-authorization: basic bwu6chc="), "{got:?}");
+}
+
+// HTTPS_PROXY went to the proxy even for this very machine.
+#[test]
+fn a_server_on_this_machine_is_reached_directly() {
+    let setup = Setup::new();
+    fill(&setup.server);
+    let kubeconfig = setup.options().kubeconfig.unwrap();
+    for value in ["http://192.0.2.1:1", "socks5://192.0.2.1:1", "https://192.0.2.1:1", "http://a b"]
+    {
+        reach(&setup, &kubeconfig, &[("HTTPS_PROXY", value.into()), ("HTTP_PROXY", value.into())]);
+    }
+    rename(&kubeconfig, |cluster| {
+        cluster["server"] = format!("https://localhost:{}", setup.server.address().port()).into();
+        cluster["tls-server-name"] = setup.server.address().ip().to_string().into();
+        cluster["proxy-url"] = json!("");
+    });
+    reach(&setup, &kubeconfig, &[("HTTPS_PROXY", "http://192.0.2.1:1".into())]);
+}
