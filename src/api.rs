@@ -23,4 +23,5 @@ pub use connection::{ConnectionError, Options};
 pub use events::{Event, Reason, Recorder, Regarding};
 pub use node::{NodeSink, ObservedNode, observed_node};
 pub use pod::{PodError, addresses as addresses_of_pod, pod_addresses};
-pub use watch::{Machine, Outcome, Refusal, Request, Step, Watch};
+pub use resource::Request;
+pub use watch::{Machine, Outcome, Refusal, Step, Watch};

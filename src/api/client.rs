@@ -305,11 +305,14 @@ impl Client {
 }
 
 /// Whether new credentials may help: the server does not know us any more (the token was rotated), or
-/// we do not know the server (the CA was).
+/// we do not know the server (the CA was). In TLS 1.3 a server refuses our certificate only after the
+/// handshake, by closing the connection.
 fn wants_renewal(answer: &Result<Response<Incoming>, RequestError>) -> bool {
     match answer {
         Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
-        Err(RequestError::Send { source, .. }) => is_tls_failure(source.as_ref()),
+        Err(RequestError::Send { source, .. }) => {
+            is_tls_failure(source.as_ref()) || broke_after_connecting(source.as_ref())
+        }
         Err(_) => false,
     }
 }

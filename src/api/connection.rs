@@ -126,7 +126,7 @@ pub enum ConnectionError {
     #[error("no certificate can be read from {0}")]
     NoAnchor(String),
     /// The client's certificate and key do not go with each other, or are of no known sort.
-    #[error("cannot use the client certificate for {server}")]
+    #[error("cannot use the credentials for {server}: client certificate and key")]
     Identity {
         /// The API server.
         server: http::Uri,

@@ -6,10 +6,34 @@ use form_urlencoded::Serializer;
 
 use crate::model::Kind;
 
-use super::watch::Request;
-
 /// Objects per page of a paged list, as upstream asks.
 const PAGE: &str = "500";
+
+/// A request to perform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A watch that first sends the complete list (KEP-3157).
+    StreamingList,
+    /// The first page of a list that is not older than `resource_version`; `"0"` takes whatever the
+    /// server has at hand, the empty string the most recent state.
+    List {
+        /// The oldest state to accept.
+        resource_version: String,
+    },
+    /// A further page.
+    ListPage {
+        /// `metadata.continue` of the page before.
+        continue_token: String,
+    },
+    /// The most recent list in one piece: for servers that expire continue tokens faster than
+    /// pages can be read.
+    FullList,
+    /// A watch from a known state.
+    Watch {
+        /// The state after which events are wanted.
+        resource_version: String,
+    },
+}
 
 /// The collection's path (section 4.1).
 pub(super) fn path(kind: Kind) -> &'static str {

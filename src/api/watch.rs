@@ -19,10 +19,10 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Method, Response, StatusCode};
 use tracing::{debug, error, info, warn};
 
-pub use state::{Machine, Outcome, Refusal, Request, Step};
+pub use state::{Machine, Outcome, Refusal, Step};
 
 use super::client::{Client, RequestError, collect};
-use super::resource;
+use super::resource::{self, Request};
 use crate::model::{Change, Kind, Object, ObjectName};
 use crate::source::Sink;
 use crate::wire::{Decoder, Encoding, Status};

@@ -111,12 +111,11 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
     for id in known {
         let declared = program.sets.iter().any(|set| set.name == id.name());
         match rest.remove(&id.name()) {
-            Some((set, elements)) if *set == id.declaration(family) => {
-                if !elements.is_empty() {
-                    applied.found.insert(id, without_counters(elements));
-                }
+            Some((set, _)) if *set != id.declaration(family) => return None,
+            Some((_, elements)) if elements.is_empty() => {}
+            Some((_, elements)) => {
+                applied.found.insert(id, without_counters(elements));
             }
-            Some(_) => return None,
             None if declared => return None,
             None => {}
         }

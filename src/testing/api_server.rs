@@ -236,6 +236,20 @@ impl ApiServer {
         self.shared.change(|state| state.tls = state.tls.take().map(Tls::http1_only));
     }
 
+    /// Takes clients with a certificate of a new CA only, on new connections; returns one, in PEM,
+    /// and its key.
+    ///
+    /// # Panics
+    /// Without TLS.
+    pub fn demand_certificate(&self) -> (String, String) {
+        self.shared.change(|state| {
+            let tls = state.tls.take().expect("a server with TLS");
+            let (tls, certificate, key) = tls.for_clients();
+            state.tls = Some(tls);
+            (certificate, key)
+        })
+    }
+
     /// Puts TLS with this server's certificates in front of something else; returns where.
     ///
     /// Errors: no port is free.

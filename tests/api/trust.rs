@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kubeweir::model::Kind;
 use kubeweir::testing::ApiServer;
-use kubeweir::testing::api_server::{Chain, Signal};
+use kubeweir::testing::api_server::{Break, Chain, Signal};
 use serde_json::{Value, json};
 
 use super::setup::*;
@@ -170,6 +170,46 @@ fn the_systems_store_stands_in_for_a_ca_that_is_not_named() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!setup.server.requests().is_empty(), "{said}");
+}
+
+#[test]
+fn client_certificates_are_shown_and_rotate() {
+    for inline in [false, true] {
+        let setup = Setup::new();
+        setup.server.put(&service("a"));
+        setup.options();
+        let write = |certificate: &str, key: &str| {
+            let place = |name: &str| setup.directory.path().join(name);
+            // openssl writes the parameters of a curve in front of its key.
+            let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n\
+                              -----END EC PARAMETERS-----\n";
+            fs::write(place("client.key"), format!("{parameters}{key}")).unwrap();
+            fs::write(place("client.crt"), format!("of the node\n{certificate}")).unwrap();
+            change(&setup, |_, user| {
+                let data = |text: &str| json!(k8s_openapi::ByteString(text.as_bytes().to_vec()));
+                *user = match inline {
+                    true => json!({
+                        "client-certificate-data": data(certificate), "client-key-data": data(key),
+                    }),
+                    false => json!({
+                        "client-certificate": "client.crt", "client-key": "client.key",
+                    }),
+                };
+            });
+        };
+        let (certificate, key) = setup.server.demand_certificate();
+        write(&certificate, &key);
+        let kubeconfig = setup.directory.path().join("kubeconfig");
+        setup.watch(&setup.client(options(Some(kubeconfig), None)), Kind::Service);
+        setup.wait_for(Kind::Service, &["shop/a"]);
+        assert_eq!(setup.failures(), 0);
+        let (certificate, key) = setup.server.demand_certificate();
+        write(&certificate, &key);
+        setup.server.break_connections(Break::Cut);
+        setup.server.put(&service("b"));
+        setup.wait_for(Kind::Service, &["shop/a", "shop/b"]);
+        assert_eq!(setup.lists(Kind::Service), 1, "inline {inline}");
+    }
 }
 
 // A file that ends in a newline was read again only after a refusal.

@@ -16,6 +16,8 @@
 
 use std::time::Duration;
 
+use crate::api::resource::Request;
+
 /// First delay after a failure, doubled by each further one (client-go's reflector).
 const BASE: Duration = Duration::from_millis(800);
 /// Upper bound of the delay before jitter.
@@ -27,32 +29,6 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// Longer than this no server is left alone, whatever it asks for.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
-
-/// A request to perform.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
-    /// A watch that first sends the complete list (KEP-3157).
-    StreamingList,
-    /// The first page of a list that is not older than `resource_version`; `"0"` takes whatever the
-    /// server has at hand, the empty string the most recent state.
-    List {
-        /// The oldest state to accept.
-        resource_version: String,
-    },
-    /// A further page.
-    ListPage {
-        /// `metadata.continue` of the page before.
-        continue_token: String,
-    },
-    /// The most recent list in one piece: for servers that expire continue tokens faster than
-    /// pages can be read.
-    FullList,
-    /// A watch from a known state.
-    Watch {
-        /// The state after which events are wanted.
-        resource_version: String,
-    },
-}
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

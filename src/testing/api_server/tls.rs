@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 /// What a server shows, and what its clients are to trust; all in PEM.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ pub(super) struct Tls {
     pub(super) ca_pem: String,
     pub(super) acceptor: TlsAcceptor,
     config: ServerConfig,
+    shown: Arc<SingleCertAndKey>,
 }
 
 impl Tls {
@@ -48,20 +50,48 @@ impl Tls {
         let key = any_supported_type(&key).expect("a key that ring knows");
         // Nobody looks here whether a server should show such certificates.
         let shown = CertifiedKey::new(shown.expect("certificates"), key);
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
-        Tls::with(chain.trusted, config, &[b"h2", b"http/1.1"])
+        let shown = Arc::new(SingleCertAndKey::from(shown));
+        let config =
+            ServerConfig::builder().with_no_client_auth().with_cert_resolver(shown.clone());
+        Tls::with(chain.trusted, config, shown, &[b"h2", b"http/1.1"])
     }
 
-    fn with(ca_pem: String, mut config: ServerConfig, protocols: &[&[u8]]) -> Tls {
+    fn with(
+        ca_pem: String,
+        mut config: ServerConfig,
+        shown: Arc<SingleCertAndKey>,
+        protocols: &[&[u8]],
+    ) -> Tls {
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Tls { ca_pem, acceptor: TlsAcceptor::from(Arc::new(config.clone())), config }
+        let acceptor = TlsAcceptor::from(Arc::new(config.clone()));
+        Tls { ca_pem, acceptor, config, shown }
     }
 
     /// The same without HTTP/2.
     pub(super) fn http1_only(self) -> Tls {
-        Tls::with(self.ca_pem, self.config, &[b"http/1.1"])
+        Tls::with(self.ca_pem, self.config, self.shown, &[b"http/1.1"])
+    }
+
+    /// The same for clients with a certificate of a new CA only; also one of those, in PEM with its
+    /// key.
+    pub(super) fn for_clients(self) -> (Tls, String, String) {
+        self.try_for_clients().expect("certificates for a client can be made")
+    }
+
+    fn try_for_clients(self) -> Result<(Tls, String, String), Box<dyn std::error::Error>> {
+        let ca_key = KeyPair::generate()?;
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.self_signed(&ca_key)?.der().clone())?;
+        let key = KeyPair::generate()?;
+        let client = CertificateParams::default().signed_by(&key, &Issuer::new(ca, ca_key))?;
+        let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;
+        let config = ServerConfig::builder()
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(self.shown.clone());
+        let tls = Tls::with(self.ca_pem, config, self.shown, &[b"h2", b"http/1.1"]);
+        Ok((tls, client.pem(), key.serialize_pem()))
     }
 
     fn try_generate(address: IpAddr) -> Result<Chain, rcgen::Error> {
