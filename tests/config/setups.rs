@@ -111,7 +111,8 @@ fn written(flags: &[&str], file: Option<&str>) -> (Value, Vec<String>) {
     let notes = config.notes.into_iter().filter(|note| {
         note.level != NoteLevel::Info || note.text.contains("strict decoding failed")
     });
-    let said = notes.map(|note| note.text).collect();
+    let said = notes.map(|note| note.text);
+    let said = said.filter(|text| !text.starts_with("The proxy mode is not set")).collect();
     (serde_saphyr::from_str(&text).expect("YAML"), said)
 }
 
