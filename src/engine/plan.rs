@@ -247,7 +247,15 @@ impl Plan {
             let refused = refused.map(|key| (SetId::RefusedOnLocalhost, Element::member(key)));
             members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).chain(refused).collect()
         };
-        changes.difference(elements(&state.applied.statics), elements(&state.statics));
+        let wants = elements(&state.statics);
+        match state.applied.found.get(&SetId::ServiceCidrs).filter(|found| !found.is_empty()) {
+            // Networks overlap: the kernel takes a new one only when those in its way go with it.
+            Some(found) => {
+                let found = found.values().map(|net| (SetId::ServiceCidrs, net.clone()));
+                changes.takeover(found.collect(), wants);
+            }
+            None => changes.difference(elements(&state.applied.statics), wants),
+        }
         self.statics = Some(state.statics.clone());
     }
 
