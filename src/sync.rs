@@ -295,20 +295,19 @@ impl<K: Kernel> Synchronizer<K> {
     }
 
     fn collect_garbage(&mut self, family: Family, report: &mut Report) {
-        let garbage = self.engine.garbage(family);
-        if garbage.is_empty() {
-            return;
-        }
-        match self.kernel.commit(&garbage) {
-            Ok(committed) => {
-                self.engine.garbage_collected(family);
-                report.commits.push(CommitReport { counts: garbage.counts(), committed });
-            }
-            // It stays garbage and is tried again after the next sync.
-            Err(error) => {
-                self.distrusted[family] |= matches!(error, CommitError::Unknown(_));
-                report.troubles.push(error);
-                report.garbage_stays = true;
+        for garbage in self.engine.garbage(family, self.batch) {
+            match self.kernel.commit(&garbage) {
+                Ok(committed) => {
+                    self.engine.garbage_collected(family, &garbage);
+                    report.commits.push(CommitReport { counts: garbage.counts(), committed });
+                }
+                // It stays garbage and is tried again after the next sync.
+                Err(error) => {
+                    self.distrusted[family] |= matches!(error, CommitError::Unknown(_));
+                    report.troubles.push(error);
+                    report.garbage_stays = true;
+                    return;
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ const USES: &[(&str, &[&str])] = &[
     ("source", &["model"]),
     ("wire", &["model"]),
     ("manifest", &["model", "source", "wire"]),
-    ("api", &["model", "source", "wire"]),
+    ("api", &["backoff", "model", "source", "wire"]),
     ("netlink", &["conntrack", "model", "ruleset", "transaction"]),
     ("conntrack", &["model"]),
     ("node", &["model", "program"]),

@@ -9,6 +9,7 @@ use super::with_causes;
 use crate::cleanup::{self, Removed};
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
+use crate::ruleset::{Ownership, Table};
 use crate::status::SharedStatus;
 use crate::sync::release;
 use crate::transaction::{Kernel, Op, Transaction};
@@ -73,6 +74,10 @@ pub fn release_tables() -> bool {
 
 fn release_table(kernel: &mut NetlinkKernel, family: Family) -> bool {
     let outcome = match kernel.table(family) {
+        Ok(Some(Table { owner: Ownership::Other(portid), .. })) => {
+            error!(%family, portid, "The table belongs to another process that runs, and stays as it is");
+            return false;
+        }
         Ok(Some(table)) if table.persist => {
             release(kernel, family).map_err(|reason| with_causes(&reason))
         }

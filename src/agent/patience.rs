@@ -12,12 +12,11 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::{AgentError, with_causes};
+use crate::backoff::Backoff;
 use crate::transaction::CommitError;
 
-/// First pause; doubles with each further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses between tries.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 /// Retries before giving up.
 const RETRIES: u32 = 14;
 
@@ -52,7 +51,7 @@ async fn with_pauses<T>(
 
 /// Doubling from the first to the longest, 19 s in sum.
 fn pauses() -> impl Iterator<Item = Duration> {
-    (0..RETRIES).map(|retry| FIRST_PAUSE.saturating_mul(1 << retry.min(16)).min(LONGEST_PAUSE))
+    (1..=RETRIES).map(|failures| PAUSES.pause(failures))
 }
 
 /// Whether an error or one of its causes is one that passes.

@@ -185,23 +185,31 @@ impl Engine {
         })
     }
 
-    /// Chains and sets that nothing uses any more. Deleting them is a transaction of its own: kernels
-    /// before 6.2 let go of a map's references only some time after the element was deleted, and
-    /// refuse with EBUSY until then.
-    pub fn garbage(&self, family: Family) -> Transaction {
+    /// Chains and sets that nothing uses any more, in transactions of at most `limit` operations that
+    /// are to be committed in their order. They are transactions of their own: kernels before 6.2 let
+    /// go of a map's references only some time after the element was deleted, and refuse with EBUSY
+    /// until then.
+    pub fn garbage(&self, family: Family, limit: usize) -> Vec<Transaction> {
         let applied = &self.state[family].applied;
         // All rules first: chains of one service refer to each other.
         let rules = applied.garbage_chains.iter().cloned().map(Op::FlushChain);
         let chains = applied.garbage_chains.iter().cloned().map(Op::DeleteChain);
         let sets = applied.garbage_sets.iter().cloned().map(Op::DeleteSet);
-        Transaction { family, ops: rules.chain(chains).chain(sets).collect() }
+        let ops: Vec<Op> = rules.chain(chains).chain(sets).collect();
+        let transaction = |ops: &[Op]| Transaction { family, ops: ops.to_vec() };
+        ops.chunks(limit.max(1)).map(transaction).collect()
     }
 
-    /// The garbage was collected.
-    pub fn garbage_collected(&mut self, family: Family) {
+    /// One of these transactions was committed.
+    pub fn garbage_collected(&mut self, family: Family, transaction: &Transaction) {
         let applied = &mut self.state[family].applied;
-        applied.garbage_chains.clear();
-        applied.garbage_sets.clear();
+        for op in &transaction.ops {
+            match op {
+                Op::DeleteChain(chain) => applied.garbage_chains.remove(chain),
+                Op::DeleteSet(set) => applied.garbage_sets.remove(set),
+                _ => false,
+            };
+        }
     }
 }
 

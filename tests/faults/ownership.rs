@@ -161,8 +161,10 @@ fn a_quarrel_is_slowed_down() {
     println!("{disturbances} foreign changes in 4 s, {repairs} repairs");
     // At once, then after pauses of 100, 200, 400, 800 and 1600 ms.
     assert!(disturbances > 20, "the quarrel is faster than the repairs");
-    assert!((1.0..=6.0).contains(&repairs), "{repairs} repairs");
+    assert!(repairs <= 6.0, "{repairs} repairs");
     let rules_of = |family: Family| node.tables()[family].chains["services"].1.len();
     let rules = rules_of(Family::V6);
     node.wait("the last repair", || rules_of(Family::V4) == rules);
+    // It counts when it got through: a table that changes 300 times a second can hardly be read.
+    node.wait("it to be counted", || node.metric(REPAIRS, &V4) >= 1.0);
 }

@@ -17,6 +17,7 @@
 use std::time::Duration;
 
 use crate::api::resource::Request;
+use crate::backoff::Backoff;
 
 /// First delay after a failure, doubled by each further one (client-go's reflector).
 const BASE: Duration = Duration::from_millis(800);
@@ -283,9 +284,8 @@ impl Machine {
     }
 
     fn back_off(&mut self, jitter: f64) -> Duration {
-        let delay = BASE.saturating_mul(1 << self.failures.min(10)).min(CAP);
-        self.failures += 1;
-        delay.mul_f64(1.0 + jitter)
+        self.failures = self.failures.saturating_add(1);
+        Backoff::new(BASE, CAP).pause(self.failures).mul_f64(1.0 + jitter)
     }
 }
 

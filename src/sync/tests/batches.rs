@@ -75,6 +75,25 @@ fn no_transaction_is_larger_than_a_batch_and_a_service() {
     assert_serves(&next.kernel, Vec::new(), "leftovers at start");
 }
 
+// B8: chains and maps of Services that are gone are deleted in batches, too.
+#[test]
+fn garbage_is_collected_in_batches() {
+    let services = 300;
+    let mut current = start(large_cluster(services, 2, Some(60)), FakeKernel::new());
+    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    current.engine.apply(Change::Replace(Kind::Service, Vec::new()));
+    let mut current = current.in_batches_of(100);
+    current.kernel.take_committed();
+    let report = current.sync(V4, Duration::ZERO).unwrap();
+    assert!(report.result.is_ok() && !report.garbage_stays);
+    let about = |op: &&Op| matches!(op, Op::FlushChain(_) | Op::DeleteChain(_) | Op::DeleteSet(_));
+    let garbage = current.kernel.take_committed().into_iter();
+    let ops: Vec<usize> = garbage.map(|t| t.ops.iter().filter(about).count()).collect();
+    assert!(ops.iter().sum::<usize>() >= 2 * services as usize, "{ops:?}");
+    assert!(ops.iter().all(|ops| *ops <= 100), "{ops:?}");
+    assert_serves(&current.kernel, Vec::new(), "all services are gone");
+}
+
 /// A service with an external address that others want, too.
 fn contender(id: u8, created: i64, external: bool) -> Change {
     let mut object = service(&format!("s{id}"), &[&format!("10.96.0.{id}")]);

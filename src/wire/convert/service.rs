@@ -115,7 +115,7 @@ impl Conversion<'_> {
                     && (other.name == port.name || other.port == port.port)
             };
             if usable.iter().any(twin) {
-                let reason = format!("another port has this {} name or number", port.protocol);
+                let reason = format!("another {} port has the same name or number", port.protocol);
                 self.error(format!("spec.ports[{i}]"), reason);
             } else {
                 usable.push(port);
