@@ -1,13 +1,20 @@
 /* Preloaded into the agent: runs $MEDDLER right before each batch for nf_tables is sent, as another
- * program may run at that very instant. */
+ * program may run at that very instant. Its exit code says what becomes of the batch: UNSENT that it
+ * cannot be sent, UNANSWERED that the answer is lost, any other one that all goes as usual. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { UNSENT = 75, UNANSWERED = 76 };
+
+/* The socket whose next datagram is lost. */
+static _Thread_local int unanswered = -1;
 
 static int is_batch(int fd, const struct msghdr *message)
 {
@@ -32,13 +39,36 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 		real = (ssize_t (*)(int, const struct msghdr *, int))dlsym(RTLD_NEXT, "sendmsg");
 	if (program && is_batch(fd, message)) {
 		pid_t child = fork();
+		int status = 0;
 
 		if (!child) {
 			unsetenv("LD_PRELOAD");
 			execl("/bin/sh", "sh", program, (char *)NULL);
 			_exit(127);
 		}
-		waitpid(child, NULL, 0);
+		waitpid(child, &status, 0);
+		if (WIFEXITED(status) && WEXITSTATUS(status) == UNSENT) {
+			errno = ENOBUFS;
+			return -1;
+		}
+		if (WIFEXITED(status) && WEXITSTATUS(status) == UNANSWERED)
+			unanswered = fd;
 	}
 	return real(fd, message, flags);
+}
+
+ssize_t recv(int fd, void *buffer, size_t len, int flags)
+{
+	static ssize_t (*real)(int, void *, size_t, int);
+	ssize_t got;
+
+	if (!real)
+		real = (ssize_t (*)(int, void *, size_t, int))dlsym(RTLD_NEXT, "recv");
+	got = real(fd, buffer, len, flags);
+	if (got >= 0 && fd == unanswered) {
+		unanswered = -1;
+		errno = ENOBUFS;
+		return -1;
+	}
+	return got;
 }
