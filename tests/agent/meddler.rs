@@ -16,7 +16,8 @@ pub const UNSENT: u8 = 75;
 pub const UNANSWERED: u8 = 76;
 
 /// Starts the agent with this shell script before each of its batches, once [`begin`] was called.
-/// Tables are not owned, so that the script may change them.
+/// Tables are not owned, so that the script may change them. A file `$MEDDLED` that the script makes
+/// is gone when the agent has read elements of IPv4 since.
 pub fn launch(site: &Site, script: &str, change: impl FnOnce(&mut Value)) -> Proxy {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/meddler.c");
     let library = site.path("meddler.so");
@@ -34,6 +35,7 @@ pub fn launch(site: &Site, script: &str, change: impl FnOnce(&mut Value)) -> Pro
     let arguments = [
         format!("LD_PRELOAD={}", library.display()),
         format!("MEDDLER={}", program.display()),
+        format!("MEDDLED={}", site.path("meddled").display()),
         site.path("kube-proxy").display().to_string(),
         config,
         format!("--hostname-override={NODE_NAME}"),

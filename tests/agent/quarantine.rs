@@ -16,14 +16,17 @@ const CULPRIT: usize = 2;
 const LATER: usize = 3;
 
 /// Starts the agent with a program that takes an element of the culprit away, or puts another one in
-/// its place, whenever the agent is about to commit: what the agent has just read is never so, and
-/// the kernel refuses whatever it wants for the culprit. Nobody else is touched.
+/// its place, once after each reading of the table, right before the agent commits: what the agent
+/// knows is never so, and the kernel refuses whatever it wants for the culprit, however often it tries
+/// without reading. Nobody else is touched.
 fn launch_meddled(site: &Site) -> Proxy {
     let key = format!("{} . tcp . 80", cluster_ip(CULPRIT, Family::V4));
     let elsewhere = format!("{} . 9", pod_ip(2, Family::V4));
     let script = format!(
-        "nft \"delete element ip kube-proxy endpoints-1 {{ {key} }}\" 2>/dev/null ||\n\
-         nft \"add element ip kube-proxy endpoints-1 {{ {key} : {elsewhere} }}\""
+        "[ -e $MEDDLED ] && exit 0\n\
+         nft \"delete element ip kube-proxy endpoints-1 {{ {key} }}\" 2>/dev/null ||\n\
+         nft \"add element ip kube-proxy endpoints-1 {{ {key} : {elsewhere} }}\"\n\
+         touch $MEDDLED"
     );
     meddler::launch(site, &script, |_| {})
 }
