@@ -1,5 +1,9 @@
 //! The metrics port over a real socket on loopback: what a scrape contains, compared with the table of
 //! upstream's metrics, and the debug pages.
+//!
+//! Metrics are recorded here by the test itself: that shows names, types, labels and buckets, and not
+//! that anything ever moves them. What does is in `tests/agent/moved.rs`, at the event and through the
+//! whole binary.
 
 #![allow(clippy::unwrap_used)] // a test binary, helpers included
 
@@ -76,7 +80,7 @@ impl Fixture {
     }
 }
 
-/// Records something in every metric, in both families.
+/// Records something in every metric, in both families, so that a scrape has every name and label.
 fn record_everything(metrics: &Metrics) {
     for family in Family::BOTH {
         record_proxy(metrics, family);
@@ -318,7 +322,8 @@ async fn reference_is_what_is_exported() {
     }
 }
 
-/// Kubeweir's own series: outcomes of commits with a closed set of errnos, skips, connections.
+/// Kubeweir's own series: outcomes of commits with a closed set of errnos, skips, connections. How they
+/// are spelled, not that anything counts them.
 #[tokio::test]
 async fn own_metrics_have_bounded_labels() {
     let fixture = Fixture::start(Mode::Nftables).await;

@@ -192,7 +192,9 @@ impl<'a> Registrar<'a> {
 
     /// Notes a metric whose collector is registered later, if at all.
     pub fn announce(&mut self, spec: Spec, kind: MetricKind) {
-        self.note(spec, kind, &[]);
+        if spec.modes.contains(&self.mode) {
+            self.note(spec, kind, &[]);
+        }
     }
 
     fn register<M>(&mut self, spec: Spec, kind: MetricKind, buckets: &[f64], metric: M) -> M

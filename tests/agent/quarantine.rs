@@ -1,15 +1,13 @@
 //! The real kernel refuses one Service: it is set aside, told of everywhere, and taken back.
 
-use std::ffi::OsString;
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::status;
-use kubeweir::testing::lab::{NODE_NAME, Place, cluster_ip, pod_ip};
+use kubeweir::testing::lab::{Place, cluster_ip, pod_ip};
 
+use crate::meddler;
 use crate::objects::{service, slice};
 use crate::site::{METRICS, Proxy, Site};
 
@@ -17,35 +15,20 @@ const GOOD: usize = 1;
 const CULPRIT: usize = 2;
 const LATER: usize = 3;
 
-/// Makes the agent start with a program that takes an element of the culprit away, or puts another
-/// one in its place, whenever the agent is about to commit: what the agent has just read is never
-/// so, and the kernel refuses whatever it wants for the culprit. Nobody else is touched.
+/// Starts the agent with a program that takes an element of the culprit away, or puts another one in
+/// its place, once after each reading of the table, right before the agent commits: what the agent
+/// knows is never so, and the kernel refuses whatever it wants for the culprit, however often it tries
+/// without reading. Nobody else is touched.
 fn launch_meddled(site: &Site) -> Proxy {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/meddler.c");
-    let library = site.path("meddler.so");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
-    let built = compiler.status().expect("cc; see DEBIAN_BUILD_PACKAGES in the Makefile");
-    assert!(built.success());
     let key = format!("{} . tcp . 80", cluster_ip(CULPRIT, Family::V4));
     let elsewhere = format!("{} . 9", pod_ip(2, Family::V4));
-    let (program, switch) = (site.path("meddler"), site.path("meddling"));
     let script = format!(
-        "[ -e {} ] || exit 0\n\
+        "[ -e $MEDDLED ] && exit 0\n\
          nft \"delete element ip kube-proxy endpoints-1 {{ {key} }}\" 2>/dev/null ||\n\
-         nft \"add element ip kube-proxy endpoints-1 {{ {key} : {elsewhere} }}\"\n",
-        switch.display()
+         nft \"add element ip kube-proxy endpoints-1 {{ {key} : {elsewhere} }}\"\n\
+         touch $MEDDLED"
     );
-    fs::write(&program, script).unwrap();
-    let config = site.config(|config| config["kubeweir"]["tableOwnership"] = false.into());
-    let arguments = [
-        format!("LD_PRELOAD={}", library.display()),
-        format!("MEDDLER={}", program.display()),
-        site.path("kube-proxy").display().to_string(),
-        config,
-        format!("--hostname-override={NODE_NAME}"),
-    ];
-    site.launch_by(Path::new("env"), &arguments.map(OsString::from))
+    meddler::launch(site, &script, |_| {})
 }
 
 fn web(site: &Site, name: &str, n: usize, endpoint: Place) {
@@ -69,6 +52,15 @@ fn quarantined(site: &Site) -> f64 {
     site.scrape().value("kubeweir_quarantined_services", &[]).unwrap_or_default()
 }
 
+/// Commits that the kernel refused because an element was, or was not, there.
+fn refusals(site: &Site) -> f64 {
+    let of = |errno| {
+        let labels = [("ip_family", "IPv4"), ("errno", errno)];
+        site.scrape().value("kubeweir_rejected_commits_total", &labels).unwrap_or_default()
+    };
+    of("ENOENT") + of("EEXIST")
+}
+
 fn is_served(site: &Site, n: usize) -> bool {
     site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, n).answer().is_some()
 }
@@ -80,7 +72,7 @@ fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
     let proxy = launch_meddled(&site);
     site.wait_served(&proxy, GOOD, "pod-0");
 
-    fs::write(site.path("meddling"), "").unwrap();
+    meddler::begin(&site);
     let start = Instant::now();
     web(&site, "culprit", CULPRIT, Place::Pod(0));
     let event = site.wait_event("ServiceQuarantined");
@@ -91,6 +83,7 @@ fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
     assert!(note.contains("element endpoints-1: "), "{note}");
     proxy.wait_log(&["The kernel refused a service", "default/culprit", "element endpoints-1: "]);
     assert_eq!(quarantined(&site), 1.0);
+    assert!(refusals(&site) >= 1.0, "the refused commit is counted");
     let aside = quarantine(&site);
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(aside[0].service, "default/culprit");
@@ -105,7 +98,7 @@ fn a_service_the_kernel_refuses_is_set_aside_and_taken_back() {
     site.wait(&proxy, "another try", || quarantine(&site).iter().any(|q| q.refusals >= 2));
     assert!(is_served(&site, GOOD) && is_served(&site, LATER));
 
-    fs::remove_file(site.path("meddling")).unwrap();
+    meddler::end(&site);
     let start = Instant::now();
     site.wait_served(&proxy, CULPRIT, "pod-0");
     println!("taken back after {:.1?}", start.elapsed());

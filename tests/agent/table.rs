@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, PATIENCE, Place, cluster_ip};
 use serde_json::json;
 
 use crate::objects::{node_port, service, slice};
-use crate::site::{HEALTHZ, Site};
+use crate::site::{HEALTHZ, SOON, Site};
 
 /// The header and the rules of a chain, without indentation.
 fn chain(table: &str, name: &str) -> String {
@@ -119,17 +120,24 @@ fn no_state_in_between() {
 }
 
 /// A program that owns a family's table, and thereby keeps us from it.
-struct Owner(Child);
+pub struct Owner(Child);
 
 impl Owner {
-    fn of_v6(site: &Site) -> Owner {
+    /// Returns when it has it.
+    pub fn of_v6(site: &Site) -> Owner {
         let mut command = Command::new("nft");
         command.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = site.node().run(|| command.spawn().unwrap());
         let stdin = child.stdin.as_mut().unwrap();
         stdin.write_all(b"add table ip6 kube-proxy { flags owner ; }\n").unwrap();
         stdin.flush().unwrap();
-        Owner(child)
+        let (owner, end) = (Owner(child), Instant::now() + SOON);
+        let tables = || site.node().feed("nft", &["list", "tables"], "").unwrap();
+        while !tables().contains("ip6 kube-proxy") {
+            assert!(Instant::now() < end, "nft does not take the table");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        owner
     }
 }
 
@@ -146,10 +154,6 @@ impl Drop for Owner {
 fn one_family_fails() {
     let site = Site::lab();
     let owner = Owner::of_v6(&site);
-    let tables = || site.node().feed("nft", &["list", "tables"], "").unwrap();
-    while !tables().contains("ip6 kube-proxy") {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
     site.server.put(&service("web", 1));
     for family in Family::BOTH {
         site.server.put(&slice("web", family, &[Place::Pod(0)]));

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::metrics::{Metrics, NoLocalEndpoints};
 use crate::model::{Families, Family, Kind, ObjectName, PerFamily};
-use crate::sync::{Arrival, FamilyState, Subscriber, Synced, Turn};
+use crate::sync::{Arrival, FamilyState, Subscriber, SyncError, Synced, Turn};
 use crate::transaction::CommitError;
 
 /// Keeps the metrics.
@@ -82,6 +82,10 @@ impl Figures {
         }
         for (_, rejection) in &report.refused {
             metrics.agent.commit_failed(family, &CommitError::Rejected(rejection.clone()));
+        }
+        // What ends a sync is not among its troubles.
+        if let Err(SyncError::Commit(error)) = &report.result {
+            metrics.agent.commit_failed(family, error);
         }
         self.count_elements(sync);
         self.observe_latency(sync);
