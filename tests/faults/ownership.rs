@@ -167,4 +167,7 @@ fn a_quarrel_is_slowed_down() {
     node.wait("the last repair", || rules_of(Family::V4) == rules);
     // It counts when it got through: a table that changes 300 times a second can hardly be read.
     node.wait("it to be counted", || node.metric(REPAIRS, &V4) >= 1.0);
+    // B27: told once a repair, not once a change.
+    let told = node.log().matches("Someone else changed the table").count();
+    assert!((1..=16).contains(&told), "{told} lines for {disturbances} changes");
 }
