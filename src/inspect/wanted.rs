@@ -58,6 +58,13 @@ pub fn wanted(objects: &[Object], setup: NodeSetup) -> Result<Wanted, Refused> {
     for family in families.iter() {
         while engine.is_pending(family) {
             let plan = engine.plan(family, Selection::Elements(usize::MAX), &BTreeMap::new());
+            if !plan.oversized.is_empty() {
+                // The agent sets them aside, too.
+                for (service, _) in plan.oversized {
+                    engine.set_aside(family, service);
+                }
+                continue;
+            }
             apply(&mut rulesets[family], &plan.transaction)
                 .map_err(|rejection| Refused { family, rejection })?;
             engine.applied(family, plan);
@@ -89,4 +96,47 @@ pub fn narrowed(wanted: &Wanted, family: Family, service: &ObjectName) -> Rulese
         !elements.is_empty()
     });
     if owned.is_empty() { Ruleset::empty(family) } else { ruleset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MOST_ENTRIES;
+    use crate::model::{Protocol, SlicePort};
+    use crate::testing::objects::{port, service, slice};
+
+    // It was planned again and again.
+    #[test]
+    fn a_service_that_is_too_large_is_left_out() {
+        let mut large = service("large", &["10.96.0.1"]);
+        let ports = 500;
+        for n in 0..ports {
+            large.ports.push(port(&format!("p{n}"), Protocol::Tcp, n + 1, None));
+        }
+        let endpoints: Vec<String> = (0..MOST_ENTRIES / usize::from(ports) + 1)
+            .map(|n| std::net::Ipv4Addr::from(0x0af4_0000 + n as u32).to_string())
+            .collect();
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        let mut many = slice("large-x", "large", ("p0", Protocol::Tcp, 8080), &endpoints);
+        let named = |port: &crate::model::ServicePort| SlicePort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: 8080,
+        };
+        many.ports = large.ports.iter().map(named).collect();
+        let mut small = service("small", &["10.96.0.2"]);
+        small.ports.push(port("http", Protocol::Tcp, 80, None));
+        let one = slice("small-x", "small", ("http", Protocol::Tcp, 8080), &["10.244.0.1"]);
+        let setup = NodeSetup {
+            options: RuleOptions::nftables(),
+            vantage: Vantage { node: "a".into(), zone: None },
+            families: Families { v4: true, v6: false },
+            owned: true,
+            local_addresses: PerFamily::default(),
+        };
+        let objects = [large.into(), many.into(), small.into(), one.into()];
+        let wanted = wanted(&objects, setup).unwrap();
+        assert_eq!(wanted.engine.summary(Family::V4).totals.services, 1);
+        assert_eq!(wanted.engine.aside(Family::V4).len(), 1);
+    }
 }
