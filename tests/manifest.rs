@@ -190,6 +190,21 @@ fn changes_arrive_as_differences() {
     followed.watching.stop();
 }
 
+// A Service that came with endpoints would else be refused for a moment.
+#[test]
+fn endpoints_are_delivered_before_the_service_they_came_with() {
+    let followed = Followed::start(&[("a.yaml", &service("one", "10.0.0.1"))]);
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: two-x\n  \
+                 labels: {kubernetes.io/service-name: two}\naddressType: IPv4\n\
+                 ports: [{name: \"\", port: 80, protocol: TCP}]\nendpoints: [{addresses: [10.1.0.1]}]\n";
+    followed.write("b.yaml", &[service("two", "10.0.0.2").as_str(), slice].join("---\n"));
+    let mut next = || match followed.changes.recv_timeout(DEADLINE).expect("a change") {
+        Change::Apply(object) => object.kind(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([next(), next()], [Kind::EndpointSlice, Kind::Service]);
+}
+
 #[test]
 fn a_malformed_file_keeps_its_last_good_version() {
     let good = [service("one", "10.0.0.1"), service("two", "10.0.0.2")].join("---\n");

@@ -91,7 +91,8 @@ impl Files {
         Some(&self.claims.get(key)?.first_key_value()?.1.object)
     }
 
-    /// The changes since the last call, deletions first.
+    /// The changes since the last call: deletions first, Services last, so that none is ever there
+    /// without the endpoints that came with it.
     pub fn changes(&mut self) -> Vec<Change> {
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         for (key, before) in std::mem::take(&mut self.before) {
@@ -101,6 +102,7 @@ impl Files {
                 None => gone.push(Change::Delete(key.0, key.1)),
             }
         }
+        new.sort_by_key(|change| matches!(change, Change::Apply(Object::Service(_))));
         gone.append(&mut new);
         gone
     }
