@@ -10,8 +10,12 @@ cd "$(dirname "$0")/../.."
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 packages="nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libgmp10 libtinfo6
 	libbsd0 libmd0 libc6"
-# Suites move to the archive when their support ends.
-mirrors="http://deb.debian.org/debian http://archive.debian.org/debian"
+# Wherever this machine takes its own packages from; one that has no such suite is passed over.
+# shellcheck disable=SC2016
+sites() { apt-get indextargets --format '$(SITE)' | sort -u; }
+mirrors=$(sites)
+# Only lists that were fetched are told of.
+[ -n "$mirrors" ] || { apt-get -qq update && mirrors=$(sites); }
 
 download() { # SUITE MIRROR DIRECTORY
 	mkdir -p "$3/lists/partial" "$3/archives/partial" "$3/debs"
