@@ -198,7 +198,7 @@ fn endpoints_are_delivered_before_the_service_they_came_with() {
                  labels: {kubernetes.io/service-name: two}\naddressType: IPv4\n\
                  ports: [{name: \"\", port: 80, protocol: TCP}]\nendpoints: [{addresses: [10.1.0.1]}]\n";
     followed.write("b.yaml", &[service("two", "10.0.0.2").as_str(), slice].join("---\n"));
-    let mut next = || match followed.changes.recv_timeout(DEADLINE).expect("a change") {
+    let next = || match followed.changes.recv_timeout(DEADLINE).expect("a change") {
         Change::Apply(object) => object.kind(),
         other => panic!("{other:?}"),
     };
