@@ -12,7 +12,7 @@ mod prepare;
 pub mod privilege;
 mod programming;
 mod servers;
-pub(crate) mod subscribers;
+mod subscribers;
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;

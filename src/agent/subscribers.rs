@@ -88,4 +88,4 @@ impl Subscriber for Heap {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
