@@ -47,12 +47,16 @@ impl UdpPort {
         slices: &[&EndpointSlice],
         family: Family,
     ) -> Vec<UdpPort> {
+        // Asked for every Service that is synced; few have one.
+        let mut udp = service.ports.iter().filter(|port| port.protocol == Protocol::Udp).peekable();
+        if udp.peek().is_none() {
+            return Vec::new();
+        }
         let Some(cluster_ip) = service.cluster_ip(family) else { return Vec::new() };
         let external = service.load_balancer_ips.iter().chain(&service.external_ips).copied();
         let addresses: Vec<IpAddr> = std::iter::once(cluster_ip)
             .chain(external.filter(|ip| Family::of(ip) == family))
             .collect();
-        let udp = service.ports.iter().filter(|port| port.protocol == Protocol::Udp);
         udp.map(|port| UdpPort {
             family,
             addresses: addresses.clone(),

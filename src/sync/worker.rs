@@ -3,6 +3,7 @@
 //! It runs on a thread of its own, as does everything of netlink: metrics and health never wait for
 //! a commit.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,6 @@ use super::schedule::{Limits, Schedule, Work};
 use super::turn::{Arrival, Foreign, Subscriber, Synced, Turn};
 use crate::model::{Families, Family, NodeAddresses, PerFamily};
 use crate::transaction::Kernel;
-use std::net::IpAddr;
 
 /// From the node's addresses to those that the engine is to know.
 pub type LocalAddresses = Box<dyn Fn(&NodeAddresses) -> PerFamily<Vec<IpAddr>> + Send>;
