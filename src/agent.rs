@@ -12,7 +12,7 @@ mod prepare;
 pub mod privilege;
 mod programming;
 mod servers;
-mod subscribers;
+pub(crate) mod subscribers;
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;

@@ -142,7 +142,8 @@ impl<K: Kernel> Synchronizer<K> {
             self.engine.take_back(family, service);
         }
         if !self.is_pending(family) {
-            self.forget_released(family);
+            // What was taken back is gone, or in force without a sync of its own.
+            due.iter().for_each(|service| self.quarantine[family].release(service));
             return None;
         }
         let mut report = Report {
@@ -160,16 +161,7 @@ impl<K: Kernel> Synchronizer<K> {
         for service in &report.services {
             self.quarantine[family].release(service);
         }
-        if report.result.is_ok() {
-            self.forget_released(family);
-        }
         Some(report)
-    }
-
-    /// Nothing is pending: what is not set aside is in force, or gone.
-    fn forget_released(&mut self, family: Family) {
-        let engine = &self.engine;
-        self.quarantine[family].retain(|service| engine.is_set_aside(family, service));
     }
 
     fn converge(

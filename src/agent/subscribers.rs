@@ -88,4 +88,4 @@ impl Subscriber for Heap {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

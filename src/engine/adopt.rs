@@ -26,7 +26,7 @@ pub enum Adoption {
 
 impl Engine {
     /// Replaces what is believed of a family's table by what was read from the kernel, and marks
-    /// every service dirty. Affinity survives in both cases.
+    /// every service dirty, of those that are gone the ones that nothing was planned for since. Affinity survives in both cases.
     pub fn adopt(&mut self, family: Family, observed: &Ruleset) -> Adoption {
         let program = &self.state[family].program;
         let (applied, adoption) = match &observed.table {
@@ -48,7 +48,8 @@ impl Engine {
         let believed = std::mem::replace(&mut state.applied, applied);
         state.applied.before = believed.before;
         state.applied.before.extend(believed.services);
-        state.dirty = self.store.services().map(|service| service.name.clone()).collect();
+        // Who is gone stays dirty: whoever is told of what changed has not heard of it yet.
+        state.dirty.extend(self.store.services().map(|service| service.name.clone()));
         adoption
     }
 }

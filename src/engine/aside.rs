@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::applied::Applied;
 use super::claims::{Claim, Claims};
-use super::{Engine, desired};
+use super::{Engine, Plan, desired};
 use crate::model::{Family, ObjectName};
 use crate::program::{FrontendKey, Placement};
 
@@ -53,6 +53,40 @@ impl Engine {
         }
         state.dirty.extend(affected);
         state.set_aside.insert(service, kept);
+    }
+
+    /// What a plan takes from services that are set aside, of what they keep.
+    pub(super) fn taken_from_aside(
+        &self,
+        family: Family,
+        plan: &Plan,
+    ) -> BTreeMap<ObjectName, Vec<FrontendKey>> {
+        let state = &self.state[family];
+        let mut taken: BTreeMap<ObjectName, Vec<FrontendKey>> = BTreeMap::new();
+        if state.set_aside.is_empty() {
+            return taken;
+        }
+        for (service, after) in plan.placements() {
+            for frontend in after.iter().flat_map(|placement| &placement.frontends) {
+                let others = state.claims.of(&frontend.key).iter().map(|claim| &claim.port.service);
+                let others = others.filter(|other| *other != service);
+                for other in others.filter(|other| state.set_aside.contains_key(*other)) {
+                    taken.entry(other.clone()).or_default().push(frontend.key);
+                }
+            }
+        }
+        taken
+    }
+
+    /// Others have these frontends in force now: they do not come back. Until then they stay with the
+    /// service that keeps them, for the others, too, may be refused.
+    pub(super) fn let_go(&mut self, family: Family, service: ObjectName, taken: &[FrontendKey]) {
+        let Some(mut kept) = self.state[family].set_aside.get(&service).cloned() else { return };
+        for placement in &mut kept {
+            placement.frontends.retain(|frontend| !taken.contains(&frontend.key));
+        }
+        kept.retain(|placement| !placement.frontends.is_empty());
+        self.keep(family, service, kept);
     }
 
     /// What a service claims while it is set aside: the frontends that it keeps. One that its object

@@ -89,9 +89,14 @@ impl Claims {
         }
     }
 
+    /// The claims to a frontend, in order.
+    pub fn of(&self, key: &FrontendKey) -> &[Claim] {
+        self.by_frontend.get(key).map_or(&[], |list| &list[..])
+    }
+
     /// Who has a frontend.
     pub fn owner(&self, key: &FrontendKey) -> Option<&ServicePortName> {
-        self.by_frontend.get(key)?.first().map(|claim| &claim.port)
+        self.of(key).first().map(|claim| &claim.port)
     }
 
     /// Frontends that more than one service port claims, with the claims in order.

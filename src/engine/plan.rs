@@ -121,18 +121,14 @@ impl Engine {
 
     /// The transaction of a plan was committed.
     pub fn applied(&mut self, family: Family, plan: Plan) {
+        let taken = self.taken_from_aside(family, &plan);
         let state = &mut self.state[family];
-        let mut kept = Vec::new();
-        for (service, placements) in &plan.placements {
+        for (service, _) in &plan.placements {
             state.dirty.remove(service);
-            if state.set_aside.get(service).is_some_and(|had| had != placements) {
-                kept.push((service.clone(), placements.clone()));
-            }
         }
         state.applied.install(plan);
-        // What others took from a service that is set aside does not come back.
-        for (service, placements) in kept {
-            self.keep(family, service, placements);
+        for (service, keys) in taken {
+            self.let_go(family, service, &keys);
         }
     }
 
@@ -218,6 +214,11 @@ fn first<A: Clone, B>(pair: &(A, B)) -> A {
 }
 
 impl Plan {
+    /// The services it covers, and what they have afterwards.
+    pub(super) fn placements(&self) -> &[(ObjectName, Vec<Placement>)] {
+        &self.placements
+    }
+
     fn start(family: Family, state: &FamilyState) -> Plan {
         Plan {
             transaction: Transaction::new(family),

@@ -54,11 +54,6 @@ impl Quarantine {
         self.services.remove(service);
     }
 
-    /// Forgets services that are not set aside any more: what is gone, or fits, needs no retry.
-    pub fn retain(&mut self, is_set_aside: impl Fn(&ObjectName) -> bool) {
-        self.services.retain(|service, _| is_set_aside(service));
-    }
-
     /// The services that are to be tried again.
     pub fn due(&self, now: Duration) -> Vec<ObjectName> {
         let due = self.services.iter().filter(|(_, q)| q.retry_at <= now);

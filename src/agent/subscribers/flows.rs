@@ -59,6 +59,12 @@ impl Flows {
         Flows { jobs, traffic, node_port_addresses, known: PerFamily::default() }
     }
 
+    /// UDP ports of services at their last job.
+    #[cfg(test)]
+    pub fn known(&self, family: Family) -> &HashMap<ObjectName, Vec<UdpPort>> {
+        &self.known[family]
+    }
+
     /// The services among those in force whose UDP ports are not what they were.
     fn due(&mut self, family: Family, in_force: &[InForce]) -> BTreeMap<ObjectName, Ports> {
         let mut due = BTreeMap::new();

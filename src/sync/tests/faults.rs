@@ -230,3 +230,15 @@ fn a_table_stays_an_orphan_until_it_is_taken() {
     assert!(worker.sync(V4, Duration::ZERO).unwrap().result.is_ok());
     assert_eq!(worker.kernel.ruleset(V4).table.as_ref().unwrap().owner, Ownership::Ours);
 }
+
+// Whoever follows the reports, flows among them, would not hear that it is gone.
+#[test]
+fn a_deleted_service_is_reported_although_the_table_was_read_anew() {
+    let mut current = start(cluster(3), FakeKernel::new());
+    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    current.engine.apply(Change::Delete(Kind::Service, name("s1")));
+    current.kernel.fail([Fault::LostAfter]);
+    let report = current.sync(V4, Duration::ZERO).unwrap();
+    assert!(report.result.is_ok() && report.adoption.is_some(), "{report:?}");
+    assert!(report.services.contains(&name("s1")), "{:?}", report.services);
+}

@@ -298,3 +298,47 @@ fn a_retry_of_a_refused_service_reads_no_table() {
         assert_kept(&current, &before, &format!("blames {blames}"));
     }
 }
+
+// Its object asks for an address no more, and the one that asks for it now is refused, too.
+#[test]
+fn what_others_ask_for_stays_until_they_have_it() {
+    let with_address = |of: &str, addresses: &[&str]| -> Object {
+        let mut object = service(of, &[&format!("10.96.0.{}", &of[1..])]);
+        object.ports.push(port("http", Protocol::Tcp, 80, None));
+        object.external_ips = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        object.into()
+    };
+    let mut objects = cluster(3);
+    objects.retain(|object| *object.name() != name("s1"));
+    objects.push(with_address("s1", &["192.0.2.1"]));
+    let (mut current, before) = with_s1_refused(objects, false);
+    for change in [
+        with_address("s1", &[]),
+        with_address("s2", &["192.0.2.1"]),
+        endpoints("s2", &["10.244.0.99@a"]),
+    ] {
+        current.engine.apply(Change::Apply(change));
+    }
+    current.distrust(V4);
+    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
+    assert_eq!(aside(&current), ["default/s1", "default/s2"]);
+    assert_kept(&current, &before, "both are refused");
+
+    let owner = |current: &Synchronizer<FakeKernel>| {
+        let claimed = Key::new().address([192, 0, 2, 1].into());
+        let sets = current.kernel.ruleset(V4).sets.values();
+        let mut elements = sets.flat_map(|(_, elements)| elements.values());
+        let labelled = elements
+            .find(|e| e.key.as_bytes().starts_with(claimed.as_bytes()) && e.comment.is_some());
+        labelled.and_then(|element| element.comment.as_deref().map(str::to_owned))
+    };
+    assert_eq!(owner(&current).as_deref(), Some("default/s1:http"));
+    current.engine.apply(Change::Apply(endpoints("s2", &["10.244.0.2@a"])));
+    current.sync(V4, Duration::ZERO);
+    assert_eq!(owner(&current).as_deref(), Some("default/s2:http"));
+    // What another had meanwhile does not come back.
+    current.engine.apply(Change::Apply(with_address("s2", &[])));
+    current.sync(V4, Duration::ZERO);
+    assert_eq!(aside(&current), ["default/s1"]);
+    assert_eq!(owner(&current), None);
+}
