@@ -282,7 +282,7 @@ fn transport(access: &Access) -> Result<Transport, ConnectionError> {
         Route::Through(proxy) if !is_https => proxy.authorization(),
         _ => None,
     };
-    let connector = dial::connector(is_https, &route, &tls(access)?, config.connect_timeout);
+    let connector = dial::connector(is_https, &route, &tls(access)?);
     let client = dial::client(connector, pings());
     Ok(BoxCloneSyncService::new(
         ServiceBuilder::new()

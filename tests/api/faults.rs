@@ -99,6 +99,25 @@ fn a_start_without_a_server_waits_for_it() {
     assert_eq!(setup.server.requests().len(), 1);
 }
 
+// After a long outage the next try was up to a minute away.
+#[test]
+fn a_server_that_was_away_for_long_is_served_as_soon_as_it_is_there() {
+    let mut setup = Setup::new();
+    fill(&setup.server);
+    let options = setup.options();
+    setup.server.stop();
+    let client = setup.client(options);
+    for kind in Kind::ALL {
+        setup.watch(&client, kind);
+    }
+    setup.wait("many attempts", || setup.failures() >= 6 * Kind::ALL.len());
+    setup.server.resume().unwrap();
+    let back = Instant::now();
+    wait_for_everything(&setup);
+    assert!(back.elapsed() < Duration::from_secs(2), "{:?}", back.elapsed());
+    assert_eq!(setup.server.connections(), 1, "whoever finds it first finds it for all");
+}
+
 #[test]
 fn a_compacted_history_leads_to_one_fresh_list() {
     for streaming in [true, false] {

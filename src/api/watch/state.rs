@@ -53,8 +53,13 @@ pub enum Outcome {
     },
     /// The server took the request and gave no answer.
     Unanswered,
-    /// There was no connection.
+    /// There was no connection, though somebody is there.
     Unreachable,
+    /// Nobody took the connection, for this time.
+    Absent {
+        /// From the first try to the last.
+        lasted: Duration,
+    },
     /// The server refused, by HTTP status or by an ERROR event.
     Refused(Refusal),
 }
@@ -181,6 +186,10 @@ impl Machine {
                 self.failures = 1;
                 Duration::ZERO
             }
+            Outcome::Absent { lasted } => {
+                self.failures = self.failures.max(1);
+                BASE.mul_f64(1.0 + jitter).saturating_sub(*lasted)
+            }
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
             _ => self.back_off(jitter),
         };
@@ -196,7 +205,7 @@ impl Machine {
     fn ends_streaming(&self, outcome: &Outcome) -> bool {
         self.request == Request::StreamingList
             && match outcome {
-                Outcome::Unreachable => false,
+                Outcome::Unreachable | Outcome::Absent { .. } => false,
                 Outcome::Refused(refusal) => !refusal.is_throttling(),
                 _ => true,
             }
