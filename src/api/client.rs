@@ -26,6 +26,9 @@ use super::throttle::TokenBucket;
 /// How long an answer may take to begin, and each part of a body to follow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For how long one request looks for a server that was away, and the others wait for what it finds.
+const DIALLING: Duration = Duration::from_secs(3);
+
 /// How often credentials are looked for in their files, if there are requests.
 const READ_EVERY: Duration = Duration::from_secs(10);
 
@@ -251,15 +254,23 @@ impl Client {
         }
         let dialling = self.dialling().await;
         let begun = Instant::now();
-        let answer = connection.transport.oneshot(request.map(Body::from));
-        let answer = match tokio::time::timeout(PATIENCE, answer).await {
+        let mut answer = std::pin::pin!(connection.transport.oneshot(request.map(Body::from)));
+        let mut answered = None;
+        if let Some(guard) = dialling {
+            answered = tokio::time::timeout(DIALLING, &mut answer).await.ok();
+            drop(guard);
+        }
+        let answer = match answered {
+            Some(answered) => Ok(answered),
+            None => tokio::time::timeout(PATIENCE, answer).await,
+        };
+        let answer = match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(RequestError::Send { method: method.clone(), path, source }),
             Err(_) => Err(RequestError::TooSlow { method: method.clone(), path }),
         };
         let is_absent = answer.as_ref().is_err_and(RequestError::is_absence);
         self.0.absent.store(is_absent, Ordering::Relaxed);
-        drop(dialling);
         if wants_renewal(&answer) {
             self.renew(connection.generation).await;
         }
