@@ -8,6 +8,7 @@
 mod access;
 mod client;
 mod connection;
+mod crypto;
 mod dial;
 mod events;
 mod node;

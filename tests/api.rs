@@ -9,6 +9,8 @@ mod connection;
 mod events;
 #[path = "api/faults.rs"]
 mod faults;
+#[path = "api/handshake.rs"]
+mod handshake;
 #[path = "api/reach.rs"]
 mod reach;
 #[path = "api/reading.rs"]

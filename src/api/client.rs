@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ use super::throttle::TokenBucket;
 
 /// How long an answer may take to begin, and each part of a body to follow.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For how long one request looks for a server that was away, and the others wait for what it finds.
+const DIALLING: Duration = Duration::from_secs(3);
 
 /// How often credentials are looked for in their files, if there are requests.
 const READ_EVERY: Duration = Duration::from_secs(10);
@@ -93,6 +97,16 @@ impl RequestError {
             RequestError::Receive { .. } | RequestError::TooSlow { .. } => true,
         }
     }
+
+    /// Nobody took the connection: neither server nor proxy.
+    pub(super) fn is_absence(&self) -> bool {
+        match self {
+            RequestError::Send { source, .. } => {
+                !self.was_sent() && !is_tls_failure(source.as_ref())
+            }
+            RequestError::Receive { .. } | RequestError::TooSlow { .. } => false,
+        }
+    }
 }
 
 fn broke_after_connecting(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -114,6 +128,9 @@ struct Inner {
     bucket: Mutex<TokenBucket>,
     connection: Mutex<Connection>,
     renewing: tokio::sync::Mutex<()>,
+    /// Whether the last that was heard of the server is that it is not there.
+    absent: AtomicBool,
+    dialling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -173,6 +190,8 @@ impl Client {
             bucket: Mutex::new(TokenBucket::new(options.qps, options.burst, Instant::now())),
             connection: Mutex::new(connection),
             renewing: tokio::sync::Mutex::new(()),
+            absent: AtomicBool::new(false),
+            dialling: tokio::sync::Mutex::new(()),
             observe,
             options,
         })))
@@ -233,13 +252,25 @@ impl Client {
         if let Some(authorization) = connection.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
+        let dialling = self.dialling().await;
         let begun = Instant::now();
-        let answer = connection.transport.oneshot(request.map(Body::from));
-        let answer = match tokio::time::timeout(PATIENCE, answer).await {
+        let mut answer = std::pin::pin!(connection.transport.oneshot(request.map(Body::from)));
+        let mut answered = None;
+        if let Some(guard) = dialling {
+            answered = tokio::time::timeout(DIALLING, &mut answer).await.ok();
+            drop(guard);
+        }
+        let answer = match answered {
+            Some(answered) => Ok(answered),
+            None => tokio::time::timeout(PATIENCE, answer).await,
+        };
+        let answer = match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => Err(RequestError::Send { method: method.clone(), path, source }),
             Err(_) => Err(RequestError::TooSlow { method: method.clone(), path }),
         };
+        let is_absent = answer.as_ref().is_err_and(RequestError::is_absence);
+        self.0.absent.store(is_absent, Ordering::Relaxed);
         if wants_renewal(&answer) {
             self.renew(connection.generation).await;
         }
@@ -253,6 +284,17 @@ impl Client {
             response_bytes: None,
         };
         (exchange, answer)
+    }
+
+    /// While the server is away one request at a time looks for it, and the others use the connection
+    /// that it finds: many nodes come back at once.
+    async fn dialling(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let is_absent = || self.0.absent.load(Ordering::Relaxed);
+        if !is_absent() {
+            return None;
+        }
+        let guard = self.0.dialling.lock().await;
+        is_absent().then_some(guard)
     }
 
     /// Looks now and then whether token, certificates or keys were replaced, so that no request is

@@ -22,6 +22,7 @@ use tower::{BoxError, ServiceBuilder};
 use tracing::warn;
 
 use super::access::{Access, Files, Trust};
+use super::crypto;
 use super::dial::{self, Pings, Tls};
 use super::proxy::{self, Environment, Proxy, Route};
 use super::trust::{self, Anchors, Anyone, Bundle};
@@ -223,7 +224,7 @@ fn tls(access: &Access) -> Result<Tls, ConnectionError> {
         server: server(),
         source,
     };
-    let builder = ClientConfig::builder_with_provider(trust::provider())
+    let builder = ClientConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .expect("ring knows TLS 1.2 and 1.3")
         .dangerous()
@@ -232,7 +233,8 @@ fn tls(access: &Access) -> Result<Tls, ConnectionError> {
         Some((certificates, key)) => {
             let chain = trust::certificates(certificates);
             let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| identity(e.into()))?;
-            builder.with_client_auth_cert(chain, key).map_err(|e| identity(e.into()))?
+            let client = crypto::client_key(chain, &key).map_err(|e| identity(e.into()))?;
+            builder.with_client_cert_resolver(client)
         }
         None => builder.with_no_client_auth(),
     };
@@ -280,7 +282,7 @@ fn transport(access: &Access) -> Result<Transport, ConnectionError> {
         Route::Through(proxy) if !is_https => proxy.authorization(),
         _ => None,
     };
-    let connector = dial::connector(is_https, &route, &tls(access)?, config.connect_timeout);
+    let connector = dial::connector(is_https, &route, &tls(access)?);
     let client = dial::client(connector, pings());
     Ok(BoxCloneSyncService::new(
         ServiceBuilder::new()

@@ -158,11 +158,18 @@ pub(super) fn client(connector: Connector, pings: Pings) -> Client<Connector, Bo
         .build(connector)
 }
 
-fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
+/// For how long a packet that asks for a connection is sent again, by the kernel after one second. Then
+/// a new one goes out, which arrives as soon as there is a way again.
+const CONNECT: Duration = Duration::from_secs(2);
+/// What a proxy and TLS may take on top: as in Go, against those that take a connection and go no
+/// further.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(connect_timeout);
+    tcp.set_connect_timeout(Some(CONNECT));
     // A watch is silent for a minute at a time; a server that vanished without a FIN or RST must be
     // noticed over HTTP/1.1 too, and when what was sent is not acknowledged.
     tcp.set_keepalive(Some(Duration::from_secs(30)));
@@ -173,13 +180,8 @@ fn tcp(connect_timeout: Option<Duration>) -> HttpConnector {
 }
 
 /// A connector to servers of one scheme by one route.
-pub(super) fn connector(
-    is_https: bool,
-    route: &Route,
-    tls: &Tls,
-    connect_timeout: Option<Duration>,
-) -> Connector {
-    let tcp = tcp(connect_timeout);
+pub(super) fn connector(is_https: bool, route: &Route, tls: &Tls) -> Connector {
+    let tcp = tcp();
     let way = match route {
         Route::Direct => boxed(tcp),
         Route::RefusedInCgi => {
@@ -187,8 +189,20 @@ pub(super) fn connector(
         }
         Route::Through(proxy) => through(is_https, proxy, tls, tcp),
     };
-    if is_https { boxed(tls.over(way, tls.http2)) } else { way }
+    if !is_https {
+        return way;
+    }
+    let secured = boxed(tls.over(way, tls.http2));
+    BoxCloneSyncService::new(service_fn(move |server: Uri| {
+        let connected = tokio::time::timeout(HANDSHAKE, secured.clone().oneshot(server));
+        async { connected.await.unwrap_or_else(|_| Err(Mute.into())) }
+    }))
 }
+
+/// A connection was taken, and then nothing came.
+#[derive(Debug, thiserror::Error)]
+#[error("no TLS handshake within {} s", HANDSHAKE.as_secs())]
+struct Mute;
 
 /// HTTP_PROXY is not trusted where a client could have set it.
 #[derive(Debug, thiserror::Error)]

@@ -7,35 +7,32 @@
 //! comes straight from an anchor.
 
 mod bundle;
-mod signature;
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::der::oid::AssociatedOid;
-use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{
+    BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectAltName,
+};
 use x509_cert::spki::ObjectIdentifier;
 
 pub(super) use bundle::{Bundle, certificates};
+
+use super::crypto::{provider, signature};
 
 /// Extended key usages that a server may have (RFC 5280).
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
-/// ring, and the signatures that it cannot check.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        signature_verification_algorithms: signature::ALGORITHMS,
-        ..rustls::crypto::ring::default_provider()
-    })
-}
+/// What is looked at of what a server shows; signatures cost time.
+const MOST_INTERMEDIATES: usize = 10;
 
 /// Accepts servers by trust anchors.
 #[derive(Debug)]
@@ -55,40 +52,72 @@ impl Anchors {
     }
 
     /// What Go accepts beyond rustls.
-    fn accepts(&self, server: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> bool {
+    fn accepts(
+        &self,
+        server: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> bool {
         let Ok(certificate) = Certificate::from_der(server) else { return false };
         let anchored = self.certificates.iter().any(|anchor| anchor.as_ref() == server.as_ref());
-        (anchored || self.issued_by_an_anchor(&certificate, now))
+        let issued = || {
+            let between = read(&intermediates[..intermediates.len().min(MOST_INTERMEDIATES)]);
+            knows_all_critical(&certificate)
+                && is_issued(&certificate, &between, &read(&self.certificates), now)
+        };
+        (anchored || issued())
             && is_valid_at(&certificate, now)
             && may_serve(&certificate)
             && ParsedCertificate::try_from(server)
                 .and_then(|parsed| verify_server_name(&parsed, name))
                 .is_ok()
     }
+}
 
-    fn issued_by_an_anchor(&self, certificate: &Certificate, now: UnixTime) -> bool {
-        knows_all_critical(certificate)
-            && self.certificates.iter().any(|anchor| {
-                Certificate::from_der(anchor).is_ok_and(|anchor| {
-                    anchor.tbs_certificate.subject == certificate.tbs_certificate.issuer
-                        && is_valid_at(&anchor, now)
-                        && may_issue(&anchor)
-                        && signature::is_signed_by(certificate, &anchor)
-                })
-            })
+/// Those that can be read.
+fn read(certificates: &[CertificateDer<'_>]) -> Vec<Certificate> {
+    certificates.iter().filter_map(|one| Certificate::from_der(one).ok()).collect()
+}
+
+/// Whether signatures lead from a certificate to an anchor.
+fn is_issued(
+    certificate: &Certificate,
+    intermediates: &[Certificate],
+    anchors: &[Certificate],
+    now: UnixTime,
+) -> bool {
+    // One that was tried on one way is of no use on another; so each is looked at once.
+    let mut left: Vec<&Certificate> = intermediates.iter().collect();
+    let mut reached = vec![(certificate, 0)];
+    while let Some((child, below)) = reached.pop() {
+        let signed = |issuer: &Certificate| {
+            issuer.tbs_certificate().subject() == child.tbs_certificate().issuer()
+                && is_valid_at(issuer, now)
+                && may_issue(issuer, below)
+                && signature::is_signed_by(child, issuer)
+        };
+        if anchors.iter().any(signed) {
+            return true;
+        }
+        let is_issuer = |issuer: &&Certificate| !is_old(issuer) && signed(issuer);
+        let (issuers, others) = left.into_iter().partition(is_issuer);
+        left = others;
+        reached.extend(Vec::into_iter(issuers).map(|issuer| (issuer, below + 1)));
     }
+    false
 }
 
 /// Within the time that the certificate was made for.
 fn is_valid_at(certificate: &Certificate, now: UnixTime) -> bool {
-    let validity = &certificate.tbs_certificate.validity;
+    let validity = certificate.tbs_certificate().validity();
     let seconds = |time: &x509_cert::time::Time| time.to_unix_duration().as_secs();
     (seconds(&validity.not_before)..=seconds(&validity.not_after)).contains(&now.as_secs())
 }
 
 /// An extension's content; `None` if it is not there, `Some(None)` if it cannot be read.
 fn extension<'a, T: Decode<'a> + AssociatedOid>(certificate: &'a Certificate) -> Option<Option<T>> {
-    let extensions = certificate.tbs_certificate.extensions.as_ref()?;
+    let extensions = certificate.tbs_certificate().extensions()?;
     let found = extensions.iter().find(|extension| extension.extn_id == T::OID)?;
     Some(T::from_der(found.extn_value.as_bytes()).ok())
 }
@@ -102,24 +131,35 @@ fn may_serve(certificate: &Certificate) -> bool {
     }
 }
 
-/// A CA without limits on names, which would have to be checked.
-fn may_issue(anchor: &Certificate) -> bool {
-    let is_ca = match extension::<BasicConstraints>(anchor) {
-        Some(Some(constraints)) => constraints.ca,
+/// Of a version without extensions: an anchor may still be a CA.
+fn is_old(certificate: &Certificate) -> bool {
+    certificate.tbs_certificate().version() != x509_cert::Version::V3
+}
+
+/// A CA without limits on names, which would have to be checked, and with room for the CAs below it.
+fn may_issue(issuer: &Certificate, below: u8) -> bool {
+    let is_ca = match extension::<BasicConstraints>(issuer) {
+        Some(Some(constraints)) => {
+            constraints.ca && constraints.path_len_constraint.is_none_or(|most| below <= most)
+        }
         Some(None) => false,
-        None => anchor.tbs_certificate.version != x509_cert::Version::V3,
+        None => is_old(issuer),
     };
-    let signs = match extension::<KeyUsage>(anchor) {
+    let signs = match extension::<KeyUsage>(issuer) {
         Some(usage) => usage.is_some_and(|usage| usage.key_cert_sign()),
         None => true,
     };
-    is_ca && signs && may_serve(anchor) && knows_all_critical(anchor)
+    is_ca
+        && signs
+        && may_serve(issuer)
+        && knows_all_critical(issuer)
+        && extension::<NameConstraints>(issuer).is_none()
 }
 
 /// No critical extension that is not looked at here.
 fn knows_all_critical(certificate: &Certificate) -> bool {
     let known = [BasicConstraints::OID, ExtendedKeyUsage::OID, KeyUsage::OID, SubjectAltName::OID];
-    let extensions = certificate.tbs_certificate.extensions.iter().flatten();
+    let extensions = certificate.tbs_certificate().extensions().into_iter().flatten();
     extensions.filter(|extension| extension.critical).all(|one| known.contains(&one.extn_id))
 }
 
@@ -141,7 +181,7 @@ impl ServerCertVerifier for Anchors {
             }
             None => CertificateError::UnknownIssuer.into(),
         };
-        if self.accepts(server, name, now) {
+        if self.accepts(server, intermediates, name, now) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(refused)

@@ -69,6 +69,7 @@ impl Failure {
     fn outcome(self, lasted: Duration) -> Outcome {
         match self {
             Failure::Unreachable(error) if error.was_sent() => Outcome::Unanswered,
+            Failure::Unreachable(error) if error.is_absence() => Outcome::Absent { lasted },
             Failure::Unreachable(_) => Outcome::Unreachable,
             Failure::Broken(_) => Outcome::Broken { lasted },
             Failure::Refused { refusal, .. } => Outcome::Refused(refusal),

@@ -26,6 +26,7 @@ mod objects;
 mod quarantine;
 mod secrets;
 mod servers;
+mod silence;
 mod site;
 mod table;
 mod takeover;

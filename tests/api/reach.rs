@@ -1,7 +1,7 @@
 //! The ways to the API server: HTTP versions, cuts, proxies.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::Kind;
 use kubeweir::testing::ApiServer;
-use kubeweir::testing::api_server::{Ask, Break};
+use kubeweir::testing::api_server::{Answer, Ask, Break, Fault};
 use serde_json::{Value, json};
 
 use super::setup::*;
+use super::trust::showing;
 
 // Upstream has one connection too; a balancer sees its pings.
 #[test]
@@ -92,9 +93,93 @@ fn head(from: &mut impl Read) -> String {
 fn splice(mut client: TcpStream, mut server: TcpStream) {
     let (mut to_client, mut from_server) =
         (client.try_clone().unwrap(), server.try_clone().unwrap());
-    std::thread::spawn(move || std::io::copy(&mut from_server, &mut to_client));
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_server, &mut to_client);
+        let _ = to_client.shutdown(Shutdown::Both);
+    });
     // The client closes when the test ends; how is of no interest.
     let _ = std::io::copy(&mut client, &mut server);
+}
+
+/// The longest pause after a first refusal without `Retry-After`.
+const PAUSE: Duration = Duration::from_millis(1600);
+
+/// What a server may be like.
+type Oddity = (&'static str, fn(&Setup));
+
+fn refused(setup: &Setup, ask: Ask, times: usize, answer: Answer) {
+    setup.server.fail(Fault { kind: None, ask, times, answer });
+}
+
+// An API server may be old, behind a proxy, busy, cut off now and then, and with odd certificates, all
+// at once: it is served soon after it can be reached.
+#[test]
+fn oddities_together_cost_less_than_two_seconds() {
+    let ways: [Option<fn(SocketAddr) -> (String, Asked)>; 3] = [
+        None,
+        Some(|server| {
+            let (proxy, asked) = http_proxy(server);
+            (format!("http://{proxy}"), asked)
+        }),
+        Some(|server| {
+            let (proxy, asked) = socks_proxy(server);
+            (format!("socks5://{proxy}"), asked)
+        }),
+    ];
+    let old: Oddity = ("etcd too old, lists in pages", |setup| {
+        refused(setup, Ask::StreamingList, usize::MAX, refuse(500, "InternalError", None));
+        setup.server.page_size(1);
+    });
+    let busy: Oddity = ("throttled", |setup| {
+        refused(setup, Ask::List, 1, refuse(429, "TooManyRequests", None));
+        refused(setup, Ask::Watch, 1, refuse(429, "TooManyRequests", None));
+    });
+    let cut: Oddity = ("cut", |setup| {
+        for kind in Kind::ALL {
+            setup.server.fail(fault(kind, Ask::StreamingList, 1, Answer::Drop));
+            setup.server.fail(fault(kind, Ask::List, 1, Answer::Drop));
+        }
+    });
+    let small: Oddity = ("in small pieces", |setup| setup.server.chunk(7));
+    let plain: Oddity = ("HTTP/1.1 and JSON", |setup| {
+        setup.server.http1_only();
+        setup.server.json_only();
+    });
+    let sets: [&[Oddity]; 4] =
+        [&[old, busy, plain], &[old, cut, small], &[cut, small, plain], &[old, cut, busy, small]];
+    let chains =
+        ["good-self-signed-ca-flag", "good-ca-flag-intermediate-last", "good-rsa1024-sha384"];
+    let each = ways.into_iter().flat_map(|way| sets.map(|oddities| (way, oddities)));
+    for ((way, oddities), chain) in each.zip(chains.into_iter().cycle()) {
+        let names: Vec<_> = oddities.iter().map(|(name, _)| *name).collect();
+        println!("{chain}, {names:?}, proxied {}", way.is_some());
+        let mut setup = showing(super::trust::chain(chain));
+        fill(&setup.server);
+        setup.server.delete(Kind::Service, "shop", "a");
+        oddities.iter().for_each(|(_, odd)| odd(&setup));
+        let options = setup.options();
+        let proxy = way.map(|way| way(setup.server.address()));
+        if let Some((proxy, _)) = &proxy {
+            rename(options.kubeconfig.as_ref().unwrap(), |cluster| {
+                cluster["proxy-url"] = proxy.clone().into();
+            });
+        }
+        setup.server.stop();
+        let client = setup.client(options);
+        for kind in Kind::ALL {
+            setup.watch(&client, kind);
+        }
+        setup.wait("attempts", || setup.failures() >= Kind::ALL.len());
+        setup.server.resume().unwrap();
+        let reachable = Instant::now();
+        wait_for_everything(&setup);
+        let took = reachable.elapsed();
+        // Who is told that there are too many requests waits once more.
+        let asked_to_wait = if names.contains(&"throttled") { PAUSE } else { Duration::ZERO };
+        assert!(took < Duration::from_secs(2) + asked_to_wait, "{chain}, {names:?}: {took:?}");
+        let proxied = proxy.is_none_or(|(_, asked)| asked.try_iter().next().is_some());
+        assert!(proxied, "{names:?}: the proxy was not asked");
+    }
 }
 
 /// A proxy of the old sort: tunnels, and whole URLs.
@@ -112,7 +197,7 @@ fn http_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
                     head.lines().find(|line| line.to_lowercase().starts_with("proxy-auth"));
                 let what = line.rsplit_once(' ').map_or("", |(what, _)| what);
                 let _ = asked.send(format!("{what} {}", credentials.unwrap_or_default()));
-                let mut upstream = TcpStream::connect(server).unwrap();
+                let Ok(mut upstream) = TcpStream::connect(server) else { return };
                 if line.starts_with("CONNECT") {
                     client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
                 } else {
@@ -161,7 +246,9 @@ fn socks_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
                 take(2);
                 let _ = asked.send(format!("socks {host}"));
                 client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
-                splice(client, TcpStream::connect(server).unwrap());
+                if let Ok(server) = TcpStream::connect(server) {
+                    splice(client, server);
+                }
             });
         }
     });

@@ -18,7 +18,7 @@ fn certificates() -> PathBuf {
 }
 
 /// The certificates of a case.
-fn chain(name: &str) -> Chain {
+pub fn chain(name: &str) -> Chain {
     let read = |path: &str| fs::read_to_string(certificates().join(path)).unwrap();
     Chain {
         trusted: read(&format!("{name}/trusted")),
@@ -36,7 +36,7 @@ fn cases(verdict: &str) -> Vec<String> {
 }
 
 /// A server with these certificates and one Service.
-fn showing(chain: Chain) -> Setup {
+pub fn showing(chain: Chain) -> Setup {
     let setup = Setup { server: ApiServer::start_with(LOOPBACK, chain).unwrap(), ..Setup::new() };
     setup.server.put(&service("a"));
     setup

@@ -23,6 +23,8 @@ use crate::backoff::Backoff;
 const BASE: Duration = Duration::from_millis(800);
 /// Upper bound of the delay before jitter.
 const CAP: Duration = Duration::from_secs(30);
+/// From one look for a server that is not there to the next, before jitter.
+const ABSENT: Duration = Duration::from_millis(500);
 /// A watch that lasted longer may be cut by whoever is on the way, however often: that is no failure of
 /// the server. One that ends sooner counts as a failure, so that a server that closes at once is not
 /// asked in a tight loop; with an event in it, only from the second in a row on.
@@ -53,8 +55,13 @@ pub enum Outcome {
     },
     /// The server took the request and gave no answer.
     Unanswered,
-    /// There was no connection.
+    /// There was no connection, though somebody is there.
     Unreachable,
+    /// Nobody took the connection, for this time.
+    Absent {
+        /// From the first try to the last.
+        lasted: Duration,
+    },
     /// The server refused, by HTTP status or by an ERROR event.
     Refused(Refusal),
 }
@@ -111,6 +118,10 @@ pub struct Machine {
     /// Streaming lists are not to be tried, or were refused in a way that will not change.
     paged: bool,
     failures: u32,
+    /// The server was away, and nothing succeeded since.
+    lost: bool,
+    /// A request got no whole answer, and nothing succeeded since.
+    excused: bool,
     /// The last refusal was answered with another request, which did not succeed yet.
     remedied: bool,
     /// The running watch delivered something.
@@ -126,6 +137,8 @@ impl Default for Machine {
             version: None,
             paged: false,
             failures: 0,
+            lost: false,
+            excused: false,
             remedied: false,
             progressed: false,
             short: 0,
@@ -168,7 +181,7 @@ impl Machine {
             // A list is no success yet if the watch after it is refused as the one before it was.
             Outcome::Page { .. } => {
                 if !self.remedied {
-                    self.failures = 0;
+                    self.succeeded();
                 }
                 Duration::ZERO
             }
@@ -177,9 +190,13 @@ impl Machine {
                 self.after_stream(*lasted, in_order && progressed, jitter)
             }
             // A connection that was kept open was closed as the request came in.
-            Outcome::Unanswered if self.is_watching() && self.failures == 0 => {
-                self.failures = 1;
+            Outcome::Unanswered | Outcome::Broken { .. } if !self.excused => {
+                self.excused = true;
                 Duration::ZERO
+            }
+            Outcome::Absent { lasted } => {
+                self.lost = true;
+                ABSENT.mul_f64(1.0 + jitter).saturating_sub(*lasted)
             }
             Outcome::Refused(refusal) => self.after_refusal(refusal, jitter),
             _ => self.back_off(jitter),
@@ -196,7 +213,7 @@ impl Machine {
     fn ends_streaming(&self, outcome: &Outcome) -> bool {
         self.request == Request::StreamingList
             && match outcome {
-                Outcome::Unreachable => false,
+                Outcome::Unreachable | Outcome::Absent { .. } => false,
                 Outcome::Refused(refusal) => !refusal.is_throttling(),
                 _ => true,
             }
@@ -258,7 +275,8 @@ impl Machine {
         }
         // An API server that restarted forgets old versions. How long it was away says nothing
         // about the remedy; but whoever lost it with us is not to ask for a list at the same time.
-        let was_lost = std::mem::take(&mut self.failures) > 0;
+        let was_lost = self.lost || self.excused || self.failures > 0;
+        self.failures = 0;
         let delay = self.back_off(jitter);
         if was_lost { delay } else { Duration::ZERO }
     }
@@ -280,6 +298,8 @@ impl Machine {
 
     fn succeeded(&mut self) {
         self.failures = 0;
+        self.lost = false;
+        self.excused = false;
         self.remedied = false;
     }
 

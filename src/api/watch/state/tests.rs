@@ -25,6 +25,10 @@ fn broken(ms: u64) -> Outcome {
     Outcome::Broken { lasted: Duration::from_millis(ms) }
 }
 
+fn absent(ms: u64) -> Outcome {
+    Outcome::Absent { lasted: Duration::from_millis(ms) }
+}
+
 /// A machine whose initial list is complete as of version 40.
 fn watching() -> Machine {
     let mut machine = Machine::default();
@@ -59,13 +63,14 @@ fn a_cold_start_tries_a_streaming_list() {
 fn every_outcome_leads_to_the_next_request() {
     let token = || Request::ListPage { continue_token: "t".into() };
     let start = Machine::default;
-    let cases: [(&str, Machine, Outcome, Request, u64); 39] = [
+    let cases: [(&str, Machine, Outcome, Request, u64); 42] = [
         ("streaming refused: pages", start(), refused(422, "Invalid", None), list("0"), 0),
         ("streaming unknown: pages", start(), refused(400, "BadRequest", None), list("0"), 0),
         ("streaming cut: pages", start(), broken(10), list("0"), 0),
         ("streaming dropped: pages", start(), Outcome::Unanswered, list("0"), 0),
         ("streaming without end: pages", start(), ended(60_000), list("0"), 0),
-        ("no server", start(), Outcome::Unreachable, Request::StreamingList, 800),
+        ("no server", start(), absent(0), Request::StreamingList, 500),
+        ("a strange server", start(), Outcome::Unreachable, Request::StreamingList, 800),
         ("streaming throttled", start(), refused(429, "", Some(7)), Request::StreamingList, 7000),
         (
             "streaming throttled, no time",
@@ -84,7 +89,7 @@ fn every_outcome_leads_to_the_next_request() {
         ("a token of another server", paging(), refused(400, "BadRequest", None), list("0"), 0),
         ("a page, more to come", paging(), page("40", Some("t")), token(), 0),
         ("the last page", paging(), page("40", None), watch("40"), 0),
-        ("a page broke", paging(), broken(10), token(), 800),
+        ("a page broke", paging(), broken(10), token(), 0),
         ("a page throttled", paging(), refused(429, "", Some(1)), token(), 1000),
         ("the token expired", paging(), refused(410, "Expired", None), Request::FullList, 0),
         ("watch timed out", watching(), ended(300_000), watch("40"), 0),
@@ -93,7 +98,9 @@ fn every_outcome_leads_to_the_next_request() {
         ("watch cut by a balancer", watching(), broken(20_000), watch("40"), 0),
         ("watch cut after a second", watching_after_pages(), broken(1000), watch("40"), 0),
         ("a kept connection was closed", watching(), Outcome::Unanswered, watch("40"), 0),
-        ("server gone", watching(), Outcome::Unreachable, watch("40"), 800),
+        ("server gone", watching(), absent(300), watch("40"), 200),
+        ("server gone without a word", watching(), absent(2000), watch("40"), 0),
+        ("another server in its place", watching(), Outcome::Unreachable, watch("40"), 800),
         ("watch throttled", watching(), refused(429, "", Some(3)), watch("40"), 3000),
         ("token rotated", watching(), refused(401, "Unauthorized", None), watch("40"), 800),
         ("server broken", watching(), refused(500, "InternalError", None), watch("40"), 800),
@@ -163,7 +170,7 @@ fn a_watch_that_ends_at_once_again_and_again_is_slowed_down() {
     for (outcome, want) in [
         (broken(10), [800, 1600, 3200, 6400]),
         (ended(10), [0, 1600, 3200, 6400]),
-        (Outcome::Unanswered, [0, 1600, 3200, 6400]),
+        (Outcome::Unanswered, [0, 800, 1600, 3200]),
     ] {
         let mut machine = watching();
         let millis = [41, 42, 43, 44].map(|version| {
@@ -270,4 +277,18 @@ fn retry_after_is_kept_and_spread() {
     assert_eq!(step.after, Duration::from_millis(5400));
     let step = watching().next(refused(429, "TooManyRequests", Some(1_000_000_000)), 0.5);
     assert_eq!(step.after, Duration::from_millis(60_400), "nobody stops a kind for ever");
+}
+
+// After a long outage the next try was up to a minute away.
+#[test]
+fn a_server_that_is_not_there_is_asked_for_once_a_second() {
+    let mut machine = watching();
+    for jitter in [0.0, 0.5, 1.0].repeat(100) {
+        let step = machine.next(absent(0), jitter);
+        assert_eq!(step.after, Duration::from_millis(500).mul_f64(1.0 + jitter));
+        assert_eq!(step.request, watch("40"));
+    }
+    // Whoever lost it with us is not to ask for a list at the same time.
+    let step = machine.next(refused(410, "Expired", None), 0.5);
+    assert_eq!(step.after, Duration::from_millis(1200));
 }
