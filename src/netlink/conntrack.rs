@@ -4,6 +4,8 @@
 //! thread that opens it. Blocking: a dump walks the whole table. Must not know Services.
 //! Source: linux/netfilter/nfnetlink_conntrack.h.
 
+mod statistics;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,6 +33,9 @@ pub enum ConntrackError {
         #[source]
         source: io::Error,
     },
+    /// The kernel's figures could not be read.
+    #[error("reading conntrack's statistics")]
+    Statistics(#[source] io::Error),
 }
 
 /// The outcome of a reconciliation.
