@@ -50,7 +50,7 @@ const USES: &[(&str, &[&str])] = &[
     ("logging", &["config"]),
     ("inspect", &["conntrack", "engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
     ("command", &[
-        "api", "cli", "config", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
+        "api", "cli", "config", "conntrack", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
         "source", "status", "sync", "topology", "transaction",
     ]),
     // what tests share; nobody else knows it

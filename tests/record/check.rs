@@ -223,29 +223,25 @@ impl<'a> Record<'a> {
     ) {
         let states = self.possible(&client.service, span);
         verdict.figures.certain += usize::from(states.len() == 1);
-        let may_reach = |state: &&State| -> Vec<String> {
-            let outside = client.outside;
-            let new = state.usable(outside);
-            let kept = state.serving(outside).filter(|_| steady);
-            new.chain(kept).map(str::to_owned).collect()
-        };
-        let sets: Vec<Vec<String>> = states.iter().map(may_reach).collect();
+        let outside = client.outside;
+        let kept = |state: &'a State| state.serving(outside).filter(|_| steady);
+        let reached = |state: &'a State| state.usable(outside).chain(kept(state));
         match outcome {
             Outcome::Answered(server) => {
-                if !sets.iter().any(|set| set.contains(server)) {
-                    let rule = if steady {
-                        "a datagram reached an endpoint that is gone"
-                    } else {
-                        "a new flow reached an endpoint that it may not reach"
+                if !states.iter().any(|state| reached(state).any(|reached| reached == server)) {
+                    let rule = match steady {
+                        true => "a datagram reached an endpoint that is gone",
+                        false => "a new flow reached an endpoint that it may not reach",
                     };
                     verdict.violate(rule, line, &states);
                 }
             }
             Outcome::Refused | Outcome::Silent | Outcome::Failed(_) => {
-                let excused = |set: &Vec<String>| {
-                    set.is_empty() || set.iter().any(|server| self.was_down(server, span))
+                let excused = |state: &&'a State| {
+                    state.usable(outside).next().is_none()
+                        || reached(state).any(|server| self.was_down(server, span))
                 };
-                if sets.iter().any(excused) {
+                if states.iter().any(excused) {
                     verdict.figures.rightly_unanswered += 1;
                 } else {
                     verdict.violate("no answer while endpoints serve", line, &states);

@@ -120,7 +120,7 @@ impl World {
             Act::Drain => self.drain(at),
             Act::Fail => self.fail(),
             Act::Restart => self.restart_server(),
-            Act::Policy => self.toggle(at, |state| state.external_local ^= true),
+            Act::Policy => self.for_a_while(at, |state| state.external_local ^= true),
             Act::NodePort => self.for_a_while(at, |state| state.node_port ^= true),
             Act::Delete => self.for_a_while(at, |state| state.present ^= true),
             Act::Empty => {
@@ -217,6 +217,15 @@ impl World {
         self.toggle(at, |state| state.members[which].draining = true);
         self.pause(1000..5000);
         self.toggle(at, |state| drop(state.members.remove(which)));
+        self.replace_none(at);
+    }
+
+    /// Whoever lost the last endpoint gets others a moment later.
+    fn replace_none(&mut self, at: usize) {
+        if self.services[at].state.members.is_empty() {
+            self.pause(0..1000);
+            self.choose_members(at);
+        }
     }
 
     /// A server dies; a moment later every Service learns of it. It comes back with the next start.
@@ -233,6 +242,7 @@ impl World {
         let name = server_name(self.servers[at].0);
         for service in 0..self.services.len() {
             self.toggle(service, |state| state.members.retain(|member| member.server != name));
+            self.replace_none(service);
         }
     }
 

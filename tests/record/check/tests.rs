@@ -118,6 +118,19 @@ fn a_new_flow_that_policy_local_forbids() {
     assert_eq!(broken(&["a"], &[both(), dial_outside(12.1, Outcome::Silent)]), [UNANSWERED]);
 }
 
+// A flow may stay with an endpoint elsewhere; one that began anew would be dropped.
+#[test]
+fn a_steady_sender_that_policy_local_turns_away() {
+    let from_outside =
+        |outcome| Line::Datagram { span: moment(12.1), client: client(true), outcome };
+    let elsewhere = || change(10.0, State { external_local: true, ..state(&["B"]) });
+    for outcome in [answered("B"), Outcome::Silent] {
+        assert_eq!(broken(&["B"], &[elsewhere(), from_outside(outcome)]), NONE);
+    }
+    assert_eq!(broken(&["B"], &[elsewhere(), from_outside(answered("a"))]), [GONE]);
+    assert_eq!(broken(&["B"], &[from_outside(Outcome::Silent)]), [UNANSWERED]);
+}
+
 #[test]
 fn a_refusal_while_endpoints_serve() {
     for outcome in [Outcome::Refused, Outcome::Silent, Outcome::Failed("reset".to_owned())] {
