@@ -41,7 +41,7 @@ addressType: IPv6
 ports:
 - {name: dns, port: 5353, protocol: UDP}
 endpoints:
-- {addresses: ["fd00:10:244::10"], nodeName: node}
+- {addresses: ["fd00:10:244::a"], nodeName: node}
 "#;
 
 fn open(scene: &Scene, from: Place, protocol: Protocol, to: &str) -> (Flow, String, String) {
@@ -96,9 +96,9 @@ fn flows_of_services_endpoints_and_clients() {
         ("172.20.0.2", vec![&outside]),
         (WEB, vec![&client]),
         ("10.244.0.99", vec![]),
-        ("fd00:10:244::10", vec![&six]),
-        ("[fd00:10:244::10]:5353", vec![&six]),
-        ("[fd00:10:244::10]:5354", vec![]),
+        ("fd00:10:244::a", vec![&six]),
+        ("[fd00:10:244::a]:5353", vec![&six]),
+        ("[fd00:10:244::a]:5354", vec![]),
     ] {
         let found = clients(&scene, of);
         let expected: Vec<String> = expected.into_iter().cloned().collect();
