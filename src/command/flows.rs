@@ -14,7 +14,7 @@ use crate::inspect::flows::{Flow, Live, Names, Selector, rows};
 use crate::inspect::view::{Frontends, frontends};
 use crate::model::Family;
 use crate::netlink::NetlinkKernel;
-use crate::netlink::conntrack::{Conntrack, Heard, Watch};
+use crate::netlink::conntrack::{Conntrack, Watch};
 use crate::netlink::request::Dump;
 use crate::node::addresses;
 use crate::ruleset::Environment;
@@ -172,23 +172,19 @@ fn follow(flows: &mut Flows, output: Output) -> Result<ExitCode, CommandError> {
     while is_read(&text)? {
         text.clear();
         let left = next_list.saturating_duration_since(Instant::now());
-        let mut overrun = false;
-        for heard in watch.next(left)? {
-            match heard {
-                Heard::Lost => overrun = true,
-                Heard::Entry(change, entry) if flows.names.selects(&flows.selector, &entry) => {
-                    if let Some((change, entry)) = live.hear(change, entry) {
-                        text += &Told::of(change, flows.tell(&entry)).line(output);
-                    }
-                }
-                Heard::Entry(..) => {}
+        let heard = watch.next(left)?;
+        for (change, entry) in heard.changes {
+            if flows.names.selects(&flows.selector, &entry)
+                && let Some((change, entry)) = live.hear(change, entry)
+            {
+                text += &Told::of(change, flows.tell(&entry)).line(output);
             }
         }
-        if overrun {
+        if heard.lost {
             lost += 1;
             text += &Told::Lost { times: lost }.line(output);
         }
-        if overrun || Instant::now() >= next_list {
+        if heard.lost || Instant::now() >= next_list {
             text += &relist(flows, &mut live, output)?;
             next_list = Instant::now() + RELIST;
         }

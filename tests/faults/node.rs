@@ -119,12 +119,6 @@ impl Node {
         drop(self.agent.take());
     }
 
-    /// Ends the agent in order, as by SIGTERM.
-    pub fn terminate(&mut self) {
-        let agent = self.agent.take().expect("the agent was started");
-        assert!(agent.terminate(PATIENCE).is_some(), "SIGTERM ends it");
-    }
-
     pub fn pid(&self) -> u32 {
         self.agent.as_ref().expect("the agent was started").pid()
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kubeweir::model::Family;
 use kubeweir::testing::lab::{Place, Server, pod_ip, remote_pod_ip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -271,7 +273,7 @@ impl World {
         self.agent(how);
         match how {
             AgentEvent::Killed => self.node.kill(),
-            _ => self.node.terminate(),
+            _ => self.terminate(),
         }
         if self.random.random_bool(0.5) {
             let at = self.random.random_range(0..self.services.len());
@@ -279,6 +281,15 @@ impl World {
         }
         self.pause(0..1500);
         self.start_agent();
+    }
+
+    /// The agent ends in order, rather than by its node's SIGKILL.
+    fn terminate(&mut self) {
+        let pid = self.node.pid();
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let process = format!("/proc/{pid}");
+        self.node.wait("the end after SIGTERM", || fs::metadata(&process).is_err());
+        self.node.kill();
     }
 
     fn start_agent(&mut self) {

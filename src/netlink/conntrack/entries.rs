@@ -119,12 +119,12 @@ fn read_counts(attributes: Attributes<'_>) -> Option<Counts> {
 }
 
 /// What a [`Watch`] hears.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// An entry changed.
-    Entry(Change, Entry),
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// What changed, in order.
+    pub changes: Vec<(Change, Entry)>,
     /// More happened than was read: some of it is lost.
-    Lost,
+    pub lost: bool,
 }
 
 /// Hears of every change of the conntrack table, in the network namespace it was opened in.
@@ -157,22 +157,26 @@ impl Watch {
     ///
     /// # Errors
     /// If reading fails for another reason than lost messages, which are told.
-    pub fn next(&mut self, timeout: Duration) -> Result<Vec<Heard>, ConntrackError> {
+    pub fn next(&mut self, timeout: Duration) -> Result<Heard, ConntrackError> {
+        let mut heard = Heard::default();
         match self.socket.receive(&mut self.buffer, timeout) {
             Ok(datagram) => {
-                let messages = Messages::new(datagram);
-                Ok(messages
-                    .filter_map(|message| message.map_or(Some(Heard::Lost), heard))
-                    .collect())
+                for message in Messages::new(datagram) {
+                    match message {
+                        Ok(message) => heard.changes.extend(read_change(message)),
+                        Err(_) => heard.lost = true,
+                    }
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Vec::new()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(vec![Heard::Lost]),
-            Err(error) => Err(ConntrackError::Watch(error)),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
+            Err(error) => return Err(ConntrackError::Watch(error)),
         }
+        Ok(heard)
     }
 }
 
-fn heard(message: Message<'_>) -> Option<Heard> {
+fn read_change(message: Message<'_>) -> Option<(Change, Entry)> {
     let family = Family::BOTH.into_iter().find(|f| message.family() == Some(nfproto(*f)))?;
     let [command, _] = message.kind.to_le_bytes();
     let change = match command {
@@ -181,5 +185,5 @@ fn heard(message: Message<'_>) -> Option<Heard> {
         IPCTNL_MSG_CT_DELETE => Change::Ended,
         _ => return None,
     };
-    Some(Heard::Entry(change, read_entry(message.attributes(), family)?))
+    Some((change, read_entry(message.attributes(), family)?))
 }
