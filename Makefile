@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo test lint build release binary nft bench setup clean helm image sbom deny advisories
+.PHONY: help demo test record lint build release binary nft bench setup clean helm image sbom deny advisories
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,9 @@ demo: setup ## Show it working on namespaces of its own, in under a minute once 
 
 test: setup helm nft ## All tests
 	cargo test --locked --no-fail-fast
+
+record: setup ## Ten minutes of clients that write down everything while all changes and fails
+	KUBEWEIR_RECORD_SECONDS=$${KUBEWEIR_RECORD_SECONDS:-600} cargo test --locked --test record -- --nocapture
 
 lint: setup ## Formatting, lints, documentation
 	cargo fmt --check

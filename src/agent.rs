@@ -9,6 +9,7 @@ mod node_source;
 mod pages;
 mod patience;
 mod prepare;
+mod pressure;
 pub mod privilege;
 mod programming;
 mod servers;
@@ -35,7 +36,6 @@ use crate::health::{Health, ProxyHealth};
 use crate::localhost::{self, Desired};
 use crate::logging::{self, with_causes};
 use crate::metrics::Metrics;
-use crate::model::ObjectName;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
@@ -193,6 +193,7 @@ async fn serve(
     }
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
+    tokio::spawn(pressure::watch(notes.clone()));
     let outlets = Outlets {
         traffic,
         owned,
@@ -266,17 +267,21 @@ async fn supervise(
             Some(note) = noted.recv() => match note {
                 Note::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
                 Note::Quarantined { service, reason } => {
-                    tell_quarantined(recorder.as_ref(), service, reason);
+                    let regarding = Regarding::Service(service);
+                    tell(recorder.as_ref(), Reason::ServiceQuarantined, regarding, reason);
+                }
+                Note::ConntrackPressure(note) => {
+                    let reason = Reason::ConntrackNearLimit;
+                    tell(recorder.as_ref(), reason, Regarding::Node, note);
                 }
             }
         }
     }
 }
 
-fn tell_quarantined(recorder: Option<&Recorder>, service: ObjectName, note: String) {
+fn tell(recorder: Option<&Recorder>, reason: Reason, regarding: Regarding, note: String) {
     if let Some(recorder) = recorder {
-        let regarding = Regarding::Service(service);
-        recorder.record(Event { reason: Reason::ServiceQuarantined, regarding, note });
+        recorder.record(Event { reason, regarding, note });
     }
 }
 

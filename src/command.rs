@@ -11,6 +11,7 @@ mod agent;
 mod diff;
 mod error;
 mod explain;
+mod flows;
 mod input;
 mod kernel;
 mod print;
@@ -31,6 +32,7 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Render(args) => render::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Flows(args) => flows::run(args),
         Command::Status(args) => agent::status(args),
         Command::Top(args) => agent::top(args),
         Command::Check(args) => kernel::check(args),

@@ -17,10 +17,16 @@
 //! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that
 //! are not this node's.
 
+mod entry;
+mod pressure;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use smallvec::SmallVec;
+
+pub use entry::{Change, Counts, Entry, Within};
+pub use pressure::{Finding, Pressure, Statistics};
 
 use crate::model::{EndpointSlice, Family, Protocol, Service, SlicePort};
 

@@ -10,6 +10,7 @@
 pub mod diff;
 pub mod explain;
 pub mod features;
+pub mod flows;
 pub mod listing;
 pub mod rates;
 pub mod status;

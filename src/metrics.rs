@@ -9,6 +9,7 @@
 mod agent;
 mod client;
 mod connections;
+mod conntrack;
 mod definition;
 mod localhost;
 mod process;
@@ -25,6 +26,7 @@ use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TextEncode
 pub use agent::AgentMetrics;
 pub use client::{ClientMetrics, Request};
 pub use connections::{ConnectionSource, ServiceConnections};
+pub use conntrack::ConntrackSource;
 pub use definition::{MetricDoc, MetricKind, Mode, Stability};
 pub use localhost::{LocalhostMetrics, OpenConnection, RefusedSource};
 pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
@@ -32,6 +34,7 @@ pub use proxy::{NoLocalEndpoints, ProxyMetrics};
 pub use slis::Slis;
 
 use connections::ConnectionCollector;
+use conntrack::ConntrackCollector;
 use definition::Registrar;
 use localhost::RefusedCollector;
 
@@ -94,6 +97,7 @@ impl Metrics {
         r.announce(localhost::refused_spec(), MetricKind::Counter);
         r.announce(connections::spec(), MetricKind::Counter);
         r.announce(connections::omitted_spec(), MetricKind::Gauge);
+        conntrack::specs().for_each(|(spec, kind)| r.announce(spec, kind));
         let process = ProcessMetrics::register(&mut r, build);
         let docs = r.into_docs();
         let slis = Slis::new(mode, started.as_duration().as_secs_f64());
@@ -113,7 +117,13 @@ impl Metrics {
         self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
     }
 
-    /// A scrape of everything. May block in the source of [`Metrics::export_connections`].
+    /// From now on exports the kernel's figures about conntrack. Called at most once.
+    pub fn export_conntrack(&self, source: ConntrackSource) {
+        let collector = ConntrackCollector::new(source);
+        self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
+    }
+
+    /// A scrape of everything. May block in the sources handed in above.
     pub fn scrape(&self, exposition: Exposition) -> Result<Vec<u8>, prometheus::Error> {
         exposition.encode(&self.registry.gather())
     }

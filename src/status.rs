@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::conntrack::Statistics;
 use crate::engine::{FamilySummary, Unserved};
 
 /// Where the metrics server serves it.
@@ -24,6 +25,9 @@ pub struct Status {
     pub mode: String,
     /// Changes that wait while a commit runs.
     pub backlog: usize,
+    /// The kernel's figures about its conntrack table; none if it does not answer.
+    #[serde(default)]
+    pub conntrack: Option<Statistics>,
     /// By family: `IPv4`, `IPv6`.
     pub families: BTreeMap<String, FamilyStatus>,
 }

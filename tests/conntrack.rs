@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use kubeweir::conntrack::{Reconciliation, UdpPort};
+use kubeweir::conntrack::{Reconciliation, UdpPort, Within};
 use kubeweir::model::Family;
 use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
@@ -166,6 +166,51 @@ fn a_flow_that_is_gone_counts_as_deleted() {
             let cleaned = conntrack.delete(&old);
             assert_eq!((cleaned.deleted, cleaned.failed.len()), (1, 0));
             assert_eq!(flows(Family::V4), vec![]);
+        }
+    });
+}
+
+// Of each family; the kernel's own comparison of IPv6 addresses is the wrong way round.
+#[test]
+fn entries_are_asked_for_by_address() {
+    let netns = Netns::new("entries").expect("a network namespace (these tests need root)");
+    for address in ["192.0.2.1", "192.0.2.2", "fd00::1", "fd00::2"] {
+        netns.assign(ip(address)).expect("an address");
+    }
+    netns.run(|| {
+        run(&["ip", "route", "add", "default", "dev", "lo"], "");
+        run(&["ip", "-6", "route", "add", "default", "dev", "lo"], "");
+        let rules = "table inet t { chain output { type nat hook output priority -100;
+            ip daddr 10.96.0.10 dnat ip to 192.0.2.2
+            ip6 daddr fd96::a dnat ip6 to fd00::2
+        }
+        }";
+        run(&["nft", "-f", "-"], rules);
+        let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
+        for (family, [client, other, frontend, endpoint, nobody]) in [
+            (Family::V4, ["192.0.2.1", "192.0.2.2", "10.96.0.10", "192.0.2.2", "192.0.2.9"]),
+            (Family::V6, ["fd00::1", "fd00::2", "fd96::a", "fd00::2", "fd00::9"]),
+        ] {
+            let socket = |ip: &str, port| SocketAddr::new(ip.parse().expect("literal"), port);
+            let from = [client, other].map(|from| socket(from, 4000).to_string());
+            send(&from[0], &socket(frontend, 53).to_string(), false);
+            send(&from[1], &socket(client, 5300).to_string(), false);
+            for (within, expected) in [
+                (Within::All, vec![client, other]),
+                (Within::From(ip(client)), vec![client]),
+                (Within::From(ip(other)), vec![other]),
+                (Within::To(ip(frontend)), vec![client]),
+                (Within::AnsweredBy(ip(endpoint)), vec![client]),
+                (Within::AnsweredBy(ip(client)), vec![other]),
+                (Within::To(ip(nobody)), vec![]),
+            ] {
+                let (entries, _) = conntrack.entries(family, within, |_| true).expect("entries");
+                let mut found: Vec<IpAddr> =
+                    entries.iter().map(|entry| entry.original.source.ip()).collect();
+                found.sort_unstable();
+                let expected: Vec<IpAddr> = expected.into_iter().map(ip).collect();
+                assert_eq!(found, expected, "{within:?}");
+            }
         }
     });
 }

@@ -31,9 +31,9 @@ const USES: &[(&str, &[&str])] = &[
     ("http_server", &[]),
     ("localhost", &["http_server", "metrics", "model", "program", "topology"]),
     ("health", &["http_server", "metrics", "model"]),
-    ("metrics", &["http_server", "model", "transaction"]),
+    ("metrics", &["conntrack", "http_server", "model", "transaction"]),
     // what the agent tells
-    ("status", &["engine"]),
+    ("status", &["conntrack", "engine"]),
     // orchestration
     ("sync", &[
         "backoff", "engine", "logging", "model", "netlink", "program", "ruleset", "source", "topology",
@@ -48,9 +48,9 @@ const USES: &[(&str, &[&str])] = &[
     ("config", &["model", "node", "program"]),
     ("cli", &["config"]),
     ("logging", &["config"]),
-    ("inspect", &["engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
+    ("inspect", &["conntrack", "engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
     ("command", &[
-        "api", "cli", "config", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
+        "api", "cli", "config", "conntrack", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
         "source", "status", "sync", "topology", "transaction",
     ]),
     // what tests share; nobody else knows it

@@ -20,6 +20,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get as on_get;
 use jiff::Timestamp;
+use kubeweir::conntrack::Statistics;
 use kubeweir::http_server;
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
@@ -111,6 +112,7 @@ fn record_everything(metrics: &Metrics) {
     };
     let count = ServiceConnections { port, family: Family::V4, connections: 42 };
     metrics.export_connections(Box::new(move || vec![count.clone()]), 10);
+    metrics.export_conntrack(Box::new(|| Some(Statistics { entries: 7, ..Statistics::default() })));
 }
 
 fn record_proxy(metrics: &Metrics, family: Family) {

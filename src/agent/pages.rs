@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use jiff::Timestamp;
 
-use super::Launch;
+use super::{Launch, pressure};
 use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
 use crate::metrics::server::{Pages, Statusz};
@@ -51,6 +51,7 @@ pub fn metrics(launch: &Launch, started: Timestamp) -> Metrics {
         };
         metrics.process.feature(name, stage, enabled);
     }
+    metrics.export_conntrack(Box::new(pressure::statistics));
     if launch.config.service_counters {
         metrics.export_connections(Box::new(connections), CONNECTION_SERIES);
     }
@@ -112,8 +113,14 @@ pub fn pages(launch: &Launch, status: &SharedStatus, started: Timestamp) -> Page
     let config = &launch.config;
     let status = status.clone();
     let shown = move || {
-        let body = serde_json::to_string(&status.get()).expect("the status is plain data");
-        async move { ([(CONTENT_TYPE, "application/json")], body) }
+        let mut status = status.get();
+        async move {
+            // Of the moment of the question.
+            let asked = tokio::task::spawn_blocking(pressure::statistics).await;
+            status.conntrack = asked.ok().flatten();
+            let body = serde_json::to_string(&status).expect("the status is plain data");
+            ([(CONTENT_TYPE, "application/json")], body)
+        }
     };
     let log = launch.log.clone();
     Pages {

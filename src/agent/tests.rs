@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::subscribers::{self, Note, Outlets, no_health_checks, start_flows};
-use super::tell_quarantined;
-use crate::api::{Client, Options, Recorder};
+use super::tell;
+use crate::api::{Client, Options, Reason, Recorder, Regarding};
 use crate::config::Traffic;
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
@@ -136,7 +136,8 @@ fn event_of(note: Note) -> serde_json::Value {
         user_agent: "test".to_owned(),
     };
     let client = Client::new(options, Arc::new(|_| {})).expect("a client");
-    tell_quarantined(Some(&Recorder::start(client, "a")), service, reason);
+    let (told, regarding) = (Reason::ServiceQuarantined, Regarding::Service(service));
+    tell(Some(&Recorder::start(client, "a")), told, regarding, reason);
     server.wait("the Event", Duration::from_secs(20), |server| !server.events().is_empty());
     server.events().remove(0)
 }

@@ -48,6 +48,8 @@ pub enum Reason {
     UnsetProxyMode,
     /// The kernel refuses a Service's elements; it is set aside and retried. Ours.
     ServiceQuarantined,
+    /// The conntrack table is nearly full. Ours.
+    ConntrackNearLimit,
 }
 
 impl Reason {
@@ -66,6 +68,7 @@ impl Reason {
             }
             Reason::UnsetProxyMode => ("UnsetProxyMode", "Warning", "StartKubeProxy"),
             Reason::IpvsDeprecation => ("IPVSDeprecation", "Warning", "StartKubeProxy"),
+            Reason::ConntrackNearLimit => ("ConntrackNearLimit", "Warning", "TrackConnections"),
             Reason::ServiceQuarantined => ("ServiceQuarantined", "Warning", "ProgramService"),
         }
     }

@@ -34,6 +34,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Walk the kernel's table as a packet would, and say where it goes and why
     Explain(ExplainArgs),
+    /// List the connections of a Service, an endpoint or a client, or follow them as they come and go
+    Flows(FlowsArgs),
     /// Show the state of the agent on this node
     Status(StatusArgs),
     /// Show new connections a second by service, when the agent counts them
@@ -253,6 +255,20 @@ pub struct ExplainArgs {
     /// Where names are looked up.
     #[command(flatten)]
     pub source: ObjectSource,
+    /// Form of the answer
+    #[arg(short = 'o', long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `kubeweir flows`.
+#[derive(Debug, Clone, Args)]
+pub struct FlowsArgs {
+    /// Whose: NAMESPACE/SERVICE[:PORT], IP:PORT of an endpoint or a frontend, or the IP of a client or an endpoint; of every Service without it
+    #[arg(value_name = "SERVICE|ENDPOINT|CLIENT")]
+    pub of: Option<String>,
+    /// Print every change as it happens
+    #[arg(short = 'w', long)]
+    pub watch: bool,
     /// Form of the answer
     #[arg(short = 'o', long, value_enum, default_value_t)]
     pub output: Output,

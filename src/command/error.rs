@@ -13,6 +13,7 @@ use crate::inspect::listing::NoListing;
 use crate::inspect::wanted::Refused;
 use crate::model::Family;
 use crate::netlink::OpenError;
+use crate::netlink::conntrack::ConntrackError;
 use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
 use crate::node::route::RouteError;
@@ -80,6 +81,12 @@ pub enum CommandError {
     },
     #[error("{text:?}: {reason}")]
     Endpoint { text: String, reason: String },
+    #[error("{0:?} is no Service, endpoint or client")]
+    Selector(String),
+    #[error("the kernel's tables have no Service {0}")]
+    NoSuchService(String),
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
     #[error("asking the agent at {address}{path}")]
     Agent {
         address: String,
@@ -108,6 +115,17 @@ impl CommandError {
             }
             CommandError::Endpoint { .. } => {
                 "Write a pod as default/web-0, a destination as 10.96.0.10:80/tcp, [fd00::1]:80 or default/web:http."
+            }
+            CommandError::Selector(_) => {
+                "Write a Service as default/web or default/web:http, an endpoint as 10.244.0.10:8080 or [fd00::10]:8080, a client as 10.244.0.11."
+            }
+            CommandError::NoSuchService(_) => {
+                "kubeweir diff compares the tables with the cluster; flows without a name lists those of every Service."
+            }
+            CommandError::Conntrack(
+                ConntrackError::List { source, .. } | ConntrackError::Watch(source),
+            ) if source.kind() == io::ErrorKind::PermissionDenied => {
+                "Run this as root (CAP_NET_ADMIN) in the node's network namespace."
             }
             CommandError::Route(_) => {
                 "Name the interface that the packet arrives on with --interface NAME."

@@ -3,6 +3,7 @@
 //! Place in the flow: `kubeweir status` reads a [`Status`] from the metrics port and prints this.
 //! Pure.
 
+use crate::conntrack::Statistics;
 use crate::engine::Unserved;
 use crate::status::{FamilyStatus, LastSync, Status, UnservedPorts};
 
@@ -83,7 +84,21 @@ pub fn problems(status: &Status) -> Vec<String> {
                 .to_owned(),
         ];
     }
-    status.families.iter().flat_map(|(name, family)| of_family(name, family)).collect()
+    let conntrack = status.conntrack.filter(Statistics::is_nearly_full).map(|statistics| {
+        format!("the conntrack table has {statistics}: when it is full, new connections fail")
+    });
+    let families = status.families.iter().flat_map(|(name, family)| of_family(name, family));
+    conntrack.into_iter().chain(families).collect()
+}
+
+/// The conntrack table in one line; none if its figures are not known.
+pub fn conntrack(status: &Status) -> Option<String> {
+    let statistics = status.conntrack?;
+    let Statistics { insert_failed, drop, early_drop, .. } = statistics;
+    Some(format!(
+        "conntrack: {statistics}; so far {drop} packets dropped, {early_drop} flows pushed out, \
+         {insert_failed} not inserted"
+    ))
 }
 
 fn of_family(name: &str, family: &FamilyStatus) -> Vec<String> {
@@ -203,6 +218,29 @@ mod tests {
             ]
         );
         assert_eq!(shown[0][4..], ["+3 -0", "0"]);
+    }
+
+    #[test]
+    fn a_conntrack_table_that_is_nearly_full_is_a_problem() {
+        let full_by = |entries| Status {
+            conntrack: Some(Statistics { entries, limit: 1000, drop: 7, ..Statistics::default() }),
+            families: [("IPv4".to_owned(), family())].into(),
+            ..Status::default()
+        };
+        assert_eq!(problems(&full_by(899)), [""; 0]);
+        assert_eq!(
+            problems(&full_by(900)),
+            [
+                "the conntrack table has 900 of 1000 entries (90 %): when it is full, new connections \
+              fail"
+            ]
+        );
+        assert_eq!(
+            conntrack(&full_by(899)).expect("figures"),
+            "conntrack: 899 of 1000 entries (89 %); so far 7 packets dropped, 0 flows pushed out, \
+             0 not inserted"
+        );
+        assert_eq!(conntrack(&Status::default()), None);
     }
 
     #[test]

@@ -4,12 +4,17 @@
 //! thread that opens it. Blocking: a dump walks the whole table. Must not know Services.
 //! Source: linux/netfilter/nfnetlink_conntrack.h.
 
+mod entries;
+mod statistics;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::attribute::{Attributes, begin_nest, end_nest, put, put_u32};
 use super::request::{Dump, Request, Requests};
 use super::uapi::*;
+pub use entries::{Heard, Watch};
+
 use crate::conntrack::{Flow, Reconciliation, Tuple};
 use crate::model::{Family, Protocol};
 
@@ -31,6 +36,12 @@ pub enum ConntrackError {
         #[source]
         source: io::Error,
     },
+    /// Changes could not be followed.
+    #[error("following changes of conntrack")]
+    Watch(#[source] io::Error),
+    /// The kernel's figures could not be read.
+    #[error("reading conntrack's statistics")]
+    Statistics(#[source] io::Error),
 }
 
 /// The outcome of a reconciliation.
@@ -111,9 +122,9 @@ impl Conntrack {
 }
 
 /// Repeats an interrupted dump; the last attempt's partial result stands.
-fn uninterrupted(
-    mut attempt: impl FnMut(&mut Vec<Flow>) -> io::Result<Dump>,
-) -> io::Result<(Vec<Flow>, Dump)> {
+fn uninterrupted<T>(
+    mut attempt: impl FnMut(&mut Vec<T>) -> io::Result<Dump>,
+) -> io::Result<(Vec<T>, Dump)> {
     let mut flows = Vec::new();
     for _ in 0..ATTEMPTS {
         flows.clear();
@@ -163,6 +174,10 @@ fn nested(buf: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
 
 /// `None` if it is not a UDP flow of the family.
 fn read_flow(attributes: Attributes<'_>, family: Family) -> Option<Flow> {
+    let number = attributes.nest(CTA_TUPLE_ORIG).nest(CTA_TUPLE_PROTO).get(CTA_PROTO_NUM)?;
+    if *number != [Protocol::Udp.number()] {
+        return None;
+    }
     Some(Flow {
         original: read_tuple(attributes.nest(CTA_TUPLE_ORIG), family)?,
         reply: read_tuple(attributes.nest(CTA_TUPLE_REPLY), family)?,
@@ -178,9 +193,6 @@ fn u16_of(attributes: Attributes<'_>, kind: u16) -> Option<u16> {
 
 fn read_tuple(tuple: Attributes<'_>, family: Family) -> Option<Tuple> {
     let (ip, proto) = (tuple.nest(CTA_TUPLE_IP), tuple.nest(CTA_TUPLE_PROTO));
-    if proto.get(CTA_PROTO_NUM)? != [Protocol::Udp.number()] {
-        return None;
-    }
     let [source, destination] = ip_kinds(family);
     let address = |kind| -> Option<IpAddr> {
         let bytes = ip.get(kind)?;
@@ -197,10 +209,6 @@ fn read_tuple(tuple: Attributes<'_>, family: Family) -> Option<Tuple> {
 
 fn put_tuple(buf: &mut Vec<u8>, tuple: &Tuple) {
     let [source, destination] = ip_kinds(Family::of(&tuple.source.ip()));
-    let put_address = |buf: &mut Vec<u8>, kind, ip: IpAddr| match ip {
-        IpAddr::V4(ip) => put(buf, kind, &ip.octets()),
-        IpAddr::V6(ip) => put(buf, kind, &ip.octets()),
-    };
     nested(buf, CTA_TUPLE_IP, |ip| {
         put_address(ip, source, tuple.source.ip());
         put_address(ip, destination, tuple.destination.ip());
@@ -210,6 +218,13 @@ fn put_tuple(buf: &mut Vec<u8>, tuple: &Tuple) {
         put(proto, CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
         put(proto, CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
     });
+}
+
+fn put_address(buf: &mut Vec<u8>, kind: u16, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => put(buf, kind, &ip.octets()),
+        IpAddr::V6(ip) => put(buf, kind, &ip.octets()),
+    }
 }
 
 /// The attributes of source and destination within `CTA_TUPLE_IP`.
@@ -257,7 +272,7 @@ mod tests {
 
     #[test]
     fn other_errors_end_the_dump() {
-        let refused = uninterrupted(|_| Err(io::Error::from_raw_os_error(libc::EPERM)));
+        let refused = uninterrupted::<Flow>(|_| Err(io::Error::from_raw_os_error(libc::EPERM)));
         assert_eq!(refused.err().and_then(|e| e.raw_os_error()), Some(libc::EPERM));
     }
 }

@@ -4,6 +4,9 @@
 
 use crate::model::Family;
 
+/// Of no family.
+pub const NFPROTO_UNSPEC: u8 = 0;
+
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 pub const fn nfproto(family: Family) -> u8 {
     match family {
@@ -20,6 +23,9 @@ pub const NFNL_MSG_BATCH_END: u16 = 17;
 pub const BATCH_OF_NFTABLES: [u8; 4] = [0, 0, 0, NFNL_SUBSYS_NFTABLES as u8];
 /// Multicast group with every change of nf_tables.
 pub const NFNLGRP_NFTABLES: u32 = 7;
+pub const NFNLGRP_CONNTRACK_NEW: u32 = 1;
+pub const NFNLGRP_CONNTRACK_UPDATE: u32 = 2;
+pub const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 
 pub const NLMSG_ERROR: u16 = 2;
 pub const NLMSG_DONE: u16 = 3;
@@ -173,10 +179,34 @@ pub const ICMP_PORT_UNREACH: u8 = 3;
 pub const ICMPV6_PORT_UNREACH: u8 = 4;
 
 pub const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+pub const IPCTNL_MSG_CT_NEW: u8 = 0;
 pub const IPCTNL_MSG_CT_GET: u8 = 1;
 pub const IPCTNL_MSG_CT_DELETE: u8 = 2;
+pub const IPCTNL_MSG_CT_GET_STATS_CPU: u8 = 4;
+pub const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+pub const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+pub const CTA_STATS_GLOBAL_MAX_ENTRIES: u16 = 2;
+pub const CTA_STATS_INVALID: u16 = 4;
+pub const CTA_STATS_INSERT_FAILED: u16 = 9;
+pub const CTA_STATS_DROP: u16 = 10;
+pub const CTA_STATS_EARLY_DROP: u16 = 11;
+pub const CTA_STATS_SEARCH_RESTART: u16 = 13;
+pub const CTA_STATS_CLASH_RESOLVE: u16 = 14;
+pub const CTA_STATS_CHAIN_TOOLONG: u16 = 15;
 pub const CTA_TUPLE_ORIG: u16 = 1;
 pub const CTA_TUPLE_REPLY: u16 = 2;
+pub const CTA_STATUS: u16 = 3;
+pub const IPS_SEEN_REPLY: u32 = 1 << 1;
+pub const IPS_ASSURED: u32 = 1 << 2;
+pub const CTA_PROTOINFO: u16 = 4;
+pub const CTA_PROTOINFO_TCP: u16 = 1;
+pub const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+pub const CTA_COUNTERS_ORIG: u16 = 9;
+pub const CTA_COUNTERS_REPLY: u16 = 10;
+pub const CTA_COUNTERS_PACKETS: u16 = 1;
+pub const CTA_COUNTERS_BYTES: u16 = 2;
+pub const CTA_TIMESTAMP: u16 = 20;
+pub const CTA_TIMESTAMP_START: u16 = 1;
 pub const CTA_ID: u16 = 12;
 pub const CTA_ZONE: u16 = 18;
 pub const CTA_FILTER: u16 = 25;
@@ -190,6 +220,9 @@ pub const CTA_PROTO_NUM: u16 = 1;
 pub const CTA_PROTO_SRC_PORT: u16 = 2;
 pub const CTA_PROTO_DST_PORT: u16 = 3;
 pub const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+pub const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+pub const CTA_FILTER_F_CTA_IP_SRC: u32 = 1 << 0;
+pub const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 /// Compare the protocol number only (of the kernel's nf_internals.h).
 pub const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 

@@ -14,6 +14,7 @@ mod upstream_metrics;
 mod api_loss;
 mod changes;
 mod command_line;
+mod conntrack;
 mod kubeadm;
 mod life;
 mod localhost;

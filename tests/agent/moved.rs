@@ -17,6 +17,17 @@
 //!   `manifests::what_is_skipped_is_counted`
 //! - `kubeweir_quarantined_services`, and `kubeweir_rejected_commits_total` by an errno of an element:
 //!   `quarantine::a_service_the_kernel_refuses_is_set_aside_and_taken_back`
+//! - `kubeweir_conntrack_entries`, `kubeweir_conntrack_entries_limit`,
+//!   `kubeweir_conntrack_early_drops_total`:
+//!   `conntrack::figures_are_the_kernels_and_a_full_table_is_told`
+//! - `kubeweir_conntrack_invalid_packets_total`, `kubeweir_conntrack_insert_failures_total`,
+//!   `kubeweir_conntrack_drops_total`: `conntrack::flows_that_cannot_be_tracked_are_counted`
+//!
+//! Races and hash collisions in the kernel move these, and no test can bring them about. They are held
+//! equal to what `conntrack -S` says by the first of these two tests:
+//!
+//! - `kubeweir_conntrack_search_restarts_total`, `kubeweir_conntrack_clashes_resolved_total`,
+//!   `kubeweir_conntrack_chains_too_long_total`
 //!
 //! No event moves these: they are constants, 0 because no rule of ours is one of iptables
 //! (`tests/deviations.md`), or read by the library from `/proc` at each scrape.

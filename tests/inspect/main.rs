@@ -7,6 +7,7 @@ mod broken;
 mod cluster;
 mod dashboard;
 mod documents;
+mod flows;
 mod listing;
 mod render;
 mod scene;

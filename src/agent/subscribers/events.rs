@@ -20,6 +20,8 @@ pub enum Note {
         /// Why.
         reason: String,
     },
+    /// The conntrack table is nearly full; says how full.
+    ConntrackPressure(String),
     /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).
     PodCidrsChanged,
 }
