@@ -42,7 +42,7 @@ use crate::sync::Inbox;
 use prepare::Ready;
 use programming::Subject;
 use servers::Servers;
-use subscribers::{Note, Outlets};
+use subscribers::{Fatal, Note, Outlets};
 
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,8 +194,6 @@ async fn serve(
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
     let outlets = Outlets {
-        traffic,
-        owned,
         health: health.clone(),
         status: status.clone(),
         flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
@@ -203,9 +201,13 @@ async fn serve(
         health_checks,
         localhost,
         notes,
-        node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
+        fatal: Fatal {
+            pod_cidrs: (config.detect_local == DetectLocal::NodeCidr)
+                .then(|| traffic.pod_cidrs.clone()),
+            deletion: launch.source == Source::Api,
+        },
     };
-    let subject = Subject { node, object: sighted.node, families };
+    let subject = Subject { node, object: sighted.node, families, owned, traffic };
     let programming = tokio::select! {
         started = programming::start(launch, subject, outlets, inbox) => started?,
         ended = endings.next() => return ended,
@@ -265,6 +267,7 @@ async fn supervise(
             }
             Some(note) = noted.recv() => match note {
                 Note::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
+                Note::NodeDeleted => return Err(AgentError::NodeDeleted),
                 Note::Quarantined { service, reason } => {
                     tell_quarantined(recorder.as_ref(), service, reason);
                 }
