@@ -189,7 +189,8 @@ async fn serve(
     servers.start_health(config, &health, &metrics);
     servers.start_metrics(config, pages::pages(launch, &status, Timestamp::now()), &metrics);
     if config.localhost.is_some() {
-        tokio::spawn(localhost::run(wanted_localhost, metrics.clone()));
+        let bounds = localhost::Bounds::of_process();
+        tokio::spawn(localhost::run(wanted_localhost, metrics.clone(), bounds));
     }
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
