@@ -42,7 +42,7 @@ use crate::sync::Inbox;
 use prepare::Ready;
 use programming::Subject;
 use servers::Servers;
-use subscribers::{Note, Outlets};
+use subscribers::{Fatal, Note, Outlets};
 
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,14 +189,13 @@ async fn serve(
     servers.start_health(config, &health, &metrics);
     servers.start_metrics(config, pages::pages(launch, &status, Timestamp::now()), &metrics);
     if config.localhost.is_some() {
-        tokio::spawn(localhost::run(wanted_localhost, metrics.clone()));
+        let bounds = localhost::Bounds::of_process();
+        tokio::spawn(localhost::run(wanted_localhost, metrics.clone(), bounds));
     }
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
     tokio::spawn(pressure::watch(notes.clone()));
     let outlets = Outlets {
-        traffic,
-        owned,
         health: health.clone(),
         status: status.clone(),
         flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
@@ -204,9 +203,13 @@ async fn serve(
         health_checks,
         localhost,
         notes,
-        node_cidr_mode: config.detect_local == DetectLocal::NodeCidr,
+        fatal: Fatal {
+            pod_cidrs: (config.detect_local == DetectLocal::NodeCidr)
+                .then(|| traffic.pod_cidrs.clone()),
+            deletion: launch.source == Source::Api,
+        },
     };
-    let subject = Subject { node, object: sighted.node, families };
+    let subject = Subject { node, object: sighted.node, families, owned, traffic };
     let programming = tokio::select! {
         started = programming::start(launch, subject, outlets, inbox) => started?,
         ended = endings.next() => return ended,
@@ -266,6 +269,7 @@ async fn supervise(
             }
             Some(note) = noted.recv() => match note {
                 Note::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
+                Note::NodeDeleted => return Err(AgentError::NodeDeleted),
                 Note::Quarantined { service, reason } => {
                     let regarding = Regarding::Service(service);
                     tell(recorder.as_ref(), Reason::ServiceQuarantined, regarding, reason);

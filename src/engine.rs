@@ -37,7 +37,7 @@ pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};
-use crate::program::{NodePortMatch, Placement, Program, RuleOptions, program};
+use crate::program::{NodePortMatch, Placement, Program, RuleOptions, Surroundings, program};
 use crate::ruleset::{Ownership, Table};
 use crate::topology::Vantage;
 use applied::Applied;
@@ -189,6 +189,29 @@ impl Engine {
             self.mark_all_dirty();
         }
         changed
+    }
+
+    /// The node's addresses, or what its Node says of them, are others now. Returns the families that
+    /// have work with it, and those whose rules are others: their tables have to be read, so that
+    /// affinity outlives them, and are replaced.
+    pub fn set_surroundings(&mut self, surroundings: &Surroundings) -> (Families, Families) {
+        let Surroundings { options, local_addresses } = surroundings;
+        let mut rewritten = Families::default();
+        for family in self.families.iter() {
+            let program = program(family, options);
+            if self.state[family].program.mark != program.mark {
+                self.state[family].program = program;
+                rewritten = rewritten.with(family);
+            }
+        }
+        let before = std::mem::replace(&mut self.options, options.clone());
+        let mut changed = self.set_local_addresses(local_addresses).union(rewritten);
+        // Source ranges depend on them (B-161).
+        if before.node_ips != self.options.node_ips {
+            self.mark_all_dirty();
+            changed = self.families;
+        }
+        (changed, rewritten)
     }
 
     /// The addresses that accept NodePort traffic, or, in match-all mode, all addresses of the node.

@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::model::{Family, ObjectName, PerFamily, Protocol};
 use crate::program::LocalhostPort;
 use crate::topology::Backend;
-use bounds::Bounds;
+pub use bounds::Bounds;
 use pick::Picker;
 
 /// What could not be opened is tried again after this long, or at the next change.
@@ -167,8 +167,11 @@ impl Open {
 }
 
 /// Keeps the listeners as `wanted` says, for ever.
-pub async fn run(mut wanted: watch::Receiver<Wanted>, metrics: Arc<Metrics>) -> Infallible {
-    let bounds = Bounds::of_process();
+pub async fn run(
+    mut wanted: watch::Receiver<Wanted>,
+    metrics: Arc<Metrics>,
+    bounds: Bounds,
+) -> Infallible {
     let mut open: BTreeMap<Place, Open> = BTreeMap::new();
     loop {
         let now = wanted.borrow_and_update().clone();

@@ -20,7 +20,7 @@ pub use chains::{Program, RuleId, program};
 pub use extension::{Extension, ExtensionObjects};
 pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
-pub use options::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions};
+pub use options::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions, Surroundings};
 pub use placement::{
     Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, comment, elements,
 };

@@ -22,7 +22,7 @@ pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::Limits;
 pub use thread::{Programmer, StartError, watch_foreign_changes};
 pub use turn::{Arrival, FamilyState, Foreign, InForce, Subscriber, Synced, Turn};
-pub use worker::{LocalAddresses, Worker};
+pub use worker::{Survey, Worker};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::model::{Family, ObjectName, PerFamily};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kubeweir::localhost::{self, Desired};
+use kubeweir::localhost::{self, Bounds, Desired};
 use kubeweir::metrics::{BuildInfo, Exposition, Metrics, Mode};
 use kubeweir::model::{Family, ObjectName, Protocol};
 use kubeweir::program::LocalhostPort;
@@ -41,10 +41,14 @@ struct Proxy {
 
 impl Proxy {
     fn start(ports: Vec<LocalhostPort>) -> Proxy {
+        Proxy::bounded(ports, Bounds::of_process())
+    }
+
+    fn bounded(ports: Vec<LocalhostPort>, bounds: Bounds) -> Proxy {
         let (desired, wanted) = Desired::new();
         let started = Timestamp::UNIX_EPOCH;
         let metrics = Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), started));
-        tokio::spawn(localhost::run(wanted, metrics.clone()));
+        tokio::spawn(localhost::run(wanted, metrics.clone(), bounds));
         let mut proxy = Proxy { desired, metrics };
         proxy.serve(ports);
         proxy
@@ -55,6 +59,16 @@ impl Proxy {
         self.desired.publish();
     }
 
+    /// Waits until the page has this line.
+    async fn wait_line(&self, line: &str) {
+        let there = async {
+            while !self.scrape().lines().any(|found| found == line) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(SOON, there).await.is_ok(), "{line}:\n{}", self.scrape());
+    }
+
     fn scrape(&self) -> String {
         String::from_utf8(self.metrics.scrape(Exposition::Text).unwrap()).unwrap()
     }
@@ -62,9 +76,13 @@ impl Proxy {
 
 /// Connects once it listens.
 async fn connect() -> TcpStream {
+    connect_to(NODE_PORT).await
+}
+
+async fn connect_to(port: u16) -> TcpStream {
     let connected = async {
         loop {
-            match TcpStream::connect(address(NODE_PORT)).await {
+            match TcpStream::connect(address(port)).await {
                 Ok(stream) => return stream,
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
@@ -72,6 +90,13 @@ async fn connect() -> TcpStream {
     };
     timeout(SOON, connected).await.unwrap()
 }
+
+fn connections(count: usize) -> String {
+    format!("kubeweir_localhost_nodeport_connections{{ip_family=\"IPv4\"}} {count}")
+}
+
+const ONE_TOO_MANY: &str =
+    "kubeweir_localhost_nodeport_failures_total{ip_family=\"IPv4\",reason=\"limit\"} 1";
 
 fn within(test: impl AsyncFnOnce() + Send) {
     in_netns(|| {
@@ -191,10 +216,7 @@ fn connections_outlive_their_listener() {
         endpoint.read_exact(&mut heard).await.unwrap();
         assert_eq!(&heard, b"still there");
         drop((client, endpoint));
-        let series = "kubeweir_localhost_nodeport_connections{ip_family=\"IPv4\"} 0";
-        while !proxy.scrape().contains(series) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        proxy.wait_line(&connections(0)).await;
     });
 }
 
@@ -242,5 +264,120 @@ fn udp_clients_are_told_apart() {
             // The second round finds no other endpoint.
             proxy.serve(vec![port(Protocol::Udp, &[8081])]);
         }
+    });
+}
+
+// Two at a time: the third client waits, is counted, and is served when a place is free.
+#[test]
+fn connections_are_bounded() {
+    within(async || {
+        let server = TcpListener::bind(address(8080)).await.unwrap();
+        let proxy = Proxy::bounded(vec![port(Protocol::Tcp, &[8080])], Bounds::new(2, 1));
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(connect().await);
+        }
+        proxy.wait_line(ONE_TOO_MANY).await;
+        proxy.wait_line(&connections(2)).await;
+        let mut served = Vec::new();
+        for _ in 0..2 {
+            served.push(server.accept().await.unwrap().0);
+        }
+        // Whoever is not served has no connection to an endpoint, however long it waits.
+        assert!(timeout(Duration::from_millis(200), server.accept()).await.is_err());
+        drop((clients.remove(0), served.remove(0)));
+        timeout(SOON, server.accept()).await.unwrap().unwrap();
+        proxy.wait_line(&connections(2)).await;
+    });
+}
+
+// A listener without clients kept a place for the next one: with more NodePorts than places the rest was
+// served never.
+#[test]
+fn idle_listeners_take_no_place() {
+    within(async || {
+        let server = TcpListener::bind(address(8080)).await.unwrap();
+        let at =
+            |offset| LocalhostPort { port: NODE_PORT + offset, ..port(Protocol::Tcp, &[8080]) };
+        let _proxy = Proxy::bounded((0..4).map(at).collect(), Bounds::new(1, 1));
+        for offset in (0..4).rev() {
+            let mut client = connect_to(NODE_PORT + offset).await;
+            let (mut endpoint, _) = timeout(SOON, server.accept()).await.unwrap().unwrap();
+            endpoint.write_all(b"x").await.unwrap();
+            assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 1);
+        }
+    });
+}
+
+// A client too many is dropped and counted, as by a full table of connections; the others go on.
+#[test]
+fn udp_clients_are_bounded() {
+    within(async || {
+        let server = UdpSocket::bind(address(8080)).await.unwrap();
+        let proxy = Proxy::bounded(vec![port(Protocol::Udp, &[8080])], Bounds::new(1, 1));
+        let [first, second] =
+            [UdpSocket::bind(address(0)).await, UdpSocket::bind(address(0)).await]
+                .map(|client| client.unwrap());
+        let mut buffer = [0; 8];
+        let reached = async {
+            loop {
+                let _ = first.send_to(b"first", address(NODE_PORT)).await;
+                if timeout(Duration::from_millis(50), server.recv(&mut buffer)).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        timeout(SOON, reached).await.unwrap();
+        second.send_to(b"second", address(NODE_PORT)).await.unwrap();
+        proxy.wait_line(ONE_TOO_MANY).await;
+        first.send_to(b"last", address(NODE_PORT)).await.unwrap();
+        let heard = async {
+            loop {
+                let length = server.recv(&mut buffer).await.unwrap();
+                assert_ne!(&buffer[..length], b"second");
+                if &buffer[..length] == b"last" {
+                    return;
+                }
+            }
+        };
+        timeout(SOON, heard).await.unwrap();
+    });
+}
+
+// What a connection may cost: two buffers of 4 KiB and what the runtime keeps of two sockets.
+const BYTES_A_CONNECTION: u64 = 16 << 10;
+
+// Endpoints that do not read make nothing grow: 100 connections, each stuffed until it takes no more.
+#[test]
+fn memory_is_bounded_by_the_number_of_connections() {
+    const COUNT: usize = 100;
+    let run = |count: usize| {
+        allocation_counter::measure(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let server = TcpListener::bind(address(8080)).await.unwrap();
+                let proxy = Proxy::start(vec![port(Protocol::Tcp, &[8080])]);
+                let mut held = Vec::new();
+                for _ in 0..count {
+                    let client = connect().await;
+                    held.push((client, timeout(SOON, server.accept()).await.unwrap().unwrap()));
+                }
+                let chunk = vec![7; 64 << 10];
+                for (client, _) in &held {
+                    while let Ok(Ok(())) =
+                        timeout(Duration::from_millis(20), client.writable()).await
+                    {
+                        let _ = client.try_write(&chunk);
+                    }
+                }
+                proxy.wait_line(&connections(count)).await;
+            });
+        })
+    };
+    in_netns(|| {
+        let few = run(1).bytes_max;
+        let many = run(1 + COUNT).bytes_max;
+        let each = (many - few) / COUNT as u64;
+        assert!(each <= BYTES_A_CONNECTION, "{each} bytes a connection");
     });
 }

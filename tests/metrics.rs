@@ -469,8 +469,12 @@ async fn flagz_and_statusz_have_both_forms() {
     for (page, title, line) in [
         ("/flagz", "\nkube-proxy flagz\n", "\nv: 2\n"),
         ("/statusz", "\nkube-proxy statusz\n", "\nBinary version: v1.37.0+test\n"),
-        ("/statusz", "\nkube-proxy statusz\n", "\nStarted: 2023-11-14T22:13:20Z\n"),
-        ("/statusz", "\nkube-proxy statusz\n", "\nPaths: /configz /debug/flags "),
+        ("/statusz", "\nkube-proxy statusz\n", "\nStarted: Tue Nov 14 22:13:20 UTC 2023\n"),
+        (
+            "/statusz",
+            "\nkube-proxy statusz\n",
+            "\nPaths: /configz /debug /flagz /healthz /metrics /proxyMode /statusz\n",
+        ),
     ] {
         let answer = get(fixture.address, page).await;
         assert!(answer.text().starts_with(title), "{page}: {}", answer.text());
@@ -494,7 +498,29 @@ async fn flagz_and_statusz_have_both_forms() {
     assert_eq!(body["apiVersion"], "config.k8s.io/v1beta1");
     assert_eq!(body["startTime"], "2023-11-14T22:13:20Z");
     assert_eq!(body["emulationVersion"], "1.37");
-    assert_eq!(object("/flagz", "application/json").await.0, 406);
+    for (page, kind, pointer, value) in [
+        ("/flagz", "Flagz", "/flags/v", json!("2")),
+        ("/statusz", "Statusz", "/binaryVersion", json!("v1.37.0+test")),
+    ] {
+        // k/k #135309: YAML by the same parameters; CBOR stands behind a gate that is off.
+        let accept =
+            |media: &str, version: &str| format!("{media};v={version};g=config.k8s.io;as={kind}");
+        for version in ["v1beta1", "v1alpha1"] {
+            let yaml = accept("application/yaml", version);
+            let answer = request(fixture.address, "GET", page, &[("Accept", &yaml)], "").await;
+            assert_eq!(answer.header("Content-Type"), Some("application/yaml"));
+            let body: Value = serde_saphyr::from_str(answer.text()).unwrap();
+            assert_eq!(body.pointer(pointer), Some(&value), "{body}");
+            assert_eq!(answer.header("Warning").is_some(), version == "v1alpha1", "{version}");
+        }
+        let cbor = accept("application/cbor", "v1beta1");
+        for refused in ["application/json", "application/yaml", "application/xml", &cbor] {
+            assert_eq!(object(page, refused).await.0, 406, "{page} {refused}");
+        }
+        let either = format!("{},*/*", accept("application/json", "v1"));
+        let answer = request(fixture.address, "GET", page, &[("Accept", &either)], "").await;
+        assert!(answer.text().starts_with("\nkube-proxy "), "{}", answer.text());
+    }
 
     let off = |pages| Pages { flags: None, status: None, ..pages };
     let fixture = Fixture::with_pages(Mode::Nftables, off).await;

@@ -10,6 +10,7 @@
 mod change;
 mod cluster;
 mod counters;
+mod drain;
 mod kernel_memory;
 mod load;
 mod packets;
@@ -21,13 +22,14 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),
     ("memory", process::memory),
     ("api", process::api),
     ("churn", process::churn),
+    ("drain", drain::run),
     ("packets", packets::run),
     ("counters", counters::run),
 ];

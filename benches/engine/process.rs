@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -23,15 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const SETTLED: Duration = Duration::from_secs(2);
 /// How long each rate of churn lasts.
 const CHURN: Duration = Duration::from_secs(5);
+/// Names another program to measure: any kube-proxy takes these flags.
+const AGENT: &str = "KUBEWEIR_BENCH_AGENT";
 /// `USER_HZ`: `/proc/PID/stat` counts in hundredths of a second on every Linux architecture.
 const TICKS: f64 = 100.0;
 
 /// An agent in a namespace of its own, in sync with its API server.
 pub struct Site {
-    server: ApiServer,
+    /// The API server.
+    pub server: ApiServer,
     agent: Agent,
     monitor: Monitor,
-    synced: Duration,
+    /// From the start of the process to rules in force.
+    pub synced: Duration,
     _directory: tempfile::TempDir,
     /// Where it runs.
     pub netns: Netns,
@@ -44,15 +48,18 @@ impl Site {
 
     /// With more flags.
     pub fn start_with(size: Size, flags: &[&str]) -> Site {
+        let slices = |index| size.slices(index);
+        Site::start_on(flags, |server| put(server, size.services, slices))
+    }
+
+    /// With these objects beside the Node.
+    pub fn start_on(flags: &[&str], objects: impl FnOnce(&ApiServer)) -> Site {
         let netns = Netns::new("process").expect("a network namespace (root is needed)");
         netns.ip("addr add 192.168.10.1/32 dev lo").expect("ip works");
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let server = netns.run(|| ApiServer::start(loopback)).expect("a free port");
         server.put(&node());
-        for index in 0..size.services {
-            server.put(&service(&cluster::service(index)));
-            size.slices(index).iter().for_each(|one| server.put(&slice(one)));
-        }
+        objects(&server);
         let directory = tempfile::tempdir().expect("a directory");
         let kubeconfig = server.write_kubeconfig(directory.path()).expect("written");
         let log = File::create(directory.path().join("log")).expect("a file");
@@ -72,8 +79,9 @@ impl Site {
         .collect::<Vec<_>>();
         let mut monitor = netns.run(|| Monitor::open(0)).expect("notifications");
         let start = Instant::now();
-        let program = Path::new(env!("CARGO_BIN_EXE_kubeweir"));
-        let agent = Agent::start(&netns, program, &arguments, &log).expect("it starts");
+        let program =
+            std::env::var_os(AGENT).map_or(env!("CARGO_BIN_EXE_kubeweir").into(), PathBuf::from);
+        let agent = Agent::start(&netns, &program, &arguments, &log).expect("it starts");
         let attached = || {
             let listed = netns.feed("nft", &["list", "chains"], "").expect("nft works");
             listed.matches("hook postrouting").count() >= 2
@@ -96,12 +104,12 @@ impl Site {
         format!("{:.1}", kib / 1024.0)
     }
 
-    /// User and system time so far.
+    /// User and system time so far, with that of programs it ran.
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.agent.pid()));
         let stat = stat.expect("the agent runs");
         let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split(' ').collect();
-        let ticks: f64 = fields[12..14].iter().filter_map(|t| t.parse::<f64>().ok()).sum();
+        let ticks: f64 = fields[12..16].iter().filter_map(|t| t.parse::<f64>().ok()).sum();
         Duration::from_secs_f64(ticks / TICKS)
     }
 
@@ -116,7 +124,7 @@ impl Site {
         threads.flatten().map(of).sum()
     }
 
-    fn put(&self, size: Size, index: u32, replaced: bool) {
+    fn replace(&self, size: Size, index: u32, replaced: bool) {
         let mut one = size.slices(index).remove(0);
         if replaced {
             *one.endpoints.last_mut().expect("endpoints") = cluster::pod(4_000_000 + index);
@@ -169,7 +177,7 @@ pub fn api() {
         let mut times = Vec::new();
         for i in 0..500 {
             let start = Instant::now();
-            site.put(size, i / 2 * 7_919 % services, i % 2 == 0);
+            site.replace(size, i / 2 * 7_919 % services, i % 2 == 0);
             site.monitor.wait(PATIENCE).expect("readable").expect("a commit");
             times.push(start.elapsed());
             while site.monitor.wait(Duration::from_millis(2)).expect("readable").is_some() {}
@@ -199,7 +207,7 @@ pub fn churn() {
         let (cpu, start) = (site.cpu(), Instant::now());
         let mut made = 0;
         while start.elapsed() < CHURN {
-            site.put(size, made / 2 * 7_919 % size.services, made % 2 == 0);
+            site.replace(size, made / 2 * 7_919 % size.services, made % 2 == 0);
             made += 1;
             let due = Duration::from_secs_f64(f64::from(made) / f64::from(rate));
             sleep(due.saturating_sub(start.elapsed()));
@@ -218,6 +226,14 @@ pub fn churn() {
     table.print();
 }
 
+/// Puts so many services and their slices.
+pub fn put(server: &ApiServer, services: u32, slices: impl Fn(u32) -> Vec<EndpointSlice>) {
+    for index in 0..services {
+        server.put(&service(&cluster::service(index)));
+        slices(index).iter().for_each(|one| server.put(&slice(one)));
+    }
+}
+
 fn node() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE },
@@ -226,7 +242,8 @@ fn node() -> Value {
     })
 }
 
-fn service(service: &Service) -> Value {
+/// A Service as an API server has it.
+pub fn service(service: &Service) -> Value {
     let address = service.cluster_ips[0];
     json!({
         "apiVersion": "v1", "kind": "Service",
@@ -239,7 +256,8 @@ fn service(service: &Service) -> Value {
     })
 }
 
-fn slice(slice: &EndpointSlice) -> Value {
+/// A slice as an API server has it.
+pub fn slice(slice: &EndpointSlice) -> Value {
     let endpoints: Vec<Value> = slice
         .endpoints
         .iter()

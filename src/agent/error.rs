@@ -68,4 +68,7 @@ pub enum AgentError {
     /// The podCIDRs changed in NodeCIDR mode (B-058).
     #[error("the node's podCIDRs changed")]
     PodCidrsChanged,
+    /// The Node was deleted (B-059).
+    #[error("the Node was deleted")]
+    NodeDeleted,
 }

@@ -37,20 +37,18 @@ pub struct Ready {
 /// Checks and prepares the node.
 pub async fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<Ready, AgentError> {
     let config = &launch.config;
-    let bind_address = Some(config.bind_address).filter(|address| !address.is_unspecified());
-    let ips = NodeIps::resolve(sighted.node.as_deref(), bind_address);
+    let ips = config.node_ips(sighted.node.as_deref());
     if ips.primary_is_loopback() {
         info!("The node's IP is not known; consider setting bindAddress");
     }
     let families = programmed(Ipv6State::read(Path::new("/")), ips.primary)?;
-    let pod_cidrs = sighted.node.as_ref().map(|n| n.pod_cidrs.clone()).unwrap_or_default();
-    check_sanity(config, &ips, families, &pod_cidrs)?;
+    let traffic = Traffic::new(config.clone(), sighted.node.as_deref());
+    check_sanity(config, &ips, families, &traffic.pod_cidrs)?;
     let wanted = config.table_ownership;
     let probe = async || apart(move || try_nftables(wanted, families)).await;
     let owned = patiently("nf_tables", probe).await?;
     write_sysctls(launch, families).await?;
     tell_mode(config.mode);
-    let traffic = Traffic { config: config.clone(), node_ips: ips.ips, pod_cidrs };
     Ok(Ready { node, sighted, traffic, families, owned })
 }
 

@@ -12,12 +12,14 @@ use tracing::{error, warn};
 
 use super::patience::patiently;
 use super::subscribers::{self, Outlets};
-use super::{AgentError, Launch};
+use super::{AgentError, Launch, Traffic};
 use crate::engine::Engine;
 use crate::logging::with_causes;
 use crate::model::{Families, Node, NodeAddresses};
 use crate::node::addresses;
-use crate::sync::{Inbox, Limits, Programmer, watch_foreign_changes};
+use crate::node::nodeport::Hint;
+use crate::program::Surroundings;
+use crate::sync::{Inbox, Limits, Programmer, Survey, watch_foreign_changes};
 use crate::topology::Vantage;
 
 /// Pause before a broken stream of addresses is opened anew.
@@ -31,6 +33,10 @@ pub struct Subject {
     pub object: Option<Arc<Node>>,
     /// Families to program.
     pub families: Families,
+    /// Tables are to be owned.
+    pub owned: bool,
+    /// Configuration and node.
+    pub traffic: Traffic,
 }
 
 /// Follows the interfaces' addresses and starts the worker's threads.
@@ -44,26 +50,28 @@ pub async fn start(
 ) -> Result<JoinHandle<()>, AgentError> {
     let mut addresses = follow_addresses().await?;
     let assigned = addresses.borrow_and_update().clone();
+    let owned = subject.owned;
     let programmer = Programmer::spawn()?;
     patiently("nf_tables", async || {
         let portid = programmer.open().await?;
         // Where others cannot be kept off the table, they are watched at least.
-        if !outlets.owned {
+        if !owned {
             watch_foreign_changes(portid, inbox.clone())?;
         }
         Ok(())
     })
     .await?;
-    let engine = engine(subject, &outlets, &assigned);
-    let traffic = outlets.traffic.clone();
-    let local_addresses = Box::new(move |new: &NodeAddresses| traffic.local_addresses(new));
+    let mut surveyor = Surveyor::new(subject.traffic.clone(), assigned);
+    let surroundings = surveyor.survey();
+    let engine = engine(subject, &surroundings);
     let limits = Limits {
         min_interval: launch.config.min_sync_period,
         retry: launch.config.sync_period,
         audit: Limits::AUDIT,
     };
-    let subscribers = subscribers::all(outlets, &assigned);
-    let programming = programmer.start(engine, inbox.clone(), local_addresses, subscribers, limits);
+    let subscribers = subscribers::all(outlets, &surroundings);
+    let survey = surveyor.into_survey();
+    let programming = programmer.start(engine, inbox.clone(), survey, subscribers, limits);
     let inbox = inbox.clone();
     tokio::spawn(async move {
         while addresses.changed().await.is_ok() {
@@ -92,14 +100,47 @@ async fn read_addresses() -> Result<NodeAddresses, AgentError> {
     patiently("the interfaces' addresses", async || Ok(addresses::read().await?)).await
 }
 
-fn engine(subject: Subject, outlets: &Outlets, assigned: &NodeAddresses) -> Engine {
-    let (options, hints) = outlets.traffic.options(assigned);
-    for hint in hints {
-        error!("{hint}");
-    }
+fn engine(subject: Subject, surroundings: &Surroundings) -> Engine {
     let zone = subject.object.as_ref().and_then(|node| node.zone.clone());
     let vantage = Vantage { node: subject.node, zone };
-    let mut engine = Engine::new(options, vantage, subject.families, outlets.owned);
-    engine.set_local_addresses(&outlets.traffic.local_addresses(assigned));
+    let options = surroundings.options.clone();
+    let mut engine = Engine::new(options, vantage, subject.families, subject.owned);
+    engine.set_local_addresses(&surroundings.local_addresses);
     engine
+}
+
+/// Keeps what is known of where the node is reached.
+pub struct Surveyor {
+    traffic: Traffic,
+    assigned: NodeAddresses,
+    /// What an operator was told last.
+    told: Vec<Hint>,
+}
+
+impl Surveyor {
+    /// With the interfaces' addresses.
+    pub fn new(traffic: Traffic, assigned: NodeAddresses) -> Self {
+        Surveyor { traffic, assigned, told: Vec::new() }
+    }
+
+    /// What follows from it. New hints are logged.
+    pub fn survey(&mut self) -> Surroundings {
+        let (surroundings, hints) = self.traffic.surroundings(&self.assigned);
+        for hint in hints.iter().filter(|hint| !self.told.contains(hint)) {
+            error!("{hint}");
+        }
+        self.told = hints;
+        surroundings
+    }
+
+    /// For the worker, which tells of what is new.
+    pub fn into_survey(mut self) -> Survey {
+        Box::new(move |node: Option<&Node>, assigned: Option<NodeAddresses>| {
+            if let Some(node) = node {
+                self.traffic.follow(node);
+            }
+            self.assigned = assigned.unwrap_or_else(|| std::mem::take(&mut self.assigned));
+            self.survey()
+        })
+    }
 }

@@ -17,28 +17,23 @@ use std::sync::mpsc::Sender;
 
 use tokio::sync::{mpsc, watch};
 
-pub use events::{Events, Note};
+pub use events::{Events, Fatal, Note};
 pub use flows::{Flows, Job, start as start_flows};
 pub use health::{HealthChecks, Healthy, no_health_checks};
 pub use localhost::Localhost;
 pub use metrics::Figures;
 pub use status::Shown;
 
-use crate::config::Traffic;
 use crate::health::Health;
 use crate::localhost::Desired;
 use crate::metrics::Metrics;
-use crate::model::NodeAddresses;
 use crate::netlink::heap;
+use crate::program::Surroundings;
 use crate::status::SharedStatus;
 use crate::sync::{Subscriber, Turn};
 
 /// Where the subscribers write.
 pub struct Outlets {
-    /// Configuration and node.
-    pub traffic: Traffic,
-    /// Tables are to be owned.
-    pub owned: bool,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Health of the proxy.
@@ -53,22 +48,21 @@ pub struct Outlets {
     pub localhost: Desired,
     /// Events and fatal changes.
     pub notes: mpsc::UnboundedSender<Note>,
-    /// podCIDR changes end the process.
-    pub node_cidr_mode: bool,
+    /// Which changes of the Node end the process.
+    pub fatal: Fatal,
 }
 
-/// All of them, in order; `addresses` are the node's at the start.
-pub fn all(outlets: Outlets, addresses: &NodeAddresses) -> Vec<Box<dyn Subscriber>> {
-    let Outlets { traffic, metrics, health, status, flows, health_checks, localhost, .. } = outlets;
-    let notes = outlets.notes;
-    let pod_cidrs = outlets.node_cidr_mode.then(|| traffic.pod_cidrs.clone());
+/// All of them, in order; `surroundings` are those of the start.
+pub fn all(outlets: Outlets, surroundings: &Surroundings) -> Vec<Box<dyn Subscriber>> {
+    let Outlets { metrics, health, status, flows, health_checks, localhost, notes, fatal } =
+        outlets;
     vec![
         Box::new(Figures::new(metrics)),
         Box::new(Shown::new(status)),
-        Box::new(Healthy::new(health, health_checks, traffic.clone(), addresses.clone())),
+        Box::new(Healthy::new(health, health_checks, surroundings)),
         Box::new(Localhost(localhost)),
-        Box::new(Flows::new(flows, traffic, addresses)),
-        Box::new(Events::new(notes, pod_cidrs)),
+        Box::new(Flows::new(flows, surroundings)),
+        Box::new(Events::new(notes, fatal)),
         Box::new(Heap),
     ]
 }

@@ -1,21 +1,21 @@
 //! A service that the kernel refuses: who learns of it.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::subscribers::{self, Note, Outlets, no_health_checks, start_flows};
+use super::subscribers::tests::surroundings;
+use super::subscribers::{self, Fatal, Note, Outlets, no_health_checks, start_flows};
 use super::tell;
 use crate::api::{Client, Options, Reason, Recorder, Regarding};
-use crate::config::Traffic;
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
 use crate::metrics::{BuildInfo, Exposition, Metrics, Mode};
-use crate::model::{Change, Families, Kind, NodeAddresses, Object, PerFamily, Protocol};
+use crate::model::{Change, Families, Kind, Node, Object, Protocol};
 use crate::program::RuleOptions;
 use crate::ruleset::{Element, Key};
 use crate::source::Sink;
@@ -73,16 +73,7 @@ fn outlets(
     status: &SharedStatus,
     notes: mpsc::UnboundedSender<Note>,
 ) -> Outlets {
-    let parsed = crate::cli::proxy::parse(&["--hostname-override=a".to_owned()]).expect("flags");
-    let completed = crate::config::complete(&parsed.flags, None).expect("complete");
-    let loopback = |_| IpAddr::V4(Ipv4Addr::LOCALHOST);
     Outlets {
-        traffic: Traffic {
-            config: crate::config::resolve(completed).expect("valid"),
-            node_ips: PerFamily::from_fn(loopback),
-            pod_cidrs: Vec::new(),
-        },
-        owned: true,
         metrics: metrics.clone(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
         status: status.clone(),
@@ -90,7 +81,7 @@ fn outlets(
         health_checks: watch::channel(no_health_checks()).0,
         localhost: crate::localhost::Desired::new().0,
         notes,
-        node_cidr_mode: false,
+        fatal: Fatal::default(),
     }
 }
 
@@ -110,10 +101,10 @@ fn worker(
         retry: Duration::from_secs(30),
         audit: Limits::AUDIT,
     };
-    let traffic = around.traffic.clone();
-    let local_addresses = Box::new(move |new: &NodeAddresses| traffic.local_addresses(new));
-    let subscribers = subscribers::all(around, &NodeAddresses::default());
-    Worker::new(synchronizer, inbox.clone(), local_addresses, subscribers, limits)
+    let surroundings = surroundings();
+    let subscribers = subscribers::all(around, &surroundings);
+    let survey = Box::new(move |_: Option<&Node>, _| surroundings.clone());
+    Worker::new(synchronizer, inbox.clone(), survey, subscribers, limits)
 }
 
 /// Writes the Event of a note to an API server; what arrived.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -20,7 +19,7 @@ use crate::inspect::wanted::NodeSetup;
 use crate::logging::with_causes;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Families, Kind, Node, NodeAddresses, Object, ObjectName};
-use crate::node::object::NodeIps;
+use crate::program::Surroundings;
 use crate::source::Sink;
 use crate::topology::Vantage;
 
@@ -62,18 +61,13 @@ impl Setup {
             Object::Node(node) if *node.name.name == *self.node => Some(&**node),
             _ => None,
         });
-        let bind = Some(self.config.bind_address).filter(|address| !address.is_unspecified());
         let owned = can_own && self.config.table_ownership;
-        let traffic = Traffic {
-            node_ips: NodeIps::resolve(node, bind).ips,
-            pod_cidrs: node.map_or_else(Vec::<IpNet>::new, |node| node.pod_cidrs.clone()),
-            config: self.config,
-        };
+        let traffic = Traffic::new(self.config, node);
         let assigned = assigned.unwrap_or_else(|| addresses_of(node));
-        let (options, hints) = traffic.options(&assigned);
+        let (Surroundings { options, local_addresses }, hints) = traffic.surroundings(&assigned);
         hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
         NodeSetup {
-            local_addresses: traffic.local_addresses(&assigned),
+            local_addresses,
             options,
             vantage: Vantage {
                 node: self.node.into(),

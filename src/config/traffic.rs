@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Config, DetectLocal, ProxyMode};
-use crate::model::{Family, NodeAddresses, PerFamily};
+use crate::model::{Family, Node, NodeAddresses, PerFamily};
 use crate::node::nodeport::{Hint, nodeport_addresses};
-use crate::program::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions};
+use crate::node::object::NodeIps;
+use crate::program::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions, Surroundings};
 
-/// What of the configuration decides about traffic, together with what the node said at start.
+/// What of the configuration decides about traffic, together with what the node says.
 #[derive(Debug, Clone)]
 pub struct Traffic {
     /// The configuration.
@@ -21,8 +22,28 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// On a node whose object is this one, if there is any.
+    pub fn new(config: Config, node: Option<&Node>) -> Self {
+        let pod_cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+        Traffic { node_ips: config.node_ips(node).ips, pod_cidrs, config }
+    }
+
+    /// The Node changed. While it has no address, those that it had count. (Other podCIDRs mean nothing,
+    /// or end the process: B-058.)
+    pub fn follow(&mut self, node: &Node) {
+        if !node.addresses.is_empty() {
+            self.node_ips = self.config.node_ips(Some(node)).ips;
+        }
+    }
+
+    /// Where the node is reached, and what an operator should be told about it.
+    pub fn surroundings(&self, assigned: &NodeAddresses) -> (Surroundings, Vec<Hint>) {
+        let (options, hints) = self.options(assigned);
+        (Surroundings { options, local_addresses: self.local_addresses(assigned) }, hints)
+    }
+
     /// The options of the program, and what an operator should be told about them.
-    pub fn options(&self, assigned: &NodeAddresses) -> (RuleOptions, Vec<Hint>) {
+    fn options(&self, assigned: &NodeAddresses) -> (RuleOptions, Vec<Hint>) {
         let config = &self.config;
         let nftables = config.mode == ProxyMode::Nftables;
         let iptables = config.mode == ProxyMode::Iptables;
@@ -46,7 +67,7 @@ impl Traffic {
     }
 
     /// The addresses the engine should know: those that accept NodePorts, or all of the node's.
-    pub fn local_addresses(&self, assigned: &NodeAddresses) -> PerFamily<Vec<IpAddr>> {
+    fn local_addresses(&self, assigned: &NodeAddresses) -> PerFamily<Vec<IpAddr>> {
         PerFamily::from_fn(|family| match self.node_ports(assigned, family).0 {
             NodePortMatch::Addresses(addresses) => addresses,
             NodePortMatch::AnyLocal => {
@@ -89,5 +110,12 @@ impl Traffic {
             }
         };
         cidr.map_or(LocalPods::Unknown, LocalPods::Cidr)
+    }
+}
+
+impl Config {
+    /// The effective node IPs: `bindAddress`, unless it is unspecified, and the Node's.
+    pub fn node_ips(&self, node: Option<&Node>) -> NodeIps {
+        NodeIps::resolve(node, self.bind_address)
     }
 }

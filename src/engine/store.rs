@@ -26,6 +26,8 @@ pub struct Effect {
     pub service_cidrs: bool,
     /// The Node changed.
     pub node: bool,
+    /// The Node is gone.
+    pub node_deleted: bool,
     /// The node's zone changed with it (B-060).
     pub zone: bool,
     /// The kind was listed for the first time.
@@ -186,7 +188,9 @@ impl Store {
             }
             // The last Node seen stays in use: what it said of zone and addresses is still the best
             // there is (section 3.4).
-            Kind::Node => {}
+            Kind::Node => {
+                effect.node_deleted |= self.node.as_ref().is_some_and(|node| node.name == *name);
+            }
             Kind::ServiceCidr => {
                 effect.service_cidrs |= self.service_cidrs.remove(name).is_some();
             }

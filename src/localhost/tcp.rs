@@ -35,9 +35,10 @@ pub fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<Infallible>> {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     loop {
-        let place = place(&shared).await;
         match listener.accept().await {
             Ok((client, _)) => {
+                // Only now: a listener without clients takes nobody's place.
+                let place = place(&shared).await;
                 let shared = shared.clone();
                 tokio::spawn(async move {
                     let open = shared.metrics.localhost.opened(shared.place.family);
@@ -54,7 +55,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> Infallible {
     }
 }
 
-/// Waits until one more connection may be served; meanwhile clients wait in the listener's queue.
+/// Waits until one more connection may be served; meanwhile the next clients wait in the listener's
+/// queue.
 async fn place(shared: &Shared) -> OwnedSemaphorePermit {
     let places = &shared.bounds.connections;
     if let Ok(place) = places.clone().try_acquire_owned() {

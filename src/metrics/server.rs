@@ -75,7 +75,8 @@ pub async fn run(listener: TcpListener, metrics: Arc<Metrics>, pages: Pages) -> 
 }
 
 fn router(metrics: Arc<Metrics>, pages: Pages) -> Router {
-    let mut paths = vec!["/configz", "/healthz", "/metrics", "/metrics/slis", "/proxyMode"];
+    // As upstream lists them: by what they start with.
+    let mut paths = vec!["/configz", "/healthz", "/metrics", "/proxyMode"];
     let (scraped, slis, checked) = (Arc::clone(&metrics), Arc::clone(&metrics), metrics);
     let mode = pages.proxy_mode;
     let configz = configz(pages.configuration);
@@ -97,7 +98,7 @@ fn router(metrics: Arc<Metrics>, pages: Pages) -> Router {
         router = router.route("/flagz", any(page));
     }
     if let Some(set_verbosity) = pages.profiling {
-        paths.extend(["/debug/flags", "/debug/flags/v", "/debug/pprof/"]);
+        paths.push("/debug");
         router = router.merge(debug::router(set_verbosity));
     }
     if let Some(status) = pages.status {

@@ -103,7 +103,7 @@ pub struct NodeIps {
 impl NodeIps {
     /// From the Node and `bindAddress`, which wins for its family and makes that one primary unless
     /// it is unspecified (B-055 to B-057).
-    pub fn resolve(node: Option<&Node>, bind_address: Option<IpAddr>) -> Self {
+    pub fn resolve(node: Option<&Node>, bind_address: IpAddr) -> Self {
         let known = node.map(Node::node_ips).unwrap_or_default();
         let loopback = |family| match family {
             Family::V4 => IpAddr::from([127, 0, 0, 1]),
@@ -111,9 +111,9 @@ impl NodeIps {
         };
         let mut ips = PerFamily::from_fn(|family| known[family].unwrap_or(loopback(family)));
         let mut primary = node.and_then(Node::primary_family).unwrap_or(Family::V4);
-        if let Some(address) = bind_address.filter(|address| !address.is_unspecified()) {
-            primary = Family::of(&address);
-            ips[primary] = address;
+        if !bind_address.is_unspecified() {
+            primary = Family::of(&bind_address);
+            ips[primary] = bind_address;
         }
         NodeIps { ips, primary }
     }

@@ -96,6 +96,15 @@ pub struct RuleOptions {
     pub service_counters: bool,
 }
 
+/// Where the node is reached, and what follows from it: all of this may change while the program runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The options, as the node's addresses have them.
+    pub options: RuleOptions,
+    /// Addresses that accept NodePort traffic or, where every one does, all addresses of the node.
+    pub local_addresses: PerFamily<Vec<IpAddr>>,
+}
+
 impl RuleOptions {
     /// nftables mode without detector and without NodePort addresses.
     pub fn nftables() -> Self {

@@ -8,3 +8,16 @@ mod kept;
 mod refusals;
 mod troubled;
 mod worker;
+
+use crate::engine::Engine;
+use crate::model::PerFamily;
+use crate::program::Surroundings;
+use crate::sync::Survey;
+
+/// Of a node that stays where it is.
+fn still(engine: &Engine) -> Survey {
+    let options = engine.options().clone();
+    let local_addresses = PerFamily::default();
+    let surroundings = Surroundings { options, local_addresses };
+    Box::new(move |_, _| surroundings.clone())
+}

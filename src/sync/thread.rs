@@ -15,7 +15,7 @@ use super::Synchronizer;
 use super::inbox::Inbox;
 use super::schedule::Limits;
 use super::turn::{Foreign, Subscriber};
-use super::worker::{LocalAddresses, Worker};
+use super::worker::{Survey, Worker};
 use crate::engine::Engine;
 use crate::logging::with_causes;
 use crate::model::Family;
@@ -62,7 +62,7 @@ enum Order {
 struct Task {
     engine: Engine,
     inbox: Arc<Inbox>,
-    local_addresses: LocalAddresses,
+    survey: Survey,
     subscribers: Vec<Box<dyn Subscriber>>,
     limits: Limits,
 }
@@ -100,11 +100,11 @@ impl Programmer {
         self,
         engine: Engine,
         inbox: Arc<Inbox>,
-        local_addresses: LocalAddresses,
+        survey: Survey,
         subscribers: Vec<Box<dyn Subscriber>>,
         limits: Limits,
     ) -> JoinHandle<()> {
-        let task = Task { engine, inbox, local_addresses, subscribers, limits };
+        let task = Task { engine, inbox, survey, subscribers, limits };
         // If the thread panicked meanwhile, whoever joins it learns of it.
         let _ = self.orders.send(Order::Program(Box::new(task)));
         self.thread
@@ -122,9 +122,9 @@ fn obey(orders: &Receiver<Order>) {
             }
             Order::Program(task) => {
                 let Some(kernel) = opened else { return };
-                let Task { engine, inbox, local_addresses, subscribers, limits } = *task;
+                let Task { engine, inbox, survey, subscribers, limits } = *task;
                 let synchronizer = Synchronizer::new(engine, kernel);
-                Worker::new(synchronizer, inbox, local_addresses, subscribers, limits).run();
+                Worker::new(synchronizer, inbox, survey, subscribers, limits).run();
                 return;
             }
         }

@@ -12,10 +12,8 @@ use smallvec::SmallVec;
 use super::quarantine::Quarantined;
 use super::{Report, Synchronizer};
 use crate::engine::{Conflict, Effect, Engine, FamilySummary, Unserved};
-use crate::model::{
-    Change, EndpointSlice, Families, Family, Kind, Node, NodeAddresses, ObjectName, Service,
-};
-use crate::program::LocalhostPort;
+use crate::model::{Change, EndpointSlice, Families, Family, Kind, Node, ObjectName, Service};
+use crate::program::{LocalhostPort, Surroundings};
 use crate::ruleset::Ownership;
 use crate::transaction::Kernel;
 
@@ -34,8 +32,10 @@ pub struct Turn {
     pub arrivals: Vec<Arrival>,
     /// This node's object, if it changed.
     pub node: Option<Arc<Node>>,
-    /// The node's addresses, if they changed.
-    pub addresses: Option<NodeAddresses>,
+    /// It was deleted.
+    pub node_deleted: bool,
+    /// Where the node is reached now, if its addresses or its object changed.
+    pub surroundings: Option<Surroundings>,
     /// Families that what came in gave work to.
     pub requested: Families,
     /// Families that had work when the turn began to sync.

@@ -3,7 +3,6 @@
 //! It runs on a thread of its own, as does everything of netlink: metrics and health never wait for
 //! a commit.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +10,19 @@ use super::Synchronizer;
 use super::inbox::{Inbox, Mail};
 use super::schedule::{Limits, Schedule, Work};
 use super::turn::{Arrival, Foreign, Subscriber, Synced, Turn};
-use crate::model::{Families, Family, NodeAddresses, PerFamily};
+use crate::model::{Families, Family, Node, NodeAddresses, PerFamily};
+use crate::program::Surroundings;
 use crate::transaction::Kernel;
 
-/// From the node's addresses to those that the engine is to know.
-pub type LocalAddresses = Box<dyn Fn(&NodeAddresses) -> PerFamily<Vec<IpAddr>> + Send>;
+/// From what is new of the node, its object or its interfaces' addresses, to what the engine is to know
+/// of it.
+pub type Survey = Box<dyn FnMut(Option<&Node>, Option<NodeAddresses>) -> Surroundings + Send>;
 
 /// The worker's parts.
 pub struct Worker<K> {
     synchronizer: Synchronizer<K>,
     inbox: Arc<Inbox>,
-    local_addresses: LocalAddresses,
+    survey: Survey,
     subscribers: Vec<Box<dyn Subscriber>>,
     schedules: PerFamily<Schedule>,
     /// Foreign changes that are not repaired yet.
@@ -34,14 +35,14 @@ impl<K: Kernel> Worker<K> {
     pub fn new(
         synchronizer: Synchronizer<K>,
         inbox: Arc<Inbox>,
-        local_addresses: LocalAddresses,
+        survey: Survey,
         subscribers: Vec<Box<dyn Subscriber>>,
         limits: Limits,
     ) -> Self {
         Worker {
             synchronizer,
             inbox,
-            local_addresses,
+            survey,
             subscribers,
             schedules: PerFamily::from_fn(|_| Schedule::new(limits)),
             foreign: PerFamily::default(),
@@ -99,12 +100,15 @@ impl<K: Kernel> Worker<K> {
             if effect.node {
                 turn.node = engine.store().node().cloned();
             }
+            turn.node_deleted |= effect.node_deleted;
             turn.arrivals.push(Arrival { kind, objects, list, effect });
         }
-        if let Some(addresses) = mail.addresses {
-            let known = (self.local_addresses)(&addresses);
-            turn.requested = turn.requested.union(engine.set_local_addresses(&known));
-            turn.addresses = Some(addresses);
+        if turn.node.is_some() || mail.addresses.is_some() {
+            let surroundings = (self.survey)(turn.node.as_deref(), mail.addresses);
+            let (changed, rewritten) = engine.set_surroundings(&surroundings);
+            turn.requested = turn.requested.union(changed);
+            turn.surroundings = Some(surroundings);
+            rewritten.iter().for_each(|family| self.synchronizer.distrust(family));
         }
         let families = turn.families;
         for family in families.iter() {

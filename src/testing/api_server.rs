@@ -176,6 +176,12 @@ impl ApiServer {
         self.shared.change(|state| state.store.oldest = state.store.version);
     }
 
+    /// Drops the history, which every watch has been sent: a long run would keep every state of every
+    /// object.
+    pub fn drop_history(&self) {
+        self.shared.change(|state| state.store.drop_history());
+    }
+
     /// Adds a fault; faults are tried in the order of adding.
     pub fn fail(&self, fault: Fault) {
         self.shared.change(|state| state.faults.push(fault));

@@ -1,14 +1,15 @@
 //! NodePorts on localhost in nftables mode (KEP-6032, Kubernetes 1.37): a proxy where it is asked for,
 //! refusals where the gate is on and nothing listens.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use kubeweir::model::{Family, Kind, PerFamily, Protocol};
-use kubeweir::testing::lab::{NODE_IP, Outcome, Place};
+use kubeweir::testing::lab::{NODE_IP, Outcome, Place, SECOND_NODE_IP, SILENCE};
 use serde_json::{Value, json};
 
-use crate::objects::{node_port, slice};
-use crate::site::{Proxy, Site};
+use crate::objects::{node, node_port, slice};
+use crate::site::{METRICS, Proxy, Site};
 
 const NODE_PORT: u16 = 30080;
 const LOOPBACK: PerFamily<IpAddr> =
@@ -162,6 +163,170 @@ fn session_affinity() {
     let first = server();
     for _ in 0..20 {
         assert_eq!(server(), first);
+    }
+}
+
+// kubernetes#142183: upstream keeps refusing TCP after a restart with the name.
+#[test]
+fn naming_localhost_at_a_restart_serves_it() {
+    let site = site(|_| {});
+    for names in [json!(["primary"]), json!(["primary", "localhost"]), json!(["primary"])] {
+        let named = names.as_array().unwrap().len() > 1;
+        let proxy = started(&site, |config| {
+            gate(config);
+            config["nodePortAddresses"] = names;
+        });
+        for family in Family::BOTH {
+            if named {
+                wait_served(&site, &proxy, Protocol::Tcp, family, "pod-0");
+            } else {
+                let refused = || dial(&site, Protocol::Tcp, family) == Outcome::Refused;
+                site.wait(&proxy, "the refusal", refused);
+            }
+        }
+        proxy.terminate();
+    }
+}
+
+// The lists are those of packets: zone hints count.
+#[test]
+fn endpoints_are_chosen_as_for_packets() {
+    let site = site(|_| {});
+    let mut node = node();
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = "a".into();
+    site.server.put(&node);
+    let mut hinted = slice("web", Family::V4, &[Place::Pod(0), Place::RemotePod(1)]);
+    for (at, zone) in ["b", "a"].into_iter().enumerate() {
+        hinted["endpoints"][at]["hints"] = json!({ "forZones": [{ "name": zone }] });
+    }
+    site.server.put(&hinted);
+    let proxy = site.start_config(|config| {
+        gate(config);
+        config["nodePortAddresses"] = json!(["primary", "localhost"]);
+    });
+    wait_served(&site, &proxy, Protocol::Tcp, Family::V4, "remote-1");
+    let at_node = SocketAddr::new(NODE_IP.v4, NODE_PORT);
+    for _ in 0..10 {
+        let by_packets = site.dial(Place::Outside, Protocol::Tcp, at_node);
+        assert_eq!(by_packets.answer().unwrap().server, "remote-1");
+        assert_eq!(served_by(&site, Protocol::Tcp, Family::V4).as_deref(), Some("remote-1"));
+    }
+}
+
+/// An INIT chunk to a port (RFC 9260, 3.3.2), with its CRC32c.
+fn sctp_init(port: u16) -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend(40_000u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20]);
+    packet.extend([0, 0, 0, 7]);
+    packet.extend(65_536u32.to_be_bytes());
+    packet.extend([0, 1, 0, 1]);
+    packet.extend([0, 0, 0, 9]);
+    let crc = packet.iter().fold(!0u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg())
+        })
+    });
+    packet[8..12].copy_from_slice(&(!crc).to_le_bytes());
+    packet
+}
+
+// SCTP is refused, served or not. This kernel may have no SCTP sockets: the packet is made by hand, and a
+// raw socket hears the refusal, where otherwise it would hear its own packet.
+#[test]
+fn sctp_is_refused() {
+    let site = site(|web| {
+        let ports = web["spec"]["ports"].as_array_mut().unwrap();
+        ports.push(json!({
+            "name": "sctp", "protocol": "SCTP", "port": 80, "nodePort": NODE_PORT,
+        }));
+    });
+    let send = |family: Family| {
+        site.node().run(|| {
+            let domain = socket2::Domain::for_address(SocketAddr::new(LOOPBACK[family], 0));
+            let sctp = socket2::Protocol::from(132);
+            let socket = socket2::Socket::new(domain, socket2::Type::RAW, Some(sctp)).unwrap();
+            socket.set_read_timeout(Some(SILENCE)).unwrap();
+            socket.connect(&SocketAddr::new(LOOPBACK[family], 0).into()).unwrap();
+            socket.send(&sctp_init(NODE_PORT)).unwrap();
+            let mut heard = [std::mem::MaybeUninit::uninit(); 256];
+            socket.recv(&mut heard).map(drop).map_err(|error| error.kind())
+        })
+    };
+    for (list, gated) in
+        [(["primary", "localhost"], true), (["primary", "all"], true), (["primary", "all"], false)]
+    {
+        let proxy = started(&site, |config| {
+            config["nodePortAddresses"] = json!(list);
+            if gated {
+                gate(config);
+            }
+        });
+        for family in Family::BOTH {
+            let expected = if gated { Err(ErrorKind::ConnectionRefused) } else { Ok(()) };
+            site.wait(&proxy, &format!("{expected:?}, {family}"), || send(family) == expected);
+            site.wait(&proxy, "the metrics", || site.listens(LOOPBACK.v4, METRICS));
+            let labels = [
+                ("ip_family", if family == Family::V4 { "IPv4" } else { "IPv6" }),
+                ("protocol", "SCTP"),
+            ];
+            assert_eq!(
+                site.scrape().value(REJECTED, &labels) >= Some(1.0),
+                gated,
+                "{list:?} {family}"
+            );
+        }
+        proxy.terminate();
+    }
+}
+
+// Issue 14's "done when": a configuration of 1.37 with every new key starts, and behaves as upstream's.
+#[test]
+fn a_configuration_of_1_37_with_every_new_key() {
+    let gates = [
+        ("KubeProxyNFTablesLocalhostNodePorts", "ALPHA"),
+        ("NFTablesNetlink", "BETA"),
+        ("NativeHistograms", "BETA"),
+        ("KubeProxyIPVS", "DEPRECATED"),
+    ];
+    let site = site(|_| {});
+    for (list, second) in [
+        (json!(["primary", "localhost", "172.20.0.0/16"]), PerFamily { v4: true, v6: false }),
+        (json!(["all", "localhost"]), PerFamily { v4: true, v6: true }),
+        (json!(["127.0.0.0/8", "::1/128", "primary"]), PerFamily { v4: false, v6: false }),
+    ] {
+        let proxy = started(&site, |config| {
+            config["nodePortAddresses"] = list.clone();
+            config["featureGates"] =
+                gates.iter().map(|(name, _)| ((*name).to_owned(), json!(true))).collect();
+        });
+        for family in Family::BOTH {
+            let context = format!("{list} {family}");
+            wait_served(&site, &proxy, Protocol::Tcp, family, "pod-0");
+            assert_eq!(dial(&site, Protocol::Udp, family), Outcome::Refused, "{context}");
+            for (address, accepts) in
+                [(NODE_IP[family], true), (SECOND_NODE_IP[family], second[family])]
+            {
+                let to = SocketAddr::new(address, NODE_PORT);
+                for protocol in [Protocol::Tcp, Protocol::Udp] {
+                    let outcome = site.dial(Place::Outside, protocol, to);
+                    assert_eq!(outcome.answer().is_some(), accepts, "{to} {protocol}, {context}");
+                }
+            }
+        }
+        site.wait(&proxy, "the metrics", || site.listens(LOOPBACK.v4, METRICS));
+        let scrape = site.scrape();
+        for (name, stage) in gates {
+            let labels = [("name", name), ("stage", stage)];
+            assert_eq!(scrape.value("kubernetes_feature_enabled", &labels), Some(1.0), "{name}");
+        }
+        let log = proxy.log();
+        for complaint in ["nknown", "is ignored", "incomplete or incorrect", "mode is not set"] {
+            assert!(!log.contains(complaint), "{list}: {complaint}:\n{log}");
+        }
+        proxy.terminate();
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kubeweir::model::Family;
-use kubeweir::testing::lab::{CLUSTER_CIDR, NODE_NAME, Place, cluster_ip};
+use kubeweir::testing::lab::{CLUSTER_CIDR, NODE_IP, NODE_NAME, Place, cluster_ip};
 use serde_json::{Value, json};
 
 use crate::objects::{node, service, slice};
@@ -76,6 +76,23 @@ fn health_with_a_node_that_goes() {
         write(&site, "node.json", &node());
         site.wait(&proxy, "200 again", || is(200));
     }
+}
+
+// A directory need not have the node, so that a Node which is taken out of it ends nothing, and its
+// addresses stay in force.
+#[test]
+fn a_node_that_is_taken_out_ends_nothing() {
+    let site = web();
+    write(&site, "node.json", &node());
+    let proxy = start(&site);
+    let accepted = format!("elements = {{ {} }}", NODE_IP.v4);
+    let kept = || site.table(Family::V4).contains(&accepted);
+    site.wait(&proxy, "the NodePort address", kept);
+    fs::remove_file(directory(&site).join("node.json")).unwrap();
+    write(&site, "later.json", &service("later", 2));
+    let later = cluster_ip(2, Family::V4).to_string();
+    site.wait(&proxy, "a later change", || site.table(Family::V4).contains(&later));
+    assert!(kept() && proxy.agent.is_running(), "{}", proxy.log());
 }
 
 // No inotify instance is left on a node with many watchers: a warning, and a look now and then.

@@ -1,15 +1,15 @@
 //! The agent's own Node: waiting for it, and what its changes do.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use kubeweir::model::{Family, Kind, Protocol};
+use kubeweir::model::{Family, Kind, PerFamily, Protocol};
 use kubeweir::node::object::NODE_TIMEOUT;
 use kubeweir::testing::api_server::Ask;
-use kubeweir::testing::lab::{NODE_CIDR, NODE_IP, NODE_NAME, Place};
+use kubeweir::testing::lab::{NODE_CIDR, NODE_IP, NODE_NAME, Outcome, Place, SECOND_NODE_IP};
 use serde_json::{Value, json};
 
-use crate::objects::{node, node_port, service, slice};
+use crate::objects::{balanced, node, node_port, service, slice};
 use crate::site::{HEALTHZ, Proxy, SOON, Site};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -56,27 +56,138 @@ fn zone() {
     assert_eq!(last(), before);
 }
 
-// B-058, B-059: other node IPs, other podCIDRs outside NodeCIDR mode, and no Node at all: the agent
-// goes on with what it had.
+/// The Node with other addresses.
+fn at(addresses: PerFamily<IpAddr>) -> Value {
+    let address = |family| json!({ "type": "InternalIP", "address": addresses[family] });
+    let mut node = node();
+    node["status"]["addresses"] = Family::BOTH.map(address).into();
+    node
+}
+
+/// What a client outside gets at an address of the node.
+fn dial(site: &Site, address: IpAddr, protocol: Protocol) -> Outcome {
+    site.dial(Place::Outside, protocol, SocketAddr::new(address, 30080))
+}
+
+fn served(site: &Site, address: IpAddr) -> bool {
+    let answers = [Protocol::Tcp, Protocol::Udp].map(|protocol| dial(site, address, protocol));
+    answers.iter().all(|outcome| outcome.answer().is_some())
+}
+
+// C8, B-059: upstream ends when the node IPs change. Here they are followed: NodePorts, masquerading and
+// health-check ports move, localhost stays, and flows that are under way go on.
 #[test]
-fn other_addresses_and_deletion() {
+fn other_node_ips_are_followed() {
+    const CHECK: u16 = 32000;
+    let site = Site::lab();
+    site.server.put(&node_port("web", 1, 30080));
+    site.server.put(&balanced("checked", 2, CHECK));
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::RemotePod(0)]));
+        site.server.put(&slice("checked", family, &[Place::Pod(0)]));
+    }
+    let proxy = site.start_config(|config| {
+        config["featureGates"] = json!({ "KubeProxyNFTablesLocalhostNodePorts": true });
+        config["nodePortAddresses"] = json!(["primary", "localhost"]);
+    });
+    let localhost = |family| match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    for (new, old) in
+        [(NODE_IP, SECOND_NODE_IP), (SECOND_NODE_IP, NODE_IP), (NODE_IP, SECOND_NODE_IP)]
+    {
+        site.server.put(&at(new));
+        for family in Family::BOTH {
+            site.wait(&proxy, &format!("NodePorts at {}", new[family]), || {
+                served(&site, new[family])
+                    && dial(&site, old[family], Protocol::Udp) == Outcome::Refused
+            });
+            assert_eq!(
+                dial(&site, old[family], Protocol::Tcp),
+                Outcome::Refused,
+                "{}",
+                old[family]
+            );
+            // The remote endpoint could not answer the client otherwise: the answer would pass us by.
+            let answer = dial(&site, new[family], Protocol::Tcp);
+            assert!(answer.answer().unwrap().masqueraded(), "{answer:?}");
+            site.wait(&proxy, &format!("the health check at {}", new[family]), || {
+                site.listens(new[family], CHECK) && !site.listens(old[family], CHECK)
+            });
+            let to = SocketAddr::new(localhost(family), 30080);
+            let answer = site.dial(Place::Host, Protocol::Tcp, to);
+            assert!(answer.answer().is_some(), "{answer:?}");
+        }
+    }
+}
+
+// C8: a Node that loses its addresses for a while keeps those that it had, and a family that is gone
+// for good is served as after a start without it: on every address.
+#[test]
+fn missing_node_ips_are_not_every_address() {
+    let site = Site::lab();
+    site.server.put(&node_port("web", 1, 30080));
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::Pod(0)]));
+    }
+    let proxy = site.start();
+    site.wait(&proxy, "the NodePort", || served(&site, NODE_IP.v4));
+    let before = Family::BOTH.map(|family| site.table(family));
+    let mut without = node();
+    without["status"]["addresses"] = json!([]);
+    // B-058: outside NodeCIDR mode other podCIDRs mean nothing.
+    without["spec"]["podCIDRs"] = json!(["10.99.0.0/24"]);
+    put_and_wait(&site, &proxy, without);
+    assert_eq!(Family::BOTH.map(|family| site.table(family)), before);
+    let mut single = at(NODE_IP);
+    single["status"]["addresses"].as_array_mut().unwrap().pop();
+    site.server.put(&single);
+    site.wait(&proxy, "IPv6 everywhere", || served(&site, SECOND_NODE_IP.v6));
+    proxy.wait_log(&["no IPv6 node IP"]);
+    assert_eq!(dial(&site, SECOND_NODE_IP.v4, Protocol::Tcp), Outcome::Refused);
+    // The table was replaced by one with other rules, and is again.
+    site.server.put(&node());
+    site.wait(&proxy, "IPv6 on the node IP", || {
+        dial(&site, SECOND_NODE_IP.v6, Protocol::Udp) == Outcome::Refused
+    });
+    assert!(served(&site, NODE_IP.v6) && served(&site, NODE_IP.v4));
+}
+
+// B-161: what a source range admits depends on the node IP.
+#[test]
+fn source_ranges_follow_the_node_ip() {
+    let site = Site::bare();
+    let mut web = balanced("web", 1, 32000);
+    web["spec"]["loadBalancerSourceRanges"] = json!(["192.168.10.0/24"]);
+    site.server.put(&web);
+    site.server.put(&slice("web", Family::V4, &[Place::Pod(0)]));
+    let proxy = site.start();
+    let own = "192.0.2.10,";
+    let admits = || site.table(Family::V4).contains("elements = { 192.0.2.10, 192.168.10.0/24 }");
+    site.wait(&proxy, own, admits);
+    site.server.put(&at(SECOND_NODE_IP));
+    site.wait(&proxy, "without it", || {
+        !admits() && site.table(Family::V4).contains("192.168.10.0/24")
+    });
+    site.server.put(&node());
+    site.wait(&proxy, own, admits);
+}
+
+// B-059: the Node's deletion ends the process; its rules stay. Another node's does not.
+#[test]
+fn deletion_ends_the_process() {
     let site = Site::lab();
     site.server.put(&node_port("web", 1, 30080));
     site.server.put(&slice("web", Family::V4, &[Place::Pod(0)]));
     let proxy = site.start();
-    let at_node = SocketAddr::new(NODE_IP.v4, 30080);
-    let served = || site.dial(Place::Outside, Protocol::Tcp, at_node).answer().is_some();
+    let served = || dial(&site, NODE_IP.v4, Protocol::Tcp).answer().is_some();
     site.wait(&proxy, "the NodePort", served);
-    let before = site.table(Family::V4);
-    let mut moved = node();
-    moved["status"]["addresses"] = json!([{ "type": "InternalIP", "address": "192.0.2.77" }]);
-    moved["spec"]["podCIDRs"] = json!(["10.99.0.0/24"]);
-    put_and_wait(&site, &proxy, moved);
-    assert_eq!(site.table(Family::V4), before);
     site.server.delete(Kind::Node, "", NODE_NAME);
-    site.server.put(&service("later", 2));
-    site.wait(&proxy, "a later change", || site.table(Family::V4).contains("10.96.0.2"));
-    assert!(served());
+    let (code, log) = proxy.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("the Node was deleted"), "{log}");
+    assert!(served(), "the rules stay");
 }
 
 // B-058: in NodeCIDR mode other podCIDRs end the process.
@@ -132,8 +243,17 @@ fn a_missing_node_is_waited_for_half_a_minute() {
     let line = proxy.wait_log(&["Going on with loopback node IPs"]);
     assert!(line.contains("timeout waiting for node to exist"), "{line}");
     assert!(line.contains("set --hostname-override"), "what to do about it: {line}");
-    let table = site.table(Family::V4);
-    assert!(!table.contains("set nodeport-ips"), "no node IP is known to take NodePorts: {table}");
+    let chosen = |family| site.table(family).contains("set nodeport-ips");
+    assert!(
+        !chosen(Family::V4),
+        "no node IP is known to take NodePorts: {}",
+        site.table(Family::V4)
+    );
+    // C8: it was every address for ever.
+    site.server.put(&node());
+    site.wait(&proxy, "the node IPs", || Family::BOTH.into_iter().all(chosen));
+    let accepted = format!("elements = {{ {} }}", NODE_IP.v4);
+    assert!(site.table(Family::V4).contains(&accepted), "{}", site.table(Family::V4));
 }
 
 // B-054: in NodeCIDR mode neither port nor rule before the Node has podCIDRs, which end the wait

@@ -55,6 +55,16 @@ pub fn node_port(name: &str, n: usize, port: u16) -> Value {
     service
 }
 
+/// A LoadBalancer Service with `externalTrafficPolicy: Local` and this health-check node port.
+pub fn balanced(name: &str, n: usize, check: u16) -> Value {
+    let mut service = service(name, n);
+    service["spec"]["type"] = "LoadBalancer".into();
+    service["spec"]["externalTrafficPolicy"] = "Local".into();
+    service["spec"]["healthCheckNodePort"] = check.into();
+    service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.10" }] } });
+    service
+}
+
 /// One family's slice of a service of [`service`]; pods serve both on 8080.
 pub fn slice(service: &str, family: Family, endpoints: &[Place]) -> Value {
     let endpoint = |place: &Place| {

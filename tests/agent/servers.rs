@@ -11,21 +11,11 @@ use kubeweir::testing::lab::{NODE_IP, NODE_NAME, Place};
 use serde_json::{Value, json};
 use socket2::SockRef;
 
-use crate::objects::{node, service, slice};
+use crate::objects::{balanced, node, service, slice};
 use crate::site::{HEALTHZ, METRICS, Proxy, Site};
 use crate::upstream_metrics::UPSTREAM;
 
 const CHECK: u16 = 32000;
-
-/// A LoadBalancer Service with `externalTrafficPolicy: Local`.
-fn balanced(name: &str, n: usize, check: u16) -> Value {
-    let mut service = service(name, n);
-    service["spec"]["type"] = "LoadBalancer".into();
-    service["spec"]["externalTrafficPolicy"] = "Local".into();
-    service["spec"]["healthCheckNodePort"] = check.into();
-    service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.10" }] } });
-    service
-}
 
 /// Occupies a port of the node.
 fn occupy(site: &Site, address: &str, port: u16) -> TcpListener {

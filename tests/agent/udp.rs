@@ -6,7 +6,7 @@ use kubeweir::model::{Family, Kind, Protocol};
 use kubeweir::testing::lab::{Flow, NODE_IP, PATIENCE, Place, SILENCE, cluster_ip};
 
 use crate::objects::{node_port, service, slice};
-use crate::site::Site;
+use crate::site::{METRICS, Site};
 
 const NODE_PORT: u16 = 30053;
 const V4: [(&str, &str); 1] = [("ip_family", "IPv4")];
@@ -66,6 +66,44 @@ fn stale_flows() {
     site.server.put(&slice("dns", Family::V4, &[Place::Pod(0)]));
     for flow in &mut udp {
         site.wait(&proxy, "the new endpoint", || answered_by(flow, "pod-0"));
+    }
+}
+
+// kubernetes#122740: upstream clears the UDP entries of every Service when it starts, so that their clients
+// are sent to other endpoints. Here they stay where they are, after an end in order and after a crash.
+#[test]
+fn a_restart_moves_no_udp_flow() {
+    let site = Site::lab();
+    site.server.put(&node_port("dns", 1, NODE_PORT));
+    site.server.put(&slice("dns", Family::V4, &[Place::Pod(0), Place::Pod(1), Place::Pod(2)]));
+    let mut proxy = site.start();
+    let lab = site.lab_ref();
+    let destinations = [
+        (Place::Outside, SocketAddr::new(NODE_IP.v4, NODE_PORT)),
+        (Place::Host, SocketAddr::new(cluster_ip(1, Family::V4), 53)),
+    ];
+    let mut flows = Vec::new();
+    for (from, to) in destinations.into_iter().cycle().take(10) {
+        let mut flow = lab.open(from, Protocol::Udp, to).unwrap();
+        site.wait(&proxy, "an answer", || flow.ask(PATIENCE).answer().is_some());
+        let server = flow.ask(PATIENCE).answer().unwrap().server.clone();
+        flows.push((flow, server));
+    }
+    for crash in [false, true] {
+        if crash {
+            drop(proxy);
+        } else {
+            proxy.terminate();
+        }
+        proxy = site.start();
+        site.wait(&proxy, "the metrics", || site.listens([127, 0, 0, 1].into(), METRICS));
+        let count = |name| site.scrape().value(name, &V4);
+        let looks = "kubeproxy_conntrack_reconciler_sync_duration_seconds_count";
+        site.wait(&proxy, "a look at the flows", || count(looks) >= Some(1.0));
+        for (flow, server) in &mut flows {
+            assert!(answered_by(flow, server), "crash: {crash}");
+        }
+        assert_eq!(count("kubeproxy_conntrack_reconciler_deleted_entries_total"), Some(0.0));
     }
 }
 

@@ -24,20 +24,30 @@ pub enum Note {
     ConntrackPressure(String),
     /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).
     PodCidrsChanged,
+    /// The Node was deleted (B-059).
+    NodeDeleted,
+}
+
+/// Which changes of the Node end the process.
+#[derive(Debug, Clone, Default)]
+pub struct Fatal {
+    /// Others than these podCIDRs, those of the start: in NodeCIDR mode.
+    pub pod_cidrs: Option<Vec<IpNet>>,
+    /// Its deletion: where an API server knows the node. A directory of manifests need not have it.
+    pub deletion: bool,
 }
 
 /// Tells of what happened.
 pub struct Events {
     notes: mpsc::UnboundedSender<Note>,
-    /// podCIDRs at the start, if a change of them ends the process.
-    pod_cidrs: Option<Vec<IpNet>>,
+    fatal: Fatal,
     conflicts: PerFamily<usize>,
 }
 
 impl Events {
-    /// `pod_cidrs`: those of the start, if a change of them ends the process.
-    pub fn new(notes: mpsc::UnboundedSender<Note>, pod_cidrs: Option<Vec<IpNet>>) -> Self {
-        Events { notes, pod_cidrs, conflicts: PerFamily::default() }
+    /// Nothing happened yet.
+    pub fn new(notes: mpsc::UnboundedSender<Note>, fatal: Fatal) -> Self {
+        Events { notes, fatal, conflicts: PerFamily::default() }
     }
 
     fn note(&self, note: Note) {
@@ -46,6 +56,9 @@ impl Events {
     }
 
     fn node(&self, turn: &Turn) {
+        if turn.node_deleted && self.fatal.deletion {
+            self.note(Note::NodeDeleted);
+        }
         let Some(node) = &turn.node else { return };
         let moved = |arrival: &&crate::sync::Arrival| {
             arrival.kind == Kind::Node && !arrival.list && arrival.effect.zone
@@ -55,7 +68,7 @@ impl Events {
             info!(zone, "The node's zone changed");
         }
         let differ = |at_start: &Vec<IpNet>| pod_cidrs_differ(at_start, node);
-        if self.pod_cidrs.as_ref().is_some_and(differ) {
+        if self.fatal.pod_cidrs.as_ref().is_some_and(differ) {
             self.note(Note::PodCidrsChanged);
         }
     }

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tracing::{error, info};
 
 use crate::backoff::Backoff;
-use crate::config::Traffic;
 use crate::conntrack::{Reconciliation, UdpPort};
 use crate::logging::with_causes;
 use crate::metrics::Metrics;
-use crate::model::{Family, NodeAddresses, ObjectName, PerFamily};
+use crate::model::{Family, ObjectName, PerFamily};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
+use crate::program::Surroundings;
 use crate::sync::{InForce, Subscriber, Turn};
 
 /// Pauses before a job that failed is tried again.
@@ -46,17 +46,16 @@ pub struct Ports {
 /// Says which services' flows are due.
 pub struct Flows {
     jobs: Sender<Job>,
-    traffic: Traffic,
     node_port_addresses: PerFamily<HashSet<IpAddr>>,
     /// UDP ports of services at their last job; no service without one.
     known: PerFamily<HashMap<ObjectName, Vec<UdpPort>>>,
 }
 
 impl Flows {
-    /// Nothing is in force yet; `addresses` are the node's at the start.
-    pub fn new(jobs: Sender<Job>, traffic: Traffic, addresses: &NodeAddresses) -> Self {
-        let node_port_addresses = node_ports(&traffic, addresses);
-        Flows { jobs, traffic, node_port_addresses, known: PerFamily::default() }
+    /// Nothing is in force yet; `surroundings` are those of the start.
+    pub fn new(jobs: Sender<Job>, surroundings: &Surroundings) -> Self {
+        let node_port_addresses = node_ports(surroundings);
+        Flows { jobs, node_port_addresses, known: PerFamily::default() }
     }
 
     /// UDP ports of services at their last job.
@@ -90,8 +89,8 @@ impl Flows {
 
 impl Subscriber for Flows {
     fn turn(&mut self, turn: &Turn) {
-        if let Some(addresses) = &turn.addresses {
-            self.node_port_addresses = node_ports(&self.traffic, addresses);
+        if let Some(surroundings) = &turn.surroundings {
+            self.node_port_addresses = node_ports(surroundings);
         }
         for sync in &turn.syncs {
             let family = sync.report.family;
@@ -105,8 +104,8 @@ impl Subscriber for Flows {
     }
 }
 
-fn node_ports(traffic: &Traffic, addresses: &NodeAddresses) -> PerFamily<HashSet<IpAddr>> {
-    let local = traffic.local_addresses(addresses);
+fn node_ports(surroundings: &Surroundings) -> PerFamily<HashSet<IpAddr>> {
+    let local = &surroundings.local_addresses;
     PerFamily::from_fn(|family| local[family].iter().copied().collect())
 }
 

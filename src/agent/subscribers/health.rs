@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
-use crate::config::Traffic;
 use crate::health::Health;
 use crate::health::service::{ListenAddresses, ServiceHealth};
-use crate::model::{Families, Family, NodeAddresses, ObjectName, PerFamily};
-use crate::program::NodePortMatch;
+use crate::model::{Families, Family, ObjectName, PerFamily};
+use crate::program::{NodePortMatch, Surroundings};
 use crate::sync::{InForce, Subscriber, Turn};
 
 /// What the health-check node ports are to serve.
@@ -26,8 +25,7 @@ pub fn no_health_checks() -> HealthChecks {
 pub struct Healthy {
     health: Health,
     checks: watch::Sender<HealthChecks>,
-    traffic: Traffic,
-    addresses: NodeAddresses,
+    listen: ListenAddresses,
     services: BTreeMap<ObjectName, ServiceHealth>,
     /// What was announced is not what is in force.
     changed: bool,
@@ -36,15 +34,14 @@ pub struct Healthy {
 }
 
 impl Healthy {
-    /// Nothing is in force yet; `addresses` are the node's at the start.
+    /// Nothing is in force yet; `surroundings` are those of the start.
     pub fn new(
         health: Health,
         checks: watch::Sender<HealthChecks>,
-        traffic: Traffic,
-        addresses: NodeAddresses,
+        surroundings: &Surroundings,
     ) -> Self {
-        let services = BTreeMap::new();
-        Healthy { health, checks, traffic, addresses, services, changed: true, synced: false }
+        let (services, listen) = (BTreeMap::new(), listen_addresses(surroundings));
+        Healthy { health, checks, listen, services, changed: true, synced: false }
     }
 
     fn put_in_force(&mut self, family: Family, service: &InForce) {
@@ -69,18 +66,21 @@ impl Healthy {
         if !self.synced || !std::mem::take(&mut self.changed) {
             return;
         }
-        let (options, _) = self.traffic.options(&self.addresses);
-        let mut chosen = Vec::new();
-        let mut any = false;
-        for family in Family::BOTH {
-            match &options.node_ports[family] {
-                NodePortMatch::AnyLocal => any = true,
-                NodePortMatch::Addresses(addresses) => chosen.extend(addresses.iter().copied()),
-            }
-        }
-        let listen = if any { ListenAddresses::Any } else { ListenAddresses::Only(chosen) };
-        self.checks.send_replace((self.services.clone(), listen));
+        self.checks.send_replace((self.services.clone(), self.listen.clone()));
     }
+}
+
+/// Where NodePorts are served, health-check node ports listen.
+fn listen_addresses(surroundings: &Surroundings) -> ListenAddresses {
+    let mut chosen = Vec::new();
+    let mut any = false;
+    for family in Family::BOTH {
+        match &surroundings.options.node_ports[family] {
+            NodePortMatch::AnyLocal => any = true,
+            NodePortMatch::Addresses(addresses) => chosen.extend(addresses.iter().copied()),
+        }
+    }
+    if any { ListenAddresses::Any } else { ListenAddresses::Only(chosen) }
 }
 
 fn with(before: Option<ServiceHealth>, family: Family, port: u16, ready: usize) -> ServiceHealth {
@@ -106,9 +106,10 @@ impl Subscriber for Healthy {
         if let Some(node) = &turn.node {
             self.health.observe_node(node);
         }
-        if let Some(addresses) = &turn.addresses {
-            self.addresses = addresses.clone();
-            self.changed = true;
+        if let Some(surroundings) = &turn.surroundings {
+            let listen = listen_addresses(surroundings);
+            self.changed |= self.listen != listen;
+            self.listen = listen;
         }
         for family in turn.waiting.iter() {
             self.health.queued(family);
@@ -132,7 +133,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::agent::subscribers::tests::{in_force, synced, traffic};
+    use crate::agent::subscribers::tests::{in_force, surroundings, synced};
     use crate::engine::Effect;
     use crate::health::ProxyHealth;
     use crate::model::{Kind, Protocol};
@@ -161,7 +162,7 @@ mod tests {
     fn health_checks_announce_only_what_is_in_force() {
         let (sender, checks) = watch::channel(no_health_checks());
         let health = Health::new(ProxyHealth::new(Duration::from_secs(30)));
-        let mut healthy = Healthy::new(health, sender, traffic(), NodeAddresses::default());
+        let mut healthy = Healthy::new(health, sender, &surroundings());
         let effect = Effect { services: [name("web")].into_iter().collect(), ..Effect::default() };
         let arrival = Arrival { kind: Kind::Service, objects: 1, list: false, effect };
         healthy.turn(&Turn {
@@ -188,7 +189,7 @@ mod tests {
         let (sender, _checks) = watch::channel(no_health_checks());
         let health = Health::new(ProxyHealth::new(Duration::ZERO));
         health.loop_started(Family::V4);
-        let mut healthy = Healthy::new(health.clone(), sender, traffic(), NodeAddresses::default());
+        let mut healthy = Healthy::new(health.clone(), sender, &surroundings());
         assert!(health.status().healthy);
         let waiting = Families { v4: true, v6: false };
         let syncs = vec![synced(Vec::new(), Err(refused()))];

@@ -1,23 +1,15 @@
 //! Values for the tests of subscribers.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Traffic;
 use crate::model::{EndpointSlice, Family, PerFamily, Service};
+use crate::program::{RuleOptions, Surroundings};
 use crate::sync::{FamilyState, InForce, Report, SyncError, Synced};
 
-/// The defaults, on a node without an address.
-pub fn traffic() -> Traffic {
-    let flags = ["--hostname-override=a".to_owned()];
-    let parsed = crate::cli::proxy::parse(&flags).expect("flags");
-    let completed = crate::config::complete(&parsed.flags, None).expect("complete");
-    Traffic {
-        config: crate::config::resolve(completed).expect("valid"),
-        node_ips: PerFamily::from_fn(|_| IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        pod_cidrs: Vec::new(),
-    }
+/// Of a node without an address.
+pub fn surroundings() -> Surroundings {
+    Surroundings { options: RuleOptions::nftables(), local_addresses: PerFamily::default() }
 }
 
 /// A service and its only slice.

@@ -59,13 +59,21 @@ pub(super) fn exposition(headers: &HeaderMap) -> Exposition {
     ranges(headers).iter().find_map(choose).unwrap_or(Exposition::Text)
 }
 
+/// The version of these objects that upstream warns about.
+pub(super) const DEPRECATED: &str = "v1alpha1";
+
 /// How `/flagz` and `/statusz` are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PageForm {
     /// For people.
     Text,
-    /// As an object of this version of group `config.k8s.io`.
-    Object(&'static str),
+    /// As an object of a version of group `config.k8s.io`.
+    Object {
+        /// The version.
+        version: &'static str,
+        /// As YAML instead of JSON.
+        yaml: bool,
+    },
 }
 
 /// The form of a page whose object is of kind `kind`; `None` if none that exists is acceptable.
@@ -74,14 +82,14 @@ pub(super) fn page_form(headers: &HeaderMap, kind: &str) -> Option<PageForm> {
         if range.includes_text() {
             return Some(PageForm::Text);
         }
-        let wanted = range.name == "application/json"
+        let yaml = range.name == "application/yaml";
+        let wanted = (yaml || range.name == "application/json")
             && range.parameter("g") == Some("config.k8s.io")
             && range.parameter("as") == Some(kind);
-        match range.parameter("v") {
-            Some("v1beta1") if wanted => Some(PageForm::Object("v1beta1")),
-            Some("v1alpha1") if wanted => Some(PageForm::Object("v1alpha1")),
-            _ => None,
-        }
+        let known = ["v1beta1", DEPRECATED].into_iter();
+        let version =
+            known.filter(|_| wanted).find(|known| range.parameter("v") == Some(*known))?;
+        Some(PageForm::Object { version, yaml })
     };
     if !headers.contains_key(header::ACCEPT) {
         return Some(PageForm::Text);
@@ -124,12 +132,19 @@ mod tests {
             ("text/plain", Some(PageForm::Text)),
             (
                 "application/json;v=v1beta1;g=config.k8s.io;as=Flagz",
-                Some(PageForm::Object("v1beta1")),
+                Some(PageForm::Object { version: "v1beta1", yaml: false }),
             ),
             (
                 "application/json;as=Flagz;g=config.k8s.io;v=v1alpha1",
-                Some(PageForm::Object("v1alpha1")),
+                Some(PageForm::Object { version: "v1alpha1", yaml: false }),
             ),
+            (
+                "application/yaml;v=v1beta1;g=config.k8s.io;as=Flagz",
+                Some(PageForm::Object { version: "v1beta1", yaml: true }),
+            ),
+            ("application/yaml", None),
+            ("application/cbor;v=v1beta1;g=config.k8s.io;as=Flagz", None),
+            ("application/json;v=foo;g=config.k8s.io;as=Flagz,*/*", Some(PageForm::Text)),
             ("application/json;v=v1;g=config.k8s.io;as=Flagz", None),
             ("application/json;v=v1beta1;g=config.k8s.io;as=Statusz", None),
             ("application/json", None),

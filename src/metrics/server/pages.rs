@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Statusz;
-use super::accept::{PageForm, page_form};
+use super::accept::{DEPRECATED, PageForm, page_form};
 use crate::http_server::text;
 
 /// The component's name on these pages, whatever the program is called.
@@ -26,7 +26,7 @@ pub(super) fn flagz(flags: &BTreeMap<String, String>, headers: &HeaderMap) -> Re
             }
             text(StatusCode::OK, page)
         }
-        Some(PageForm::Object(version)) => object("Flagz", version, json!({ "flags": flags })),
+        Some(form @ PageForm::Object { .. }) => object("Flagz", form, json!({ "flags": flags })),
         None => not_acceptable(),
     }
 }
@@ -41,7 +41,8 @@ pub(super) fn statusz(
     match page_form(headers, "Statusz") {
         Some(PageForm::Text) => {
             let mut page = title("statusz");
-            line(&mut page, "Started", &whole_second(status.started).to_string());
+            let started = status.started.strftime("%a %b %e %H:%M:%S UTC %Y");
+            line(&mut page, "Started", &started.to_string());
             line(&mut page, "Up", &uptime(up));
             line(&mut page, "Go version", &status.compiler_version);
             line(&mut page, "Binary version", &status.binary_version);
@@ -49,9 +50,9 @@ pub(super) fn statusz(
             line(&mut page, "Paths", &paths.join(" "));
             text(StatusCode::OK, page)
         }
-        Some(PageForm::Object(version)) => object(
+        Some(form @ PageForm::Object { .. }) => object(
             "Statusz",
-            version,
+            form,
             json!({
                 "startTime": whole_second(status.started),
                 "uptimeSeconds": up,
@@ -77,11 +78,21 @@ fn line(page: &mut String, name: &str, value: &str) {
     writeln!(page, "{name}: {value}").expect("a String takes any text");
 }
 
-fn object(kind: &str, version: &str, mut fields: Value) -> Response {
+fn object(kind: &str, form: PageForm, mut fields: Value) -> Response {
+    let PageForm::Object { version, yaml } = form else { return not_acceptable() };
     fields["kind"] = json!(kind);
     fields["apiVersion"] = json!(format!("config.k8s.io/{version}"));
     fields["metadata"] = json!({ "name": COMPONENT });
-    ([(header::CONTENT_TYPE, "application/json")], fields.to_string()).into_response()
+    let (content_type, body) = match yaml {
+        true => ("application/yaml", serde_saphyr::to_string(&fields).expect("it is plain data")),
+        false => ("application/json", fields.to_string()),
+    };
+    let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    if version == DEPRECATED {
+        let warning = "299 - \"this version of the page is deprecated; ask for a newer one\"";
+        response.headers_mut().insert(header::WARNING, HeaderValue::from_static(warning));
+    }
+    response
 }
 
 fn not_acceptable() -> Response {
@@ -93,7 +104,7 @@ fn whole_second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).expect("a time's own seconds are in range")
 }
 
-/// `26h3m0s`.
+/// `26 hr 03 min 00 sec`.
 fn uptime(seconds: i64) -> String {
-    format!("{}h{}m{}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!("{} hr {:02} min {:02} sec", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

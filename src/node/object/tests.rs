@@ -3,6 +3,8 @@
 use super::*;
 use crate::model::ObjectName;
 
+const UNSET: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("a literal address")
 }
@@ -37,7 +39,7 @@ fn a_missing_node_is_not_fatal() {
         let end = wait.step(start + seconds(30), seen.as_ref());
         assert_eq!(end, NodeStep::Proceed(Some(missing)), "{name}");
     }
-    let ips = NodeIps::resolve(None, None);
+    let ips = NodeIps::resolve(None, UNSET);
     assert_eq!(ips.ips, PerFamily { v4: ip("127.0.0.1"), v6: ip("::1") });
     assert!(ips.primary_is_loopback());
 }
@@ -78,11 +80,11 @@ fn pod_cidrs_are_awaited_and_then_fatal() {
 #[test]
 fn node_ips_of_the_object() {
     let seen = node(&["192.0.2.1", "192.0.2.2", "fd00::1", "203.0.113.1"], &[]);
-    let dual = NodeIps::resolve(Some(&seen), None);
+    let dual = NodeIps::resolve(Some(&seen), UNSET);
     assert_eq!(dual.ips, PerFamily { v4: ip("192.0.2.1"), v6: ip("fd00::1") });
     assert_eq!(dual.primary, Family::V4);
 
-    let single = NodeIps::resolve(Some(&node(&["fd00::1"], &[])), None);
+    let single = NodeIps::resolve(Some(&node(&["fd00::1"], &[])), UNSET);
     assert_eq!(single.ips, PerFamily { v4: ip("127.0.0.1"), v6: ip("fd00::1") });
     assert_eq!(single.primary, Family::V6);
 }
@@ -99,11 +101,11 @@ fn bind_address() {
         ("::1", "192.0.2.1", "::1", Family::V6),
     ];
     for (bind, v4, v6, primary) in cases {
-        let resolved = NodeIps::resolve(Some(&seen), Some(ip(bind)));
+        let resolved = NodeIps::resolve(Some(&seen), ip(bind));
         let wanted = NodeIps { ips: PerFamily { v4: ip(v4), v6: ip(v6) }, primary };
         assert_eq!(resolved, wanted, "{bind}");
     }
-    assert_eq!(NodeIps::resolve(None, Some(ip("::"))).primary, Family::V4);
+    assert_eq!(NodeIps::resolve(None, ip("::")).primary, Family::V4);
 }
 
 // B-058: the comparison that ends the process in NodeCIDR mode minds the order.

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::refusals::{V4, cluster, expected, start};
-use crate::model::{Family, PerFamily};
+use super::still;
+use crate::model::Family;
 use crate::ruleset::{Element, Name, Ruleset};
 use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::testing::FakeKernel;
@@ -35,6 +36,7 @@ fn an_unnoticed_change_is_found_by_the_periodic_full_sync() {
     assert_eq!(Limits::AUDIT, Duration::from_secs(3600));
     let kernel = Shared(Arc::new(Mutex::new(FakeKernel::new())));
     let Synchronizer { engine, .. } = start(cluster(3), FakeKernel::new());
+    let survey = still(&engine);
     let synchronizer = Synchronizer::new(engine, kernel.clone());
     let inbox = Arc::new(Inbox::new());
     let limits = Limits {
@@ -42,8 +44,7 @@ fn an_unnoticed_change_is_found_by_the_periodic_full_sync() {
         retry: Duration::from_secs(30),
         audit: Duration::from_millis(10),
     };
-    let local_addresses = Box::new(|_: &_| PerFamily::default());
-    let worker = Worker::new(synchronizer, inbox.clone(), local_addresses, Vec::new(), limits);
+    let worker = Worker::new(synchronizer, inbox.clone(), survey, Vec::new(), limits);
     let thread = std::thread::spawn(move || worker.run());
     let wanted = expected(cluster(3));
     let until_right = || {

@@ -44,8 +44,8 @@ fn largest(current: &mut Synchronizer<FakeKernel>) -> usize {
     sizes.max().unwrap()
 }
 
-// B8: also of deletions, whether services are deleted, a list has lost them, or they were deleted
-// while no process ran.
+// kubernetes#139328: a cold start is no giant transaction. B8: also of deletions, whether services are
+// deleted, a list has lost them, or they were deleted while no process ran.
 #[test]
 fn no_transaction_is_larger_than_a_batch_and_a_service() {
     let (services, endpoints) = (3000, 20);

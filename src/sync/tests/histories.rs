@@ -1,6 +1,7 @@
 //! Any order and batching of events ends where a fresh start ends.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -10,39 +11,51 @@ use crate::model::{
     Change, Endpoint, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol, ServiceType,
     TrafficPolicy,
 };
-use crate::program::{LocalPods, NodePortMatch, RuleOptions};
+use crate::program::{LocalPods, NodePortMatch, RuleOptions, Surroundings};
 use crate::sync::{Synchronizer, release};
 use crate::testing::FakeKernel;
 use crate::testing::normal::{NormalForm, assert_alike, normal_form};
 use crate::testing::objects::{endpoint, name, port, service, service_cidr, slice};
 use crate::topology::Vantage;
 
-pub(super) fn options(match_all: bool) -> RuleOptions {
-    let node_ports = |address: &str| {
-        if match_all {
-            NodePortMatch::AnyLocal
-        } else {
-            NodePortMatch::Addresses(vec![address.parse().unwrap()])
-        }
+/// Where a node may move.
+const PLACES: u8 = 3;
+
+/// A node in one of three places: NodePorts are on every address, or on one, which source ranges may
+/// contain. Connections are counted, and they are not in the next three.
+pub(super) fn options(place: u8) -> RuleOptions {
+    let at = format!("192.168.{}.1", place % PLACES / 2);
+    let node_ips: PerFamily<IpAddr> =
+        PerFamily { v4: at.parse().unwrap(), v6: "fd00::1".parse().unwrap() };
+    let node_ports = |family| match place % PLACES {
+        0 => NodePortMatch::AnyLocal,
+        _ => NodePortMatch::Addresses(vec![node_ips[family]]),
     };
     RuleOptions {
         local_pods: PerFamily {
             v4: LocalPods::Cidr("10.244.0.0/16".parse().unwrap()),
             v6: LocalPods::Interface("cni0".to_owned()),
         },
-        node_ports: PerFamily { v4: node_ports("192.168.0.1"), v6: node_ports("fd00::1") },
-        node_ips: PerFamily {
-            v4: Some("192.168.0.1".parse().unwrap()),
-            v6: Some("fd00::1".parse().unwrap()),
-        },
-        service_counters: match_all,
+        node_ports: PerFamily::from_fn(node_ports),
+        node_ips: PerFamily::from_fn(|family| Some(node_ips[family])),
+        service_counters: place < PLACES,
         ..RuleOptions::nftables()
     }
 }
 
-fn synchronizer(kernel: FakeKernel, match_all: bool) -> Synchronizer<FakeKernel> {
+/// What becomes known when the node moves.
+pub(super) fn surroundings(place: u8) -> Surroundings {
+    let options = options(place);
+    let local_addresses = PerFamily::from_fn(|family| match &options.node_ports[family] {
+        NodePortMatch::AnyLocal => Vec::new(),
+        NodePortMatch::Addresses(addresses) => addresses.clone(),
+    });
+    Surroundings { options, local_addresses }
+}
+
+fn synchronizer(kernel: FakeKernel, place: u8) -> Synchronizer<FakeKernel> {
     let vantage = Vantage { node: "a".into(), zone: Some("z1".into()) };
-    let engine = Engine::new(options(match_all), vantage, Families::DUAL, true);
+    let engine = Engine::new(options(place), vantage, Families::DUAL, true);
     Synchronizer::new(engine, kernel)
 }
 
@@ -59,6 +72,8 @@ pub(super) enum Event {
     /// commits.
     Ended(usize),
     Zone(Option<&'static str>),
+    /// The node is in another of its places.
+    Moved(u8),
 }
 
 fn policy() -> impl Strategy<Value = TrafficPolicy> {
@@ -162,6 +177,7 @@ pub(super) fn any_event() -> impl Strategy<Value = Event> {
             ObjectName::cluster_scoped("c0"),
         ))),
         1 => prop_oneof![Just(None), Just(Some("z1")), Just(Some("z2"))].prop_map(Event::Zone),
+        1 => (0..PLACES).prop_map(Event::Moved),
         8 => Just(Event::Sync),
         1 => Just(Event::Restart),
         1 => (0..4usize).prop_map(Event::Killed),
@@ -216,9 +232,9 @@ fn started(
     kernel: FakeKernel,
     source: &Source,
     zone: Option<&str>,
-    match_all: bool,
+    place: u8,
 ) -> Synchronizer<FakeKernel> {
-    let mut synchronizer = synchronizer(kernel, match_all);
+    let mut synchronizer = synchronizer(kernel, place);
     synchronizer.engine.set_zone(zone.map(Into::into));
     for list in source.lists() {
         synchronizer.engine.apply(list);
@@ -226,8 +242,8 @@ fn started(
     synchronizer
 }
 
-fn fresh_start(source: &Source, zone: Option<&str>, match_all: bool) -> [NormalForm; 2] {
-    let mut fresh = started(FakeKernel::new(), source, zone, match_all);
+fn fresh_start(source: &Source, zone: Option<&str>, place: u8) -> [NormalForm; 2] {
+    let mut fresh = started(FakeKernel::new(), source, zone, place);
     sync_all(&mut fresh);
     forms(&fresh)
 }
@@ -237,18 +253,25 @@ fn restarted(
     before: Synchronizer<FakeKernel>,
     source: &Source,
     zone: Option<&str>,
-    match_all: bool,
+    place: u8,
 ) -> Synchronizer<FakeKernel> {
     let mut kernel = before.kernel;
     kernel.die_after(None);
     kernel.close_socket();
-    started(kernel, source, zone, match_all)
+    started(kernel, source, zone, place)
 }
 
-fn run(events: Vec<Event>, match_all: bool) {
+/// As the worker does it.
+pub(super) fn moved(synchronizer: &mut Synchronizer<FakeKernel>, place: &mut u8, to: u8) {
+    *place = *place / PLACES * PLACES + to;
+    let (_, rewritten) = synchronizer.engine.set_surroundings(&surroundings(*place));
+    rewritten.iter().for_each(|family| synchronizer.distrust(family));
+}
+
+fn run(events: Vec<Event>, mut place: u8) {
     let mut source = Source::default();
     let mut zone = Some("z1");
-    let mut current = started(FakeKernel::new(), &source, zone, match_all);
+    let mut current = started(FakeKernel::new(), &source, zone, place);
     for event in events {
         match event {
             Event::Change(change) => {
@@ -260,13 +283,14 @@ fn run(events: Vec<Event>, match_all: bool) {
                 zone = new;
                 current.engine.set_zone(new.map(Into::into));
             }
-            Event::Restart => current = restarted(current, &source, zone, match_all),
+            Event::Moved(to) => moved(&mut current, &mut place, to),
+            Event::Restart => current = restarted(current, &source, zone, place),
             Event::Killed(commits) => {
                 current.kernel.die_after(Some(commits));
                 for family in Family::BOTH {
                     current.sync(family, Duration::ZERO);
                 }
-                current = restarted(current, &source, zone, match_all);
+                current = restarted(current, &source, zone, place);
             }
             Event::Ended(commits) => {
                 current.kernel.close_socket();
@@ -275,12 +299,12 @@ fn run(events: Vec<Event>, match_all: bool) {
                     // An error is the death.
                     let _ = release(&mut current.kernel, family);
                 }
-                current = restarted(current, &source, zone, match_all);
+                current = restarted(current, &source, zone, place);
             }
         }
     }
     sync_all(&mut current);
-    let expected = fresh_start(&source, zone, match_all);
+    let expected = fresh_start(&source, zone, place);
     for (found, wanted) in forms(&current).iter().zip(&expected) {
         assert_alike(found, wanted, "not as after a fresh start");
     }
@@ -293,16 +317,16 @@ proptest! {
     #[test]
     fn any_history_ends_where_a_fresh_start_ends(
         events in prop::collection::vec(any_event(), 1..40),
-        match_all in any::<bool>(),
+        place in 0..2 * PLACES,
     ) {
-        run(events, match_all);
+        run(events, place);
     }
 }
 
 // B-198: nothing new, nothing to commit.
 #[test]
 fn an_unchanged_state_commits_nothing() {
-    let mut current = synchronizer(FakeKernel::new(), false);
+    let mut current = synchronizer(FakeKernel::new(), 1);
     let mut source = Source::default();
     source.apply(&Change::Apply(service("a", &["10.96.0.1"]).into()));
     for list in source.lists() {
@@ -323,7 +347,7 @@ fn an_unchanged_state_commits_nothing() {
 #[test]
 fn nothing_is_written_before_services_and_slices_are_listed() {
     for missing in [Kind::Service, Kind::EndpointSlice] {
-        let mut current = synchronizer(FakeKernel::new(), false);
+        let mut current = synchronizer(FakeKernel::new(), 1);
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != missing) {
             current.engine.apply(Change::Replace(kind, Vec::new()));
         }

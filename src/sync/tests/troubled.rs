@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::histories::{Event, Source, any_event, any_slice, options};
+use super::histories::{Event, Source, any_event, any_slice, moved, options};
 use crate::agent::subscribers::Flows;
-use crate::agent::subscribers::tests::traffic;
+use crate::agent::subscribers::tests::surroundings;
 use crate::conntrack::UdpPort;
 use crate::engine::Engine;
-use crate::model::{Change, Families, Family, Kind, NodeAddresses, Object, ObjectName};
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName};
 use crate::program::{Class, Plane, SetId};
 use crate::ruleset::{Element, Key, Ruleset, Value};
 use crate::sync::{Report, Subscriber, SyncError, Synced, Synchronizer, Turn, release};
@@ -102,12 +102,12 @@ struct World {
 
 /// A subscriber that has heard nothing; nobody does its jobs.
 fn flows() -> Flows {
-    Flows::new(channel().0, traffic(), &NodeAddresses::default())
+    Flows::new(channel().0, &surroundings())
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    match_all: bool,
+    place: u8,
     families: Families,
     batch: usize,
 }
@@ -119,7 +119,7 @@ fn started(
     setup: Setup,
 ) -> Synchronizer<FakeKernel> {
     let vantage = Vantage { node: "a".into(), zone: zone.map(Into::into) };
-    let engine = Engine::new(options(setup.match_all), vantage, setup.families, true);
+    let engine = Engine::new(options(setup.place), vantage, setup.families, true);
     let mut synchronizer = Synchronizer::new(engine, kernel).in_batches_of(setup.batch);
     for list in source.lists() {
         synchronizer.engine.apply(list);
@@ -350,6 +350,7 @@ impl World {
                 self.zone = zone;
                 self.current.engine.set_zone(zone.map(Into::into));
             }
+            Trouble::Event(Event::Moved(to)) => moved(&mut self.current, &mut self.setup.place, to),
             Trouble::Event(Event::Restart) => self.restart(),
             Trouble::Event(Event::Killed(commits)) => {
                 self.current.kernel.die_after(Some(commits));
@@ -441,11 +442,7 @@ fn any_setup() -> impl Strategy<Value = Setup> {
         1 => Just(Families { v4: false, v6: true }),
     ];
     let batch = prop_oneof![3 => 1..8usize, 1 => Just(1000)];
-    (any::<bool>(), families, batch).prop_map(|(match_all, families, batch)| Setup {
-        match_all,
-        families,
-        batch,
-    })
+    (0..6u8, families, batch).prop_map(|(place, families, batch)| Setup { place, families, batch })
 }
 
 proptest! {

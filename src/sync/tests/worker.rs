@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::refusals::{cluster, start};
+use super::still;
 use crate::engine::Engine;
 use crate::model::{Change, Families, Family, Kind, PerFamily};
 use crate::program::RuleOptions;
@@ -99,10 +100,10 @@ struct Running {
 impl Running {
     fn start(engine: Engine, kernel: Unwilling, limits: Limits) -> Self {
         let (inbox, kept) = (Arc::new(Inbox::new()), Kept::default());
-        let addresses = Box::new(|_: &_| PerFamily::default());
+        let survey = still(&engine);
         let subscribers: Vec<Box<dyn Subscriber>> = vec![Box::new(kept.clone())];
         let synchronizer = Synchronizer::new(engine, kernel);
-        let worker = Worker::new(synchronizer, inbox.clone(), addresses, subscribers, limits);
+        let worker = Worker::new(synchronizer, inbox.clone(), survey, subscribers, limits);
         let thread = Some(std::thread::spawn(move || drop(worker.run())));
         Running { inbox, kept, thread }
     }

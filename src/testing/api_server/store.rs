@@ -74,6 +74,10 @@ impl Store {
         self.log.push(Entry { version: self.version, kind, before, after });
     }
 
+    pub(super) fn drop_history(&mut self) {
+        self.log.clear();
+    }
+
     pub(super) fn list(&self, kind: Kind, selector: &Selector) -> Vec<Value> {
         let of_kind = self.objects.iter().filter(|((k, ..), _)| *k == kind);
         of_kind

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use jiff::Timestamp;
 
 use super::*;
-use crate::agent::subscribers::tests::{in_force, synced, traffic};
+use crate::agent::subscribers::tests::{in_force, surroundings, synced};
 use crate::metrics::{BuildInfo, Mode};
 use crate::model::Protocol;
 use crate::sync::SyncError;
@@ -25,7 +25,7 @@ fn dns(external: &[&str], endpoint: &str) -> InForce {
 
 fn flows() -> (Flows, Receiver<Job>) {
     let (sender, jobs) = channel();
-    (Flows::new(sender, traffic(), &NodeAddresses::default()), jobs)
+    (Flows::new(sender, &surroundings()), jobs)
 }
 
 fn turn(in_force: Vec<InForce>, result: Result<(), SyncError>) -> Turn {
