@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use kubeweir::model::{Endpoint, EndpointSlice};
 use kubeweir::testing::ApiServer;
 use kubeweir::testing::lab::Netns;
+use socket2::SockRef;
 
 use crate::cluster::{self, Size};
 use crate::process::{Site, put, slice};
@@ -24,7 +25,7 @@ const NODES: u32 = 1_000;
 const PROBE: u32 = SIZE.services;
 const ENDPOINTS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 168, 10, 2), Ipv4Addr::new(192, 168, 10, 3)];
 /// Pause between two dials: the resolution.
-const PAUSE: Duration = Duration::from_micros(200);
+const PAUSE: Duration = Duration::from_micros(500);
 /// How long one step may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -48,7 +49,7 @@ fn probe(at: usize) -> EndpointSlice {
     cluster::slice(PROBE, 0, vec![endpoint])
 }
 
-/// Answers each connection with one byte.
+/// Answers each connection with one byte, and leaves the end to the client.
 fn serve(netns: &Netns, at: usize) {
     let address = SocketAddr::new(ENDPOINTS[at].into(), 8080);
     netns.assign(address.ip()).expect("ip works");
@@ -56,6 +57,7 @@ fn serve(netns: &Netns, at: usize) {
     std::thread::spawn(move || {
         for mut client in listener.incoming().flatten() {
             let _ = client.write_all(&[u8::try_from(at).expect("two of them")]);
+            let _ = client.read(&mut [0]);
         }
     });
 }
@@ -65,6 +67,8 @@ fn dial() -> Option<u8> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(1)).ok()?;
     let mut byte = [0];
     stream.read_exact(&mut byte).ok()?;
+    // A reset: thousands of connections in TIME_WAIT would answer new ones of the same ports.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok()?;
     Some(byte[0])
 }
 
