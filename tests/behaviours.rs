@@ -89,7 +89,9 @@ fn deviations() -> BTreeSet<u16> {
     let rows = text.lines().filter(|line| line.starts_with("| B-"));
     let row = |line: &str| {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+        assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
+        let named = cells[1].split(", ").all(|release| ["1.36", "1.37"].contains(&release));
+        assert!(named, "the releases that it speaks of: {line}");
         numbers(cells[0])
     };
     rows.flat_map(row).collect()
