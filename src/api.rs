@@ -14,6 +14,7 @@ mod events;
 mod node;
 mod pod;
 mod proxy;
+mod redirect;
 mod resource;
 mod throttle;
 mod trust;

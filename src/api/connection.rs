@@ -18,13 +18,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{InvalidDnsNameError, PrivateKeyDer, ServerName};
 use std::sync::Arc;
 use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, ServiceBuilder, service_fn};
 use tracing::warn;
 
 use super::access::{Access, Files, Trust};
 use super::crypto;
 use super::dial::{self, Pings, Tls};
 use super::proxy::{self, Environment, Proxy, Route};
+use super::redirect;
 use super::trust::{self, Anchors, Anyone, Bundle};
 
 /// Sends one request with base URL and credentials added.
@@ -289,14 +290,13 @@ fn transport(access: &Access) -> Result<Transport, ConnectionError> {
             .layer(config.base_uri_layer())
             .option_layer(config.auth_layer().map_err(failed)?)
             .layer(config.extra_headers_layer().map_err(failed)?)
-            .map_err(BoxError::from)
             .map_request(move |mut request: http::Request<Body>| {
                 if let Some(value) = &to_proxy {
                     request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, value.clone());
                 }
                 request
             })
-            .service(client),
+            .service(service_fn(move |request| redirect::follow(client.clone(), request))),
     ))
 }
 

@@ -195,8 +195,44 @@ pub(super) fn connector(is_https: bool, route: &Route, tls: &Tls) -> Connector {
     let secured = boxed(tls.over(way, tls.http2));
     BoxCloneSyncService::new(service_fn(move |server: Uri| {
         let connected = tokio::time::timeout(HANDSHAKE, secured.clone().oneshot(server));
-        async { connected.await.unwrap_or_else(|_| Err(Mute.into())) }
+        async {
+            match connected.await {
+                Ok(Err(cause)) if is_refused_handshake(cause.as_ref()) => {
+                    Err(Strange(cause).into())
+                }
+                Ok(connected) => connected,
+                Err(_) => Err(Mute.into()),
+            }
+        }
     }))
+}
+
+/// What a server says that has nothing in common with us.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server takes no TLS that is spoken here (1.3, or 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, \
+     but no suite with CBC), or wants a client certificate"
+)]
+struct Strange(#[source] BoxError);
+
+fn is_refused_handshake(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::{AlertDescription, Error};
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return match error {
+            Error::AlertReceived(alert) => matches!(
+                alert,
+                AlertDescription::HandshakeFailure
+                    | AlertDescription::ProtocolVersion
+                    | AlertDescription::InsufficientSecurity
+            ),
+            error => matches!(error, Error::PeerIncompatible(_)),
+        };
+    }
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    match wrapped {
+        Some(inner) => is_refused_handshake(inner),
+        None => error.source().is_some_and(is_refused_handshake),
+    }
 }
 
 /// A connection was taken, and then nothing came.

@@ -55,6 +55,7 @@ pub enum DecodeError {
 pub fn decode(text: &str) -> Result<Decoded, DecodeError> {
     let Document { mut value, repeated: mut ignored, more } = parse(text)?;
     check_type(&value)?;
+    check_mappings(&value)?;
     tidy(&mut value);
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
@@ -93,6 +94,30 @@ fn check_type(value: &Value) -> Result<(), DecodeError> {
         return Ok(());
     }
     Err(DecodeError::Unknown { api_version: api_version.to_owned(), kind: kind.to_owned() })
+}
+
+/// Sections are mappings; serde would take a list of their fields in order too.
+fn check_mappings(value: &Value) -> Result<(), DecodeError> {
+    const SECTIONS: [&str; 12] = [
+        "clientConnection",
+        "logging",
+        "logging.options",
+        "logging.options.text",
+        "logging.options.json",
+        "iptables",
+        "ipvs",
+        "nftables",
+        "winkernel",
+        "detectLocal",
+        "conntrack",
+        "kubeweir",
+    ];
+    let list = SECTIONS.into_iter().find(|path| {
+        value.pointer(&format!("/{}", path.replace('.', "/"))).is_some_and(Value::is_array)
+    });
+    let Some(path) = list else { return Ok(()) };
+    let source = serde::de::Error::custom("invalid type: list, expected a mapping");
+    Err(DecodeError::Type { path: path.to_owned(), source })
 }
 
 /// `null` says nothing: Go leaves such a field at its zero value (B-051). A number with an integral
@@ -177,6 +202,9 @@ mod tests {
             ("logging: {verbosity: -1}\n", "logging.verbosity"),
             ("nodePortAddresses: 10.0.0.0/8\n", "nodePortAddresses"),
             ("clientConnection: x\n", "clientConnection"),
+            ("clientConnection: {qps: 1e39}\n", "clientConnection.qps"),
+            ("conntrack: []\n", "conntrack"),
+            ("logging: {options: {json: [true, 0]}}\n", "logging.options.json"),
         ];
         for (body, expected) in cases {
             match with_head(body) {

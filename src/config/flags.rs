@@ -16,8 +16,8 @@ use clap::Args;
 use super::duration::GoDuration;
 use super::v1alpha1::Quantity;
 use super::value::{
-    GateMap, Vmodule, parse_bool, parse_gates, parse_int32, parse_ip_port_text, parse_ip_text,
-    parse_vmodule,
+    GateMap, Vmodule, parse_bool, parse_float32, parse_gates, parse_int32, parse_ip_port_text,
+    parse_ip_text, parse_item, parse_vmodule,
 };
 use super::version::{self, VersionFlag};
 
@@ -61,7 +61,7 @@ pub struct Flags {
     #[arg(long, default_value = "application/vnd.kubernetes.protobuf")]
     pub kube_api_content_type: String,
     /// API requests a second.
-    #[arg(long, default_value = "5")]
+    #[arg(long, default_value = "5", value_parser = parse_float32)]
     pub kube_api_qps: f32,
     /// API requests above the rate for a moment.
     #[arg(long, default_value = "10", value_parser = parse_int32)]
@@ -121,7 +121,7 @@ pub struct Flags {
     #[arg(long, default_value = "")]
     pub ipvs_scheduler: String,
     /// Accepted for ipvs mode, no effect.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = parse_item)]
     pub ipvs_exclude_cidrs: Vec<String>,
     /// Accepted for ipvs mode.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
@@ -148,7 +148,7 @@ pub struct Flags {
     #[arg(long, default_value = "")]
     pub cluster_cidr: String,
     /// CIDRs of the addresses that serve NodePorts, and primary, localhost or all
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = parse_item)]
     pub nodeport_addresses: Vec<String>,
     /// oom_score_adj of the process, -1000 to 1000.
     #[arg(long, default_value = "-999", value_parser = parse_int32)]

@@ -112,7 +112,7 @@ pub struct ClientConnection {
     /// Media type of requests.
     pub content_type: String,
     /// Requests a second.
-    #[serde(serialize_with = "whole_or_float")]
+    #[serde(serialize_with = "whole_or_float", deserialize_with = "finite")]
     pub qps: f32,
     /// Requests that may exceed `qps` for a moment.
     pub burst: i32,
@@ -290,14 +290,18 @@ impl std::str::FromStr for Quantity {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const SUFFIXES: [&str; 16] =
             ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-        let end = text.rfind(|c: char| c.is_ascii_digit()).map_or(0, |at| at + 1);
-        let (number, suffix) = text.split_at(end);
-        let number_ok = number.parse::<f64>().is_ok_and(f64::is_finite);
-        if number_ok && SUFFIXES.contains(&suffix) {
-            Ok(Quantity(text.to_owned()))
-        } else {
-            Err(InvalidQuantity(text.to_owned()))
+        let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let end =
+            unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+        let (number, suffix) = unsigned.split_at(end);
+        let has_digit = number.bytes().any(|byte| byte.is_ascii_digit());
+        let is_number = has_digit && number.matches('.').count() <= 1;
+        let is_exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|e| e.parse::<i64>().is_ok());
+        if !is_number || !(is_exponent || SUFFIXES.contains(&suffix)) {
+            return Err(InvalidQuantity(text.to_owned()));
         }
+        let is_zero = number.bytes().all(|byte| matches!(byte, b'0' | b'.'));
+        Ok(if is_zero { Quantity::default() } else { Quantity(text.to_owned()) })
     }
 }
 
@@ -317,17 +321,27 @@ impl Quantity {
 /// Text or number, where upstream's JSON takes both.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum TextOrInteger {
-    Integer(i64),
+enum TextOrNumber {
+    Number(serde_json::Number),
     Text(String),
 }
 
 /// `logging.flushFrequency`: a duration string, or an integer of nanoseconds (section 2.1).
 fn flush_frequency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GoDuration, D::Error> {
-    match TextOrInteger::deserialize(deserializer)? {
-        TextOrInteger::Integer(nanoseconds) => Ok(GoDuration::from_nanos(nanoseconds)),
-        TextOrInteger::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Number(number) => {
+            let nanoseconds = number.as_i64().map(GoDuration::from_nanos);
+            nanoseconds.ok_or_else(|| serde::de::Error::custom("not an integer of nanoseconds"))
+        }
+        TextOrNumber::Text(text) => text.parse().map_err(serde::de::Error::custom),
     }
+}
+
+/// A number that 32 bits can hold, as Go wants it.
+fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    let value = f32::deserialize(deserializer)?;
+    let fits = value.is_finite().then_some(value);
+    fits.ok_or_else(|| serde::de::Error::custom("out of the range of 32 bits"))
 }
 
 /// Whole numbers without a decimal point, as Go writes them.
@@ -340,9 +354,10 @@ fn whole_or_float<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S:
 }
 
 fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Quantity, D::Error> {
-    match TextOrInteger::deserialize(deserializer)? {
-        TextOrInteger::Integer(number) => number.to_string().parse(),
-        TextOrInteger::Text(text) => text.parse(),
+    match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Number(number) => number.to_string().parse(),
+        // As upstream: blanks around it are not looked at.
+        TextOrNumber::Text(text) => text.trim().parse(),
     }
     .map_err(serde::de::Error::custom)
 }

@@ -3,6 +3,7 @@
 //! Place in the flow: value parsers of [`super::flags`]. Knows no flag by name.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -21,6 +22,12 @@ pub enum InvalidValue {
     /// More than 32 bits.
     #[error("strconv.ParseInt: parsing {0:?}: value out of range")]
     IntRange(String),
+    /// No number.
+    #[error("strconv.ParseFloat: parsing {0:?}: invalid syntax")]
+    Float(String),
+    /// More than 32 bits.
+    #[error("strconv.ParseFloat: parsing {0:?}: value out of range")]
+    FloatRange(String),
     /// No IP address.
     #[error("failed to parse IP: {0:?}")]
     Ip(String),
@@ -86,6 +93,22 @@ pub fn parse_int32(text: &str) -> Result<i32, InvalidValue> {
     let value = separated.then(|| parse_integer(&text.replace('_', ""))).flatten();
     let value = value.ok_or_else(|| InvalidValue::Int(text.to_owned()))?;
     i32::try_from(value).map_err(|_| InvalidValue::IntRange(text.to_owned()))
+}
+
+/// Go's 32-bit floats.
+pub fn parse_float32(text: &str) -> Result<f32, InvalidValue> {
+    let value: f32 = text.parse().map_err(|_| InvalidValue::Float(text.to_owned()))?;
+    // Infinity is what somebody may write, and not what is too large.
+    if value.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit()) {
+        return Err(InvalidValue::FloatRange(text.to_owned()));
+    }
+    Ok(value)
+}
+
+/// An item of a list: pflag reads CSV, so that quotes which no shell took away are none of its text.
+pub fn parse_item(text: &str) -> Result<String, Infallible> {
+    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    Ok(quoted.unwrap_or(text).to_owned())
 }
 
 /// The text of an IP address, or an empty text, which keeps the default.

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kubeweir::model::Kind;
-use kubeweir::testing::lab::NODE_NAME;
+use kubeweir::testing::lab::{Agent, NODE_NAME};
 
 use crate::objects::service;
 use crate::site::Site;
@@ -83,4 +84,29 @@ fn pings_reveal_a_dead_connection() {
         site.table(kubeweir::model::Family::V4).contains("default/web")
     });
     assert!(site.server.connections() > connections, "over a new connection");
+}
+
+// A balancer of long ago: what it wants is not spoken, and the log says so.
+#[test]
+fn a_server_with_cbc_alone_is_refused_with_a_reason() {
+    let site = Site::bare();
+    let certificates = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/certificates");
+    let shown = certificates.join("server-rsa2048").display().to_string();
+    let directory = site.directory.path().display().to_string();
+    let text = format!(
+        "daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n\
+         events {{}}\nhttp {{ access_log off; server {{ listen 127.0.0.1:8443 ssl; ssl_protocols TLSv1.2;\n\
+         ssl_ciphers ECDHE-RSA-AES128-SHA; ssl_certificate {shown}/shown; ssl_certificate_key {shown}/key; }} }}\n"
+    );
+    std::fs::write(site.path("nginx.conf"), text).unwrap();
+    let log = std::fs::File::create(site.path("nginx.out")).unwrap();
+    let arguments = ["-c".into(), site.path("nginx.conf").into_os_string()];
+    let _nginx = Agent::start(site.node(), "/usr/sbin/nginx".as_ref(), &arguments, &log).unwrap();
+    let config = site.config(|_| {});
+    let kubeconfig = site.path("kubeconfig");
+    let text = std::fs::read_to_string(&kubeconfig).unwrap();
+    std::fs::write(&kubeconfig, text.replace(&site.server.url(), "https://127.0.0.1:8443"))
+        .unwrap();
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    proxy.wait_log(&["no suite with CBC", "HandshakeFailure"]);
 }

@@ -350,6 +350,51 @@ fn plain_http_goes_through_http_proxy() {
     assert!(got[0].to_lowercase().ends_with("proxy-authorization: basic bwu6chc="), "{got:?}");
 }
 
+/// Answers every request by one to this URL with the same path; says what it was asked.
+fn redirector(status: &'static str, to: String) -> (SocketAddr, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let head = head(&mut client);
+            let path = head.split(' ').nth(1).unwrap_or_default();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nLocation: {to}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            // A test that has seen enough does not listen any more.
+            let _ = asked.send(head.clone());
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    (address, receiver)
+}
+
+// Balancers send to where the server is, with whatever status; the token is for whom it was meant.
+#[test]
+fn redirects_are_followed_without_the_token() {
+    for status in
+        ["301 Moved Permanently", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"]
+    {
+        let setup = Setup { server: ApiServer::start_plain(LOOPBACK).unwrap(), ..Setup::new() };
+        setup.server.put(&service("a"));
+        let kubeconfig = setup.options().kubeconfig.unwrap();
+        let (first, asked) = redirector(status, setup.server.url());
+        let mut value: Value =
+            serde_json::from_slice(&std::fs::read(&kubeconfig).unwrap()).unwrap();
+        value["clusters"][0]["cluster"]["server"] = format!("http://{first}").into();
+        value["users"][0]["user"]["token"] = "secret".into();
+        std::fs::write(&kubeconfig, value.to_string()).unwrap();
+        setup.watch(&setup.client(options(Some(kubeconfig), None)), Kind::Service);
+        setup.wait_for(Kind::Service, &["shop/a"]);
+        assert!(asked.try_iter().next().unwrap().to_lowercase().contains("bearer secret"));
+        let requests = setup.server.requests();
+        assert!(requests.iter().all(|request| !request.headers.contains_key("authorization")));
+        assert_eq!(requests[0].ask, Ask::StreamingList, "{status}");
+    }
+}
+
 // HTTPS_PROXY went to the proxy even for this very machine.
 #[test]
 fn a_server_on_this_machine_is_reached_directly() {

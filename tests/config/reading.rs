@@ -199,6 +199,50 @@ fn what_is_no_whole_number_is_refused_in_every_field() {
     }
 }
 
+// N2: a quantity of Kubernetes, as a number and as a text.
+#[test]
+fn quantities_in_every_spelling() {
+    let read = |text: &str| {
+        decode(&format!("{HEAD}logging: {{options: {{json: {{infoBufferSize: {text}}}}}}}\n"))
+            .map(|decoded| decoded.object.logging.options.json.info_buffer_size)
+    };
+    for text in [
+        "1.5",
+        ".5",
+        "5.",
+        "1e-3",
+        "1.5e3",
+        "1e3",
+        "1E3",
+        "999999999999999999999",
+        "1e1000",
+        "64Ki",
+        "0.5Mi",
+        "1.5Gi",
+        "1Ei",
+        "1E",
+        "1500m",
+        "100u",
+        "5n",
+        "+5",
+        "-5",
+        "12e6",
+        "'1e+3'",
+        "' 64Ki '",
+    ] {
+        assert!(!read(text).expect(text).is_zero(), "{text}");
+    }
+    for text in ["0", "0.0", "'0'", "0Ki", "-0", "0e5", "000m", "~"] {
+        assert!(read(text).expect(text).is_zero(), "{text}");
+    }
+    for text in [
+        "''", "'1 Ki'", "1ki", "1K", "1KB", "1e2Ki", "'1e'", "1.2.3", "Ki", "'.'", "+-5", "true",
+        "[1]",
+    ] {
+        assert!(matches!(read(text), Err(DecodeError::Type { .. })), "{text}");
+    }
+}
+
 // Every spelling of nothing leaves the default, in each field.
 #[test]
 fn nulls_leave_every_default() {

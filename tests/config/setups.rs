@@ -227,7 +227,7 @@ fn the_clean_up_of_gardener_starts() {
 // How people and scripts write flags: each means the same as the plain form beside it.
 #[test]
 fn odd_forms_of_flags() {
-    let same: [(&[&str], &[&str]); 26] = [
+    let same: [(&[&str], &[&str]); 27] = [
         (&["-v4"], &["--v=4"]),
         (&["-v", "4"], &["--v=4"]),
         (&["-v=4"], &["--v=4"]),
@@ -248,6 +248,10 @@ fn odd_forms_of_flags() {
         (&["--proxy-mode=ipvs", "--proxy-mode=iptables"], &["--proxy-mode=iptables"]),
         (
             &["--nodeport-addresses=10.0.0.0/8", "--nodeport-addresses", "fd00::/8"],
+            &["--nodeport-addresses=10.0.0.0/8,fd00::/8"],
+        ),
+        (
+            &["--nodeport-addresses=\"10.0.0.0/8\",\"fd00::/8\""],
             &["--nodeport-addresses=10.0.0.0/8,fd00::/8"],
         ),
         (&["--oom-score-adj", "-5"], &["--oom-score-adj=-5"]),
@@ -276,6 +280,19 @@ fn numbers_that_no_flag_takes() {
         let complaint =
             format!("invalid argument {text:?} for \"--conntrack-min\" flag: strconv.ParseInt");
         assert!(exit.stderr.contains(&complaint) || text.is_empty(), "{}", exit.stderr);
+    }
+}
+
+#[test]
+fn rates_that_no_flag_takes() {
+    let line = |text: &str| ["kube-proxy".to_owned(), format!("--kube-api-qps={text}")];
+    for text in ["1e39", "-4e38", "many", "5s", " 5"] {
+        let exit = kubeweir::cli::parse(line(text)).expect_err(text);
+        let complaint = "flag: strconv.ParseFloat";
+        assert!(exit.code == 1 && exit.stderr.contains(complaint), "{}", exit.stderr);
+    }
+    for text in ["inf", "-1", ".5", "1e-50", "NaN"] {
+        kubeweir::cli::parse(line(text)).expect(text);
     }
 }
 
