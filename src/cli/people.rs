@@ -263,7 +263,7 @@ pub struct ExplainArgs {
 /// `kubeweir flows`.
 #[derive(Debug, Clone, Args)]
 pub struct FlowsArgs {
-    /// Whose: NAMESPACE/SERVICE[:PORT], IP:PORT of an endpoint or a frontend, or the IP of a client or an endpoint; of every Service without it
+    /// Whose: NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT, IP:PORT of an endpoint or a frontend, or the IP of a client or an endpoint; of every Service without it
     #[arg(value_name = "SERVICE|ENDPOINT|CLIENT")]
     pub of: Option<String>,
     /// Print every change as it happens
