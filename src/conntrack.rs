@@ -1,40 +1,47 @@
-//! Which UDP flows are stale: translated to an endpoint that no longer serves (section 7.7).
+//! Which flows are stale: translated to an endpoint that no longer serves, or older than what they
+//! dialled (section 7.7).
 //!
 //! A UDP "connection" never ends by itself while its client keeps sending, so that the kernel keeps
-//! sending it where it was first sent. Place in the flow: after a sync of services whose slices have,
-//! or had, a UDP port (B-226), the shell builds a [`Reconciliation`] of the services and lets
+//! sending it where it was first sent; so does a TCP connection whose client repeats its first packet.
+//! Place in the flow: after a sync of services the shell builds a [`Reconciliation`] of them and lets
 //! [`crate::netlink`] delete the flows it calls stale. Pure; it must not know rules or how an endpoint
 //! is chosen.
 //!
 //! What is stale:
 //! - a flow to a frontend that exists and is answered by none of its serving endpoints (B-218, B-219,
-//!   B-225), also if there are none (B-222, as 1.37 has it); that includes flows from the time when
-//!   the frontend had none (B-221);
+//!   B-225), also if there are none (B-222, as 1.37 has it); that includes flows from before the
+//!   frontend was there, or had endpoints (B-221);
 //! - a flow to a frontend that is gone since the last reconciliation, answered by one of its
 //!   endpoints of then. Upstream keeps these (issue: "services gone"). The endpoint proves that our
 //!   rules translated it, so that flows to ports that never were a service's are kept (B-224).
 //!
-//! What is not: flows of other protocols (B-223), and flows to a NodePort's number at addresses that
-//! are not this node's.
+//! Of TCP only what nobody has answered yet: no connection can be lost by that (kubernetes#101607).
+//!
+//! What is not: established flows of other protocols (B-223), and flows to a NodePort's number at
+//! addresses that are not this node's. Traffic policy, source ranges and affinity decide where
+//! new flows go and end none: an endpoint that serves keeps its flows (B-163, B-220).
 
 mod entry;
 mod pressure;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 pub use entry::{Change, Counts, Entry, Within};
 pub use pressure::{Finding, Pressure, Statistics};
 
-use crate::model::{EndpointSlice, Family, Protocol, Service, SlicePort};
+use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, SlicePort};
 
-/// One UDP service port in one family.
+/// One service port in one family, as flows see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UdpPort {
+pub struct ServedPort {
     /// The family of all its addresses.
     pub family: Family,
+    /// UDP or TCP.
+    pub protocol: Protocol,
     /// ClusterIP, load balancer VIPs and external IPs.
     pub addresses: Vec<IpAddr>,
     /// The port on these addresses.
@@ -45,17 +52,36 @@ pub struct UdpPort {
     pub endpoints: HashSet<SocketAddr>,
 }
 
-impl UdpPort {
-    /// The UDP ports of a service in a family, from its slices; none if it has no ClusterIP there. An
-    /// endpoint that one slice calls serving is serving.
-    pub fn of_service(
-        service: &Service,
-        slices: &[&EndpointSlice],
-        family: Family,
-    ) -> Vec<UdpPort> {
-        // Asked for every Service that is synced; few have one.
-        let mut udp = service.ports.iter().filter(|port| port.protocol == Protocol::Udp).peekable();
-        if udp.peek().is_none() {
+/// What a client dials: an address, or the node's if there is none, and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frontend {
+    /// Not for NodePorts.
+    pub address: Option<IpAddr>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A service in force.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The Service.
+    pub service: Arc<Service>,
+    /// Its slices of all families.
+    pub slices: SmallVec<[Arc<EndpointSlice>; 1]>,
+    /// Its frontends that another service has.
+    pub lost: Vec<Frontend>,
+}
+
+impl Served {
+    /// The ports of a protocol in a family; none if the service has no ClusterIP there. An endpoint
+    /// that one slice calls serving is serving.
+    pub fn ports(&self, family: Family, protocol: Protocol) -> Vec<ServedPort> {
+        let service = &self.service;
+        // Asked for every Service that is synced; few have a UDP port.
+        let mut ports = service.ports.iter().filter(|port| port.protocol == protocol).peekable();
+        if ports.peek().is_none() {
             return Vec::new();
         }
         let Some(cluster_ip) = service.cluster_ip(family) else { return Vec::new() };
@@ -63,21 +89,28 @@ impl UdpPort {
         let addresses: Vec<IpAddr> = std::iter::once(cluster_ip)
             .chain(external.filter(|ip| Family::of(ip) == family))
             .collect();
-        udp.map(|port| UdpPort {
+        let has = |address, port| !self.lost.contains(&Frontend { address, protocol, port });
+        let served = |port: &ServicePort| ServedPort {
             family,
-            addresses: addresses.clone(),
+            protocol,
+            addresses: addresses.iter().filter(|ip| has(Some(**ip), port.port)).copied().collect(),
             port: port.port,
-            node_port: port.node_port,
-            endpoints: serving(slices, family, &port.name),
-        })
-        .collect()
+            node_port: port.node_port.filter(|number| has(None, *number)),
+            endpoints: serving(&self.slices, family, port),
+        };
+        ports.map(served).collect()
     }
 }
 
-fn serving(slices: &[&EndpointSlice], family: Family, port_name: &str) -> HashSet<SocketAddr> {
+fn serving(
+    slices: &[Arc<EndpointSlice>],
+    family: Family,
+    served: &ServicePort,
+) -> HashSet<SocketAddr> {
     let mut endpoints = HashSet::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
-        let named = |port: &&SlicePort| port.protocol == Protocol::Udp && *port.name == *port_name;
+        let named =
+            |port: &&SlicePort| port.protocol == served.protocol && port.name == served.name;
         for port in slice.ports.iter().filter(named) {
             let serving = slice.endpoints.iter().filter(|endpoint| endpoint.serving);
             endpoints.extend(serving.map(|e| SocketAddr::new(e.address, port.port)));
@@ -95,9 +128,13 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
-/// A UDP flow as the kernel tracks it.
+/// A flow as the kernel tracks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flow {
+    /// UDP or TCP.
+    pub protocol: Protocol,
+    /// An answer was seen.
+    pub replied: bool,
     /// As the client sent it, before translation.
     pub original: Tuple,
     /// As answers are expected, before they are translated back: the source is the endpoint.
@@ -108,38 +145,80 @@ pub struct Flow {
     pub id: Option<u32>,
 }
 
-/// The ports that claim a destination; more than one if services contest it.
-type Claims<'a> = SmallVec<[&'a UdpPort; 1]>;
+impl Flow {
+    /// What becomes of a flow that nothing translated, if it is deleted while an answer is on its way:
+    /// the answer begins a flow of its own, by which the client's packets pass every rule again.
+    pub fn echo(&self) -> Flow {
+        Flow { original: self.reply, reply: self.original, replied: false, id: None, ..*self }
+    }
+}
 
-/// UDP ports by destination.
+/// The ports that claim a destination; more than one if services contest it.
+type Claims<'a> = SmallVec<[&'a ServedPort; 1]>;
+
+/// Service ports by destination.
 #[derive(Debug, Default)]
 struct Destinations<'a> {
-    frontends: HashMap<SocketAddr, Claims<'a>>,
-    node_ports: HashMap<(Family, u16), Claims<'a>>,
+    frontends: HashMap<(Protocol, SocketAddr), Claims<'a>>,
+    node_ports: HashMap<(Protocol, Family, u16), Claims<'a>>,
 }
 
 impl<'a> Destinations<'a> {
-    fn new(ports: &'a [UdpPort]) -> Self {
+    fn new(ports: &'a [ServedPort]) -> Self {
         let mut destinations = Destinations::default();
         for port in ports {
             for address in &port.addresses {
-                let frontend = SocketAddr::new(*address, port.port);
+                let frontend = (port.protocol, SocketAddr::new(*address, port.port));
                 destinations.frontends.entry(frontend).or_default().push(port);
             }
             if let Some(number) = port.node_port {
-                destinations.node_ports.entry((port.family, number)).or_default().push(port);
+                let key = (port.protocol, port.family, number);
+                destinations.node_ports.entry(key).or_default().push(port);
             }
         }
         destinations
     }
 
     /// Frontends come first, as in the rules.
-    fn claims(&self, destination: SocketAddr, node_ports: bool) -> &[&'a UdpPort] {
+    fn claims(&self, flow: &Flow, node_ports: bool) -> &[&'a ServedPort] {
+        let (protocol, destination) = (flow.protocol, flow.original.destination);
         let by_number = || {
-            let key = (Family::of(&destination.ip()), destination.port());
+            let key = (protocol, Family::of(&destination.ip()), destination.port());
             self.node_ports.get(&key).filter(|_| node_ports)
         };
-        self.frontends.get(&destination).or_else(by_number).map_or(&[], SmallVec::as_slice)
+        let frontend = self.frontends.get(&(protocol, destination));
+        frontend.or_else(by_number).map_or(&[], SmallVec::as_slice)
+    }
+
+    fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        let frontends = self.frontends.keys().map(|(protocol, _)| *protocol);
+        frontends.chain(self.node_ports.keys().map(|(protocol, ..)| *protocol))
+    }
+}
+
+/// Which flows a reconciliation has to see: what a kernel is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope {
+    /// Of this protocol.
+    pub protocol: Protocol,
+    /// Only those that nobody has answered.
+    pub unreplied: bool,
+    /// Only those that dialled this address.
+    pub destination: Option<IpAddr>,
+}
+
+impl Scope {
+    /// Every flow of a protocol.
+    pub fn of(protocol: Protocol) -> Self {
+        Scope { protocol, unreplied: false, destination: None }
+    }
+
+    /// Whether a flow is within it. Kernels that do not know a filter deliver more.
+    pub fn contains(&self, flow: &Flow) -> bool {
+        let dialled = flow.original.destination.ip();
+        flow.protocol == self.protocol
+            && !(self.unreplied && flow.replied)
+            && self.destination.is_none_or(|ip| ip == dialled)
     }
 }
 
@@ -152,29 +231,48 @@ pub struct Reconciliation<'a> {
 }
 
 impl<'a> Reconciliation<'a> {
-    /// Of the UDP ports of all services now and at the last reconciliation (none at the first one).
+    /// Of the ports of all services now and at the last reconciliation (none at the first one).
     ///
     /// `node_port_addresses` are the local addresses on which NodePorts are served; loopback ones
     /// among them do not count (B-154).
     pub fn new(
-        current: &'a [UdpPort],
-        previous: &'a [UdpPort],
+        current: &'a [ServedPort],
+        previous: &'a [ServedPort],
         node_port_addresses: &'a HashSet<IpAddr>,
     ) -> Self {
         let (current, previous) = (Destinations::new(current), Destinations::new(previous));
         Reconciliation { current, previous, node_port_addresses }
     }
 
+    /// The flows among which there may be stale ones; a protocol at most once.
+    pub fn scopes(&self) -> Vec<Scope> {
+        let all = [&self.current, &self.previous];
+        let protocols: BTreeSet<Protocol> = all.iter().flat_map(|d| d.protocols()).collect();
+        let node_ports = all.iter().any(|ports| !ports.node_ports.is_empty());
+        let mut addresses = all.iter().flat_map(|d| d.frontends.keys().map(|(_, to)| to.ip()));
+        let first = addresses.next();
+        let destination = first.filter(|ip| !node_ports && addresses.all(|other| other == *ip));
+        let scope = |protocol| Scope {
+            unreplied: protocol != Protocol::Udp,
+            destination,
+            ..Scope::of(protocol)
+        };
+        protocols.into_iter().map(scope).collect()
+    }
+
     /// Whether the flow is to be deleted.
     pub fn is_stale(&self, flow: &Flow) -> bool {
+        if flow.protocol != Protocol::Udp && flow.replied {
+            return false;
+        }
         let (destination, answering) = (flow.original.destination, flow.reply.source);
         let ip = destination.ip();
         let node_ports = self.node_port_addresses.contains(&ip) && !ip.is_loopback();
         let answered_by =
-            |claims: &[&UdpPort]| claims.iter().any(|p| p.endpoints.contains(&answering));
-        let claims = self.current.claims(destination, node_ports);
+            |claims: &[&ServedPort]| claims.iter().any(|p| p.endpoints.contains(&answering));
+        let claims = self.current.claims(flow, node_ports);
         if claims.is_empty() {
-            let then = self.previous.claims(destination, node_ports);
+            let then = self.previous.claims(flow, node_ports);
             return answering != destination && answered_by(then);
         }
         !answered_by(claims)

@@ -8,11 +8,14 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use kubeweir::conntrack::{Reconciliation, UdpPort, Within};
-use kubeweir::model::Family;
+use kubeweir::conntrack::{Reconciliation, Scope, ServedPort, Within};
+use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
 use netns::{in_netns, run};
+
+/// Every UDP flow.
+const UDP: Scope = Scope { protocol: Protocol::Udp, unreplied: false, destination: None };
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("a literal address")
@@ -49,7 +52,7 @@ fn send(from: &str, to: &str, answered: bool) {
 /// Original destination and answering endpoint of every flow, sorted.
 fn flows(family: Family) -> Vec<(String, String)> {
     let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
-    let (flows, _) = conntrack.flows(family, |_| true).expect("a list of flows");
+    let (flows, _) = conntrack.flows(family, UDP, |_| true).expect("a list of flows");
     let mut ends: Vec<(String, String)> = flows
         .iter()
         .map(|flow| (flow.original.destination.to_string(), flow.reply.source.to_string()))
@@ -87,9 +90,10 @@ fn ipv4_topology() {
     }
 }
 
-fn port(address: &[&str], node_port: Option<u16>, endpoints: &[&str]) -> UdpPort {
-    UdpPort {
+fn port(address: &[&str], node_port: Option<u16>, endpoints: &[&str]) -> ServedPort {
+    ServedPort {
         family: Family::of(&ip(address[0])),
+        protocol: Protocol::Udp,
         addresses: address.iter().copied().map(ip).collect(),
         port: 53,
         node_port,
@@ -160,7 +164,7 @@ fn a_flow_that_is_gone_counts_as_deleted() {
         ipv4_topology();
         let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
         send("127.0.0.1:4002", "10.96.0.10:53", true);
-        let (old, _) = conntrack.flows(Family::V4, |_| true).expect("a list of flows");
+        let (old, _) = conntrack.flows(Family::V4, UDP, |_| true).expect("a list of flows");
         assert_eq!(old.len(), 1);
         for _ in 0..2 {
             let cleaned = conntrack.delete(&old);

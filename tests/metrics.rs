@@ -126,7 +126,7 @@ fn record_proxy(metrics: &Metrics, family: Family) {
     proxy.cleanup_failed(family);
     proxy.network_programming(family, Duration::from_secs(1));
     proxy.no_local_endpoints(family, NoLocalEndpoints { internal: 1, external: 2 });
-    proxy.conntrack_reconciled(family, Duration::from_millis(3), 1);
+    proxy.conntrack_reconciled(family, Some(Duration::from_millis(3)), 1);
     proxy.no_iptables_rules(family);
 }
 
@@ -215,7 +215,7 @@ async fn recordings_change_their_series_only() {
     proxy.sync_failed(Family::V6, true);
     proxy.no_local_endpoints(Family::V4, NoLocalEndpoints { internal: 1, external: 2 });
     proxy.network_programming(Family::V4, Duration::from_millis(400));
-    proxy.conntrack_reconciled(Family::V4, Duration::from_millis(3), 0);
+    proxy.conntrack_reconciled(Family::V4, Some(Duration::from_millis(3)), 0);
     let scrape = fixture.scrape().await;
     let v4 = ("ip_family", "IPv4");
     let value = |name: &str, labels: &[(&str, &str)]| scrape.value(name, labels);

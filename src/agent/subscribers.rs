@@ -18,6 +18,8 @@ use std::sync::mpsc::Sender;
 use tokio::sync::{mpsc, watch};
 
 pub use events::{Events, Fatal, Note};
+#[cfg(test)]
+pub use flows::lost;
 pub use flows::{Flows, Job, start as start_flows};
 pub use health::{HealthChecks, Healthy, no_health_checks};
 pub use localhost::Localhost;

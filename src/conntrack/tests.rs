@@ -17,6 +17,8 @@ fn ip(text: &str) -> IpAddr {
 fn flow(to: &str, from: &str) -> Flow {
     let client = if at(to).is_ipv4() { "10.9.0.1:4000" } else { "[fd09::1]:4000" };
     Flow {
+        protocol: Protocol::Udp,
+        replied: true,
         original: Tuple { source: at(client), destination: at(to) },
         reply: Tuple { source: at(from), destination: at(client) },
         zone: None,
@@ -25,9 +27,10 @@ fn flow(to: &str, from: &str) -> Flow {
 }
 
 /// DNS at 10.96.0.10:53 and, as VIP and external IP, at 198.51.100.1 and 203.0.113.1; NodePort 30053.
-fn dns(endpoints: &[&str]) -> UdpPort {
-    UdpPort {
+fn dns(endpoints: &[&str]) -> ServedPort {
+    ServedPort {
         family: Family::V4,
+        protocol: Protocol::Udp,
         addresses: ["10.96.0.10", "198.51.100.1", "203.0.113.1"].map(ip).to_vec(),
         port: 53,
         node_port: Some(30053),
@@ -39,7 +42,7 @@ fn node() -> HashSet<IpAddr> {
     ["192.0.2.1", "127.0.0.1"].map(ip).into_iter().collect()
 }
 
-fn stale(current: &[UdpPort], previous: &[UdpPort], to: &str, from: &str) -> bool {
+fn stale(current: &[ServedPort], previous: &[ServedPort], to: &str, from: &str) -> bool {
     Reconciliation::new(current, previous, &node()).is_stale(&flow(to, from))
 }
 
@@ -118,8 +121,9 @@ fn contested_frontends_keep_the_flows_of_both() {
 // B-218: IPv6 alike.
 #[test]
 fn ipv6() {
-    let port = UdpPort {
+    let port = ServedPort {
         family: Family::V6,
+        protocol: Protocol::Udp,
         addresses: vec![ip("fd96::a")],
         port: 53,
         node_port: None,
@@ -190,13 +194,75 @@ fn udp_ports_of_a_service() {
         endpoint("10.1.0.5", false, false, true),
     ];
     let ports = vec![("dns", Protocol::Udp, 5353), ("dns-tcp", Protocol::Tcp, 5354)];
-    let slice = slice(ports, endpoints);
+    let slice = Arc::new(slice(ports, endpoints));
+    let served = |slices: &[Arc<EndpointSlice>], lost: &[Frontend]| Served {
+        service: Arc::new(service()),
+        slices: slices.iter().cloned().collect(),
+        lost: lost.to_vec(),
+    };
+    let udp = |served: Served| served.ports(Family::V4, Protocol::Udp);
+    let with_slice = std::slice::from_ref(&slice);
     let mut expected = dns(&["10.1.0.2:5353", "10.1.0.3:5353", "10.1.0.4:5353"]);
-    assert_eq!(UdpPort::of_service(&service(), &[&slice], Family::V4), vec![expected.clone()]);
-    expected.endpoints.clear();
-    assert_eq!(UdpPort::of_service(&service(), &[], Family::V4), vec![expected]);
-    let v6 = UdpPort::of_service(&service(), &[&slice], Family::V6);
+    assert_eq!(udp(served(with_slice, &[])), vec![expected.clone()]);
+    let tcp = served(with_slice, &[]).ports(Family::V4, Protocol::Tcp);
+    assert_eq!((tcp[0].port, tcp[0].node_port, tcp[0].endpoints.len()), (53, None, 3));
+    let v6 = served(with_slice, &[]).ports(Family::V6, Protocol::Udp);
     assert_eq!(v6.len(), 1);
     assert_eq!(v6[0].addresses, vec![ip("fd96::a"), ip("fd11::1")]);
     assert!(v6[0].endpoints.is_empty());
+    expected.endpoints.clear();
+    assert_eq!(udp(served(&[], &[])), vec![expected.clone()]);
+
+    let frontend = |address, port| Frontend { address, protocol: Protocol::Udp, port };
+    let lost = [frontend(Some(ip("203.0.113.1")), 53), frontend(None, 30053)];
+    expected.addresses.pop();
+    expected.node_port = None;
+    assert_eq!(udp(served(&[], &lost)), vec![expected], "what another service has");
+}
+
+// C3, B-223: of TCP only what nobody has answered.
+#[test]
+fn unanswered_tcp() {
+    let tcp = |port: ServedPort| ServedPort { protocol: Protocol::Tcp, ..port };
+    let judge = |replied, to: &str, from: &str| {
+        let ports = [tcp(dns(&["10.1.0.2:5353"])), dns(&["10.1.0.3:5353"])];
+        let flow = Flow { protocol: Protocol::Tcp, replied, ..flow(to, from) };
+        let node = node();
+        let reconciliation = Reconciliation::new(&ports, &[], &node);
+        reconciliation.is_stale(&flow)
+    };
+    for to in ["10.96.0.10:53", "198.51.100.1:53", "203.0.113.1:53", "192.0.2.1:30053"] {
+        assert!(judge(false, to, to), "{to}: older than the frontend");
+        assert!(judge(false, to, "10.1.0.9:5353"), "{to}: the endpoint is gone");
+        assert!(judge(false, to, "10.1.0.3:5353"), "{to}: an endpoint for UDP only");
+        assert!(!judge(false, to, "10.1.0.2:5353"), "{to}: will be answered");
+        for from in [to, "10.1.0.9:5353", "10.1.0.2:5353"] {
+            assert!(!judge(true, to, from), "{to}, {from}: a connection");
+        }
+    }
+    assert!(!judge(false, "10.96.0.11:53", "10.96.0.11:53"), "no service");
+}
+
+// The kernel is asked for no more than can be stale.
+#[test]
+fn scopes() {
+    let nowhere = HashSet::new();
+    let scopes = |current: &[ServedPort], previous: &[ServedPort]| {
+        Reconciliation::new(current, previous, &nowhere).scopes()
+    };
+    let mut single = dns(&[]);
+    single.addresses.truncate(1);
+    single.node_port = None;
+    let tcp = ServedPort { protocol: Protocol::Tcp, ..single.clone() };
+    let cluster_ip = Some(ip("10.96.0.10"));
+    let udp_of = |destination| Scope { destination, ..Scope::of(Protocol::Udp) };
+    let tcp_of = |destination| Scope { unreplied: true, destination, ..Scope::of(Protocol::Tcp) };
+    assert_eq!(scopes(&[], &[]), []);
+    assert_eq!(scopes(&[single.clone()], &[]), [udp_of(cluster_ip)]);
+    assert_eq!(
+        scopes(&[single.clone(), tcp.clone()], &[]),
+        [tcp_of(cluster_ip), udp_of(cluster_ip)]
+    );
+    assert_eq!(scopes(&[tcp.clone()], &[dns(&[])]), [tcp_of(None), udp_of(None)]);
+    assert_eq!(scopes(&[ServedPort { node_port: Some(30053), ..tcp }], &[]), [tcp_of(None)]);
 }

@@ -71,7 +71,7 @@ fn alike(observed: &Ruleset, family: Family) -> Applied {
     let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
         [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
     });
-    for id in SetId::fixed().chain(classes) {
+    for id in SetId::fixed().filter(|id| !id.is_filled_by_packets()).chain(classes) {
         let Some((set, elements)) = observed.sets.get(&id.name()) else { continue };
         let ours = id.declaration(family);
         if (&set.key, &set.kind) == (&ours.key, &ours.kind) && !elements.is_empty() {
@@ -113,7 +113,7 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         let declared = program.sets.iter().any(|set| set.name == id.name());
         match rest.remove(&id.name()) {
             Some((set, _)) if *set != id.declaration(family) => return None,
-            Some((_, elements)) if elements.is_empty() => {}
+            Some((_, elements)) if elements.is_empty() || id.is_filled_by_packets() => {}
             Some((_, elements)) => {
                 applied.found.insert(id, without_counters(elements));
             }

@@ -191,10 +191,13 @@ impl ProxyMetrics {
         self.changes.services_pending.set(0);
     }
 
-    /// A conntrack reconciliation ended after `took`, with `deleted` flows removed.
-    pub fn conntrack_reconciled(&self, family: Family, took: Duration, deleted: u64) {
+    /// A conntrack reconciliation ended with `deleted` flows removed, after `took` if it was about UDP:
+    /// upstream's is about nothing else.
+    pub fn conntrack_reconciled(&self, family: Family, took: Option<Duration>, deleted: u64) {
         let of_family = &[label(family)];
-        self.conntrack.duration.with_label_values(of_family).observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.conntrack.duration.with_label_values(of_family).observe(took.as_secs_f64());
+        }
         // Also by 0: the series is there from the first reconciliation, as upstream's.
         self.conntrack.deleted.with_label_values(of_family).inc_by(deleted);
     }
@@ -358,7 +361,7 @@ impl ConntrackMetrics {
             deleted: r.counters(Spec::new(
                 "kubeproxy_conntrack_reconciler_deleted_entries_total",
                 FAMILY,
-                "Stale UDP flows deleted from the connection tracking table.",
+                "Stale flows deleted from the connection tracking table.",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! UDP flows of the kernel: list and delete over ctnetlink.
+//! Flows of the kernel: list and delete over ctnetlink.
 //!
 //! Place in the flow: carries out what a [`Reconciliation`] decides, in the network namespace of the
 //! thread that opens it. Blocking: a dump walks the whole table. Must not know Services.
@@ -15,7 +15,7 @@ use super::request::{Dump, Request, Requests};
 use super::uapi::*;
 pub use entries::{Heard, Watch};
 
-use crate::conntrack::{Flow, Reconciliation, Tuple};
+use crate::conntrack::{Flow, Reconciliation, Scope, Tuple};
 use crate::model::{Family, Protocol};
 
 /// How often the dump is tried while it is interrupted (B-228).
@@ -28,7 +28,7 @@ pub enum ConntrackError {
     #[error("opening a ctnetlink socket")]
     Open(#[source] io::Error),
     /// The table could not be read; nothing was deleted.
-    #[error("listing {family} UDP flows")]
+    #[error("listing {family} flows")]
     List {
         /// Of which family.
         family: Family,
@@ -49,6 +49,8 @@ pub enum ConntrackError {
 pub struct Cleaned {
     /// Flows deleted, those that were gone meanwhile included.
     pub deleted: usize,
+    /// Those among them that had not been translated.
+    pub untranslated: Vec<Flow>,
     /// Flows that could not be deleted, and why.
     pub failed: Vec<(Flow, io::Error)>,
     /// The dump was interrupted every time; flows may have been missed.
@@ -67,29 +69,34 @@ impl Conntrack {
         Ok(Conntrack { requests })
     }
 
-    /// Deletes the stale UDP flows of a family.
+    /// Deletes the stale flows of a family.
     pub fn reconcile(
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
     ) -> Result<Cleaned, ConntrackError> {
-        let (stale, dump) = self.flows(family, |flow| reconciliation.is_stale(flow))?;
-        let mut cleaned = self.delete(&stale);
-        cleaned.partial = dump == Dump::Interrupted;
-        Ok(cleaned)
+        let (mut stale, mut partial) = (Vec::new(), false);
+        for scope in reconciliation.scopes() {
+            let (found, dump) = self.flows(family, scope, |flow| reconciliation.is_stale(flow))?;
+            stale.extend(found);
+            partial |= dump == Dump::Interrupted;
+        }
+        Ok(Cleaned { partial, ..self.delete(&stale) })
     }
 
-    /// The UDP flows of a family that `keep` wants. Only these are held in memory.
+    /// The flows of a family within a scope that `keep` wants. Only these are held in memory.
     pub fn flows(
         &mut self,
         family: Family,
+        scope: Scope,
         keep: impl Fn(&Flow) -> bool,
     ) -> Result<(Vec<Flow>, Dump), ConntrackError> {
         let requests = &mut self.requests;
+        let keep = |flow: &Flow| scope.contains(flow) && keep(flow);
         let mut list = |request: &Request| {
             uninterrupted(|flows| {
                 requests.dump(request, |message| {
-                    flows.extend(read_flow(message.attributes(), family).filter(&keep));
+                    flows.extend(read_flow(message.attributes(), family).filter(keep));
                 })
             })
         };
@@ -97,10 +104,9 @@ impl Conntrack {
             let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
             Request::nfnetlink(subsystem, command, nfproto(family), attributes)
         };
-        let (all, udp) = (get(Vec::new()), get(udp_filter()));
-        match list(&udp).map_err(|error| (error.raw_os_error(), error)) {
-            // Kernels that know CTA_FILTER but not this flag; those before 5.8 ignore it. Every flow
-            // is checked again by read_flow, so that the filter only saves time.
+        let (all, filtered) = (get(Vec::new()), get(filter(scope)));
+        match list(&filtered).map_err(|error| (error.raw_os_error(), error)) {
+            // Kernels that know CTA_FILTER but not each flag.
             Err((Some(libc::EOPNOTSUPP | libc::EINVAL), _)) => list(&all),
             other => other.map_err(|(_, error)| error),
         }
@@ -112,9 +118,14 @@ impl Conntrack {
         let mut cleaned = Cleaned::default();
         for flow in flows {
             match self.requests.execute(&deletion(flow), |_| {}) {
-                Ok(()) => cleaned.deleted += 1,
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => cleaned.deleted += 1,
-                Err(error) => cleaned.failed.push((*flow, error)),
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                    cleaned.failed.push((*flow, error));
+                    continue;
+                }
+                Ok(()) | Err(_) => cleaned.deleted += 1,
+            }
+            if flow.original.destination == flow.reply.source {
+                cleaned.untranslated.push(*flow);
             }
         }
         cleaned
@@ -138,24 +149,38 @@ fn uninterrupted<T>(
     Ok((flows, Dump::Interrupted))
 }
 
-fn udp_filter() -> Vec<u8> {
+/// By protocol and address since Linux 5.8 (`CTA_FILTER`), by status since 5.15; older kernels ignore
+/// what they do not know. It only saves time: every flow is compared with the scope. IPv6 addresses
+/// are compared there, too: a kernel that is asked for one delivers all others (seen on 6.18).
+fn filter(scope: Scope) -> Vec<u8> {
     let mut attributes = Vec::new();
+    let mut flags = CTA_FILTER_F_CTA_PROTO_NUM;
     nested(&mut attributes, CTA_TUPLE_ORIG, |tuple| {
+        if let Some(ip) = scope.destination.filter(IpAddr::is_ipv4) {
+            flags |= CTA_FILTER_F_CTA_IP_DST;
+            let [_, destination] = ip_kinds(Family::of(&ip));
+            nested(tuple, CTA_TUPLE_IP, |nest| put_address(nest, destination, ip));
+        }
         nested(tuple, CTA_TUPLE_PROTO, |proto| {
-            put(proto, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+            put(proto, CTA_PROTO_NUM, &[scope.protocol.number()]);
         });
     });
     nested(&mut attributes, CTA_FILTER, |filter| {
         // Flags are in host order.
-        put(filter, CTA_FILTER_ORIG_FLAGS, &CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
+        put(filter, CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes());
     });
+    if scope.unreplied {
+        put_u32(&mut attributes, CTA_STATUS, 0);
+        put_u32(&mut attributes, CTA_STATUS_MASK, IPS_SEEN_REPLY);
+    }
     attributes
 }
 
 fn deletion(flow: &Flow) -> Request {
     let mut attributes = Vec::new();
-    nested(&mut attributes, CTA_TUPLE_ORIG, |nest| put_tuple(nest, &flow.original));
-    nested(&mut attributes, CTA_TUPLE_REPLY, |nest| put_tuple(nest, &flow.reply));
+    let protocol = flow.protocol;
+    nested(&mut attributes, CTA_TUPLE_ORIG, |nest| put_tuple(nest, protocol, &flow.original));
+    nested(&mut attributes, CTA_TUPLE_REPLY, |nest| put_tuple(nest, protocol, &flow.reply));
     if let Some(zone) = flow.zone {
         put(&mut attributes, CTA_ZONE, &zone.to_be_bytes());
     }
@@ -172,13 +197,13 @@ fn nested(buf: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
     end_nest(buf, nest);
 }
 
-/// `None` if it is not a UDP flow of the family.
+/// `None` if it is not a UDP or TCP flow of the family.
 fn read_flow(attributes: Attributes<'_>, family: Family) -> Option<Flow> {
     let number = attributes.nest(CTA_TUPLE_ORIG).nest(CTA_TUPLE_PROTO).get(CTA_PROTO_NUM)?;
-    if *number != [Protocol::Udp.number()] {
-        return None;
-    }
+    let protocols = [Protocol::Udp, Protocol::Tcp];
     Some(Flow {
+        protocol: protocols.into_iter().find(|protocol| *number == [protocol.number()])?,
+        replied: attributes.u32(CTA_STATUS).is_some_and(|bits| bits & IPS_SEEN_REPLY != 0),
         original: read_tuple(attributes.nest(CTA_TUPLE_ORIG), family)?,
         reply: read_tuple(attributes.nest(CTA_TUPLE_REPLY), family)?,
         zone: u16_of(attributes, CTA_ZONE),
@@ -207,14 +232,14 @@ fn read_tuple(tuple: Attributes<'_>, family: Family) -> Option<Tuple> {
     })
 }
 
-fn put_tuple(buf: &mut Vec<u8>, tuple: &Tuple) {
+fn put_tuple(buf: &mut Vec<u8>, protocol: Protocol, tuple: &Tuple) {
     let [source, destination] = ip_kinds(Family::of(&tuple.source.ip()));
     nested(buf, CTA_TUPLE_IP, |ip| {
         put_address(ip, source, tuple.source.ip());
         put_address(ip, destination, tuple.destination.ip());
     });
     nested(buf, CTA_TUPLE_PROTO, |proto| {
-        put(proto, CTA_PROTO_NUM, &[Protocol::Udp.number()]);
+        put(proto, CTA_PROTO_NUM, &[protocol.number()]);
         put(proto, CTA_PROTO_SRC_PORT, &tuple.source.port().to_be_bytes());
         put(proto, CTA_PROTO_DST_PORT, &tuple.destination.port().to_be_bytes());
     });
@@ -245,7 +270,8 @@ mod tests {
             Tuple { source: address("10.1.0.9:4242"), destination: address("10.96.0.10:53") };
         let reply =
             Tuple { source: address("10.1.0.2:5353"), destination: address("10.1.0.9:4242") };
-        Flow { original, reply, zone: None, id: Some(id) }
+        let protocol = Protocol::Udp;
+        Flow { protocol, replied: true, original, reply, zone: None, id: Some(id) }
     }
 
     // B-228: five attempts, then what the last one saw.

@@ -210,6 +210,7 @@ pub const CTA_TIMESTAMP_START: u16 = 1;
 pub const CTA_ID: u16 = 12;
 pub const CTA_ZONE: u16 = 18;
 pub const CTA_FILTER: u16 = 25;
+pub const CTA_STATUS_MASK: u16 = 26;
 pub const CTA_TUPLE_IP: u16 = 1;
 pub const CTA_TUPLE_PROTO: u16 = 2;
 pub const CTA_IP_V4_SRC: u16 = 1;
@@ -221,9 +222,9 @@ pub const CTA_PROTO_SRC_PORT: u16 = 2;
 pub const CTA_PROTO_DST_PORT: u16 = 3;
 pub const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 pub const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// What of a tuple is compared (of the kernel's nf_internals.h).
 pub const CTA_FILTER_F_CTA_IP_SRC: u32 = 1 << 0;
 pub const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
-/// Compare the protocol number only (of the kernel's nf_internals.h).
 pub const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 
 pub const NFNL_SUBSYS_IPSET: u16 = 6;

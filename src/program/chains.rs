@@ -28,6 +28,10 @@ pub(super) const ORIGINAL: [Part; 3] = [Part::OriginalDaddr, Part::L4Proto, Part
 /// The same for NodePorts.
 pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalDport];
 
+/// How long an address stays in [`SetId::RoutedIps`]: a flow's first packet puts it there and needs it
+/// once more, after DNAT.
+const ROUTED_MILLIS: u64 = 60_000;
+
 /// Where flows get an address of the node as source.
 const MASQUERADING: &str = "masquerading";
 /// Where session affinity remembers clients; empty until a service has it.
@@ -93,6 +97,7 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
 fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
     let absent = |id: &SetId| match *id {
         SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
+        SetId::RoutedIps => local_addresses(family, options) != LocalAddresses::All,
         SetId::ServiceCidrs => !options.guard_cluster_ips,
         SetId::Connections(_) => !options.service_counters,
         SetId::RefusedOnLocalhost => options.localhost[family] == LocalhostNodePorts::Untouched,
@@ -203,6 +208,11 @@ fn frontends_chain(plane: Plane) -> &'static str {
 fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let key = dialled(plane);
     let mut rules = Vec::new();
+    if plane == Plane::NodePorts && local_addresses(family, options) == LocalAddresses::All {
+        let no_interface_has =
+            rule(family).is_not_in(&[Part::Daddr], node_port_ips(family, options));
+        rules.push(no_interface_has.keep(&[Part::Daddr], SetId::RoutedIps.name(), ROUTED_MILLIS));
+    }
     if options.service_counters {
         rules.push(rule(family).is_in(key, SetId::Connections(plane).name()).done());
     }
@@ -265,6 +275,12 @@ fn node_port_ips(family: Family, options: &RuleOptions) -> Name {
     SetId::NodePortIps(local_addresses(family, options)).name()
 }
 
+/// The sets that tell NodePort flows apart after DNAT.
+pub(super) fn local_ips(addresses: LocalAddresses) -> impl Iterator<Item = SetId> {
+    let routed = (addresses == LocalAddresses::All).then_some(SetId::RoutedIps);
+    [SetId::NodePortIps(addresses)].into_iter().chain(routed)
+}
+
 fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let node_ports = frontends_chain(Plane::NodePorts);
     let mut rules = vec![
@@ -315,9 +331,9 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         let outside = not_from_pods(cluster_ip, &options.local_pods[family]);
         rules.extend(outside.into_iter().map(|rule| rule.comment(comment).masquerade()));
     }
-    rules.push(
-        rule(family).is_in(&[Part::OriginalDaddr], node_port_ips(family, options)).jump(node_ports),
-    );
+    for local in local_ips(local_addresses(family, options)) {
+        rules.push(rule(family).is_in(&[Part::OriginalDaddr], local.name()).jump(node_ports));
+    }
     if options.loopback_node_ports(family) {
         rules.push(
             rule(family)
@@ -454,7 +470,9 @@ fn base(
 fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     use ChainType::{Filter, Nat};
     const PRE_DNAT: i32 = -110;
-    const DSTNAT: i32 = -100;
+    // At one priority whoever registers last comes first. The rules of iptables mode stood before those
+    // that programs like the CNI plug-in `portmap` append to the same chain of iptables.
+    let dstnat = if options.before_host_ports { -101 } else { -100 };
     const FILTER: i32 = 0;
     const SRCNAT: i32 = 100;
 
@@ -481,7 +499,7 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
         base("filter-forward", Filter, Hook::Forward, FILTER, forward),
         base("filter-output", Filter, Hook::Output, FILTER, output),
         base("nat-postrouting", Nat, Hook::Postrouting, SRCNAT, masquerade),
-        base("nat-output", Nat, Hook::Output, DSTNAT, dispatch()),
-        base("nat-prerouting", Nat, Hook::Prerouting, DSTNAT, dispatch()),
+        base("nat-output", Nat, Hook::Output, dstnat, dispatch()),
+        base("nat-prerouting", Nat, Hook::Prerouting, dstnat, dispatch()),
     ]
 }

@@ -6,7 +6,8 @@
 //! program already jumps to.
 
 use super::chains::{
-    DIALLED, FIREWALL_CHECK, ORIGINAL, ORIGINAL_NODE_PORT, REMEMBERING, dialled, pick_chain,
+    DIALLED, FIREWALL_CHECK, ORIGINAL, ORIGINAL_NODE_PORT, REMEMBERING, dialled, local_ips,
+    pick_chain,
 };
 use super::rule::{Part, rule};
 use super::set::LocalAddresses;
@@ -81,12 +82,13 @@ fn rules(chain: &str, rules: Vec<Rule>) -> ExtensionObjects {
 
 /// Session affinity is written down after DNAT, when the endpoint stands in the packet.
 fn remembering(family: Family, addresses: LocalAddresses) -> Vec<Rule> {
-    vec![
-        rule(family).vmap(&ORIGINAL, SetId::Remember(Plane::Services).name()),
+    let node_ports = local_ips(addresses).map(|local| {
         rule(family)
-            .is_in(&[Part::OriginalDaddr], SetId::NodePortIps(addresses).name())
-            .vmap(&ORIGINAL_NODE_PORT, SetId::Remember(Plane::NodePorts).name()),
-    ]
+            .is_in(&[Part::OriginalDaddr], local.name())
+            .vmap(&ORIGINAL_NODE_PORT, SetId::Remember(Plane::NodePorts).name())
+    });
+    let services = rule(family).vmap(&ORIGINAL, SetId::Remember(Plane::Services).name());
+    [services].into_iter().chain(node_ports).collect()
 }
 
 fn class_objects(family: Family, plane: Plane, scope: Scope, class: Class) -> ExtensionObjects {

@@ -86,6 +86,8 @@ pub struct RuleOptions {
     pub localhost_node_ports: bool,
     /// NodePorts on loopback addresses of each family where packets cannot be sent on: nftables mode.
     pub localhost: PerFamily<LocalhostNodePorts>,
+    /// Services come before other programs' port forwarding to the same address: iptables mode.
+    pub before_host_ports: bool,
     /// Drop forwarded packets that conntrack calls invalid: iptables mode.
     pub drop_invalid: bool,
     /// Masquerade hairpins of every reachable endpoint, not only of local ones: iptables mode.
@@ -116,6 +118,7 @@ impl RuleOptions {
             guard_cluster_ips: true,
             localhost_node_ports: false,
             localhost: PerFamily::default(),
+            before_host_ports: false,
             drop_invalid: false,
             hairpin_everywhere: false,
             restrict_without_endpoints: true,

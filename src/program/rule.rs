@@ -119,6 +119,19 @@ impl RuleBuilder {
         self.done()
     }
 
+    /// Keeps a member of a set for a time, or for a time from now.
+    pub fn keep(mut self, key: &[Part], set: impl Into<Name>, millis: u64) -> Rule {
+        let key = self.load(key);
+        self.exprs.push(Expr::Dynset {
+            set: set.into(),
+            update: SetUpdate::Update,
+            key,
+            data: None,
+            timeout: Some(millis),
+        });
+        self.done()
+    }
+
     /// Matches packets in a conntrack state.
     pub fn ct_state(self, state: CtState) -> Self {
         self.ct_bit(CtKey::State, state as u32, CmpOp::Neq)

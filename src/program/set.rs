@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
+use super::objects::MAX_CLIENTS;
 use crate::model::Family;
 use crate::ruleset::{Field, Name, Set, SetKind};
 
@@ -101,6 +102,9 @@ pub enum SetId {
     /// Addresses that accept NodePort traffic; with [`super::NodePortMatch::AnyLocal`] the node's
     /// addresses, to tell NodePort flows apart after DNAT.
     NodePortIps(LocalAddresses),
+    /// With [`super::NodePortMatch::AnyLocal`]: addresses that are local by a route and no interface
+    /// has. Packets put them there, by the same lookup that lets their NodePorts be served.
+    RoutedIps,
     /// The cluster's service networks.
     ServiceCidrs,
     /// Endpoints that may be reached from themselves.
@@ -148,6 +152,7 @@ impl SetId {
             SetId::ClusterIps,
             SetId::NodePortIps(LocalAddresses::Chosen),
             SetId::NodePortIps(LocalAddresses::All),
+            SetId::RoutedIps,
             SetId::ServiceCidrs,
             SetId::Hairpin,
             SetId::Restricted,
@@ -175,12 +180,18 @@ impl SetId {
         matches!(self, SetId::FrontendIps | SetId::ClusterIps | SetId::Hairpin)
     }
 
+    /// Whether its elements are none of ours: packets add them, for a time.
+    pub fn is_filled_by_packets(self) -> bool {
+        self == SetId::RoutedIps
+    }
+
     /// The plane whose frontends are its keys; `None` for sets of addresses.
     pub fn plane(self) -> Option<Plane> {
         match self {
             SetId::FrontendIps
             | SetId::ClusterIps
             | SetId::NodePortIps(_)
+            | SetId::RoutedIps
             | SetId::ServiceCidrs
             | SetId::RefusedOnLocalhost
             | SetId::Hairpin => None,
@@ -222,6 +233,7 @@ impl SetId {
             SetId::FrontendIps
             | SetId::ClusterIps
             | SetId::NodePortIps(_)
+            | SetId::RoutedIps
             | SetId::ServiceCidrs => (vec![address], SetKind::Set),
             SetId::RefusedOnLocalhost => (vec![Field::InetProto], SetKind::Set),
             SetId::Hairpin => {
@@ -251,6 +263,9 @@ impl SetId {
             kind,
             interval: self == SetId::ServiceCidrs,
             counter: matches!(self, SetId::Connections(_) | SetId::RefusedOnLocalhost),
+            dynamic: self.is_filled_by_packets(),
+            timeout: self.is_filled_by_packets().then_some(0),
+            size: self.is_filled_by_packets().then_some(MAX_CLIENTS),
             comment: self.comment().map(str::to_owned),
             ..Set::plain(self.name(), key)
         }
@@ -262,6 +277,7 @@ impl SetId {
             SetId::ClusterIps => Some("Active ClusterIPs"),
             SetId::NodePortIps(LocalAddresses::Chosen) => Some("IPs that accept NodePort traffic"),
             SetId::NodePortIps(LocalAddresses::All) => Some("IPs of this node"),
+            SetId::RoutedIps => Some("IPs that are local by a route, as packets found them"),
             SetId::ServiceCidrs => Some("ServiceCIDRs"),
             SetId::Hairpin => Some("endpoints that may be reached from themselves"),
             SetId::LocalPolicy(_) => Some("externalTrafficPolicy: Local"),
@@ -288,6 +304,7 @@ impl fmt::Display for SetId {
             SetId::ClusterIps => f.write_str("cluster-ips"),
             SetId::NodePortIps(LocalAddresses::Chosen) => f.write_str("nodeport-ips"),
             SetId::NodePortIps(LocalAddresses::All) => f.write_str("node-ips"),
+            SetId::RoutedIps => f.write_str("routed-ips"),
             SetId::ServiceCidrs => f.write_str("service-cidrs"),
             SetId::Hairpin => f.write_str("hairpin"),
             SetId::LocalPolicy(plane) => write!(f, "local-policy-{}", plane.plural()),

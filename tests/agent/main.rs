@@ -15,6 +15,7 @@ mod api_loss;
 mod changes;
 mod command_line;
 mod conntrack;
+mod flows;
 mod kubeadm;
 mod life;
 mod localhost;

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{
-    NODE_IP, Outcome, PATIENCE, Place, SECOND_NODE_IP, cluster_ip, pod_ip, remote_pod_ip,
+    Dial, NODE_IP, Outcome, PATIENCE, Place, SECOND_NODE_IP, cluster_ip, external_ip, pod_ip,
+    remote_pod_ip,
 };
 
 use crate::objects::{node_port, slice};
@@ -94,4 +95,90 @@ fn ipvs() {
     assert_eq!(event["type"], "Warning");
     assert!(answers(&site, Place::Outside, SECOND_NODE_IP.v4));
     assert_ne!(wrong_port(&site), Outcome::Refused);
+}
+
+// C4: what is served for being local, here by a route alone, is masqueraded and remembered by the same
+// test. The endpoint is on another node: without that its answer would not pass here.
+#[test]
+fn node_ports_on_addresses_that_a_route_makes_local() {
+    let site = Site::lab();
+    let mut web = node_port("web", 1, NODE_PORT);
+    web["spec"]["sessionAffinity"] = "ClientIP".into();
+    site.server.put(&web);
+    for family in Family::BOTH {
+        let route = format!("route add local {} dev lo", external_ip(6, family));
+        site.node().ip(&route).unwrap();
+        site.server.put(&slice("web", family, &[0, 1, 2].map(Place::RemotePod)));
+    }
+    let proxy = site.start_config(|config| config["mode"] = "iptables".into());
+    site.wait_outcome(&proxy, Place::Pod(1), 1, |outcome| outcome.answer().is_some());
+    for family in Family::BOTH {
+        for ip in [external_ip(6, family), NODE_IP[family]] {
+            let to = SocketAddr::new(ip, NODE_PORT);
+            let dial = Dial::new(Protocol::Tcp, to);
+            let outcomes = site.lab_ref().dial(Place::Outside, dial, 8);
+            let answers: Vec<_> = outcomes.iter().filter_map(Outcome::answer).collect();
+            assert_eq!(answers.len(), 8, "{to}: {outcomes:?}");
+            assert!(answers.iter().all(|answer| answer.masqueraded()), "{to}: {answers:?}");
+            assert!(answers.iter().all(|a| a.server == answers[0].server), "{to}: {answers:?}");
+        }
+    }
+}
+
+/// What a CNI plug-in's port forwarding to a pod looks like; `nft` registers it now.
+fn forward_host_port(site: &Site) {
+    let rules = Family::BOTH.map(|family| {
+        let table = if family == Family::V4 { "ip" } else { "ip6" };
+        let (ip, pod) = (NODE_IP[family], SocketAddr::new(pod_ip(1, family), 8080));
+        format!(
+            "table {table} hostports
+            delete table {table} hostports
+            table {table} hostports {{
+                chain prerouting {{
+                    type nat hook prerouting priority dstnat
+                    {table} daddr {ip} tcp dport 80 dnat to {pod}
+                }}
+            }}"
+        )
+    });
+    site.node().nft(&rules.join("\n")).unwrap();
+}
+
+// C5: a load balancer's address that is the node's own, and another program's hostPort there: in
+// iptables mode the Service has it, whoever came first.
+#[test]
+fn host_ports_at_a_services_address() {
+    let site = Site::lab();
+    let mut web = node_port("web", 1, NODE_PORT);
+    web["spec"]["type"] = "LoadBalancer".into();
+    let ingress = Family::BOTH.map(|family| serde_json::json!({ "ip": NODE_IP[family] }));
+    web["status"] = serde_json::json!({ "loadBalancer": { "ingress": ingress } });
+    site.server.put(&web);
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::Pod(0)]));
+    }
+    let served = |what: &str| {
+        for family in Family::BOTH {
+            let outcome =
+                site.dial(Place::Outside, Protocol::Tcp, SocketAddr::new(NODE_IP[family], 80));
+            let server = outcome.answer().map(|answer| answer.server.as_str());
+            assert_eq!(server, Some("pod-0"), "{what}: {outcome:?}");
+        }
+    };
+    forward_host_port(&site);
+    let proxy = site.start_config(|config| config["mode"] = "iptables".into());
+    site.wait_served(&proxy, 1, "pod-0");
+    served("the hostPort was first");
+    forward_host_port(&site);
+    served("the Service was first");
+}
+
+// C6: an option of ours has nftables mode drop INVALID packets as iptables mode does.
+#[test]
+fn invalid_packets_are_dropped_on_request() {
+    let site = Site::lab();
+    let proxy = site.start_config(|config| {
+        config["kubeweir"] = serde_json::json!({ "dropInvalid": true });
+    });
+    assert_eq!(invalid(&site), Outcome::Silent, "{}", proxy.log());
 }

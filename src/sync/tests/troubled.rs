@@ -5,17 +5,18 @@
 //! it had before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::histories::{Event, Source, any_event, any_slice, moved, options};
-use crate::agent::subscribers::Flows;
 use crate::agent::subscribers::tests::surroundings;
-use crate::conntrack::UdpPort;
+use crate::agent::subscribers::{Flows, lost};
+use crate::conntrack::Served;
 use crate::engine::Engine;
-use crate::model::{Change, Families, Family, Kind, Object, ObjectName};
+use crate::model::{Change, Families, Family, Kind, Object, ObjectName, Protocol};
 use crate::program::{Class, Plane, SetId};
 use crate::ruleset::{Element, Key, Ruleset, Value};
 use crate::sync::{Report, Subscriber, SyncError, Synced, Synchronizer, Turn, release};
@@ -261,13 +262,18 @@ impl World {
     /// Nothing that is in force was missed, whatever became of the syncs (B4).
     fn check_flows(&self, family: Family) {
         let (engine, known) = (&self.current.engine, self.flows.known(family));
+        let conflicts = engine.conflicts(family);
+        let mut lost = lost(&conflicts);
         for service in engine.store().services() {
             if engine.is_set_aside(family, &service.name) {
                 continue;
             }
-            let slices = engine.store().slices(&service.name);
-            let slices: Vec<_> = slices.iter().map(|slice| &**slice).collect();
-            let wanted = UdpPort::of_service(service, &slices, family);
+            let served = Served {
+                service: Arc::clone(service),
+                slices: engine.store().slices(&service.name).iter().cloned().collect(),
+                lost: lost.remove(&service.name).unwrap_or_default(),
+            };
+            let wanted = served.ports(family, Protocol::Udp);
             let heard = known.get(&service.name).map_or(&[][..], Vec::as_slice);
             assert_eq!(heard, wanted, "{family}: flows of {}", service.name);
         }

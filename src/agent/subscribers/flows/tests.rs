@@ -4,13 +4,18 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::sync::mpsc::{Receiver, channel};
 
 use jiff::Timestamp;
 
+use super::thread::{FlowTable, work};
 use super::*;
 use crate::agent::subscribers::tests::{in_force, surroundings, synced};
-use crate::metrics::{BuildInfo, Mode};
-use crate::model::Protocol;
+use crate::conntrack::Reconciliation;
+use crate::engine::Claim;
+use crate::metrics::{BuildInfo, Metrics, Mode};
+use crate::model::ServicePortName;
+use crate::netlink::conntrack::{Cleaned, ConntrackError};
 use crate::sync::SyncError;
 use crate::testing::objects::{name, port, service, slice};
 use crate::transaction::{CommitError, Rejection};
@@ -43,7 +48,7 @@ fn flows_of_services_in_force_are_due_although_the_sync_failed() {
     let (mut flows, jobs) = flows();
     flows.turn(&turn(vec![dns(&[], "10.244.0.1")], Err(refused())));
     let job = jobs.try_recv().expect("a job");
-    assert!(job.services.contains_key(&name("dns")));
+    assert!(job.udp.contains_key(&name("dns")));
 }
 
 // B16: a new frontend of a Service is a reason to look at flows, as a new endpoint is.
@@ -56,9 +61,69 @@ fn a_new_frontend_makes_flows_due() {
     assert!(jobs.try_recv().is_err(), "nothing changed");
     flows.turn(&turn(vec![dns(&["198.51.100.1"], "10.244.0.1")], Ok(())));
     let job = jobs.try_recv().expect("the second");
-    let ports = &job.services[&name("dns")];
+    let ports = &job.udp[&name("dns")];
     assert!(ports.current[0].addresses.contains(&"198.51.100.1".parse().unwrap()));
     assert_eq!(ports.previous[0].addresses.len(), 1);
+}
+
+fn web(node_port: Option<u16>) -> InForce {
+    let mut object = service("web", &["10.96.0.11"]);
+    object.ports.push(port("http", Protocol::Tcp, 80, node_port));
+    object.ports.push(port("quic", Protocol::Udp, 80, node_port));
+    in_force(object, slice("web-x", "web", ("http", Protocol::Tcp, 80), &["10.244.0.3"]))
+}
+
+// C2, C8: an address that comes to the node may have flows to NodePorts from before. They are due
+// when the rules say so.
+#[test]
+fn a_new_address_of_the_node_makes_flows_to_node_ports_due() {
+    let (mut flows, jobs) = flows();
+    flows.turn(&turn(vec![web(Some(30080)), dns(&[], "10.244.0.1")], Ok(())));
+    jobs.try_recv().expect("the first");
+    let with_addresses = |addresses: &[&str]| {
+        let mut surroundings = surroundings();
+        surroundings.local_addresses.v4 = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Some(surroundings)
+    };
+    let come = || with_addresses(&["192.0.2.1", "192.0.2.2"]);
+    flows.turn(&Turn { surroundings: come(), ..turn(vec![], Err(refused())) });
+    assert!(jobs.try_recv().is_err(), "not in force");
+    flows.turn(&turn(vec![], Ok(())));
+    let job = jobs.try_recv().expect("the second");
+    assert_eq!(job.node_port_addresses.len(), 2);
+    assert_eq!(job.udp.keys().collect::<Vec<_>>(), [&name("web")]);
+    assert_eq!(job.tcp.keys().collect::<Vec<_>>(), [&name("web")]);
+
+    let gone = Turn { surroundings: with_addresses(&["192.0.2.1"]), ..Turn::default() };
+    flows.turn(&gone);
+    assert!(jobs.try_recv().is_err(), "nothing begins on an address that is gone");
+    flows.turn(&Turn { surroundings: come(), ..Turn::default() });
+    assert_eq!(jobs.try_recv().expect("no rule had to change").udp.len(), 1);
+    flows.turn(&turn(vec![web(None)], Ok(())));
+    jobs.try_recv().expect("no NodePort any more");
+    flows.turn(&Turn { surroundings: with_addresses(&["192.0.2.3"]), ..Turn::default() });
+    assert!(jobs.try_recv().is_err());
+}
+
+// A Service that claims what another one has makes none of the owner's flows due.
+#[test]
+fn a_frontend_of_another_service_is_not_judged_by_its_claimant() {
+    let (mut flows, jobs) = flows();
+    let mut synced = synced(vec![dns(&["198.51.100.1"], "10.244.0.1")], Ok(()));
+    let claim = |service: &str| Claim {
+        created: 0,
+        port: ServicePortName { service: name(service), port: "".into(), protocol: Protocol::Udp },
+    };
+    let at = FrontendAt::Address("198.51.100.1".parse().unwrap());
+    synced.state.conflicts.push(Conflict {
+        frontend: FrontendKey { at, protocol: Protocol::Udp, port: 53 },
+        owner: claim("older"),
+        others: vec![claim("dns")],
+    });
+    flows.turn(&Turn { syncs: vec![synced], ..Turn::default() });
+    let job = jobs.try_recv().expect("a job");
+    let addresses = &job.udp[&name("dns")].current[0].addresses;
+    assert_eq!(*addresses, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
 }
 
 /// Answers as it was told, and keeps which flows each reconciliation calls stale.
@@ -66,6 +131,7 @@ fn a_new_frontend_makes_flows_due() {
 struct Scripted {
     answers: Rc<RefCell<VecDeque<Result<Cleaned, ConntrackError>>>>,
     stale: Rc<RefCell<Vec<[bool; 2]>>>,
+    echoes: Rc<RefCell<Vec<crate::conntrack::Tuple>>>,
     end: Rc<RefCell<Option<Sender<Job>>>>,
 }
 
@@ -73,10 +139,26 @@ fn flow_to(endpoint: &str) -> crate::conntrack::Flow {
     let at = |text: &str| text.parse().unwrap();
     let client = at("192.0.2.1:4000");
     crate::conntrack::Flow {
+        protocol: Protocol::Udp,
+        replied: true,
         original: crate::conntrack::Tuple { source: client, destination: at("10.96.0.10:53") },
         reply: crate::conntrack::Tuple { source: at(endpoint), destination: client },
         zone: None,
         id: None,
+    }
+}
+
+impl Scripted {
+    fn new<const N: usize>(
+        answers: [Result<Cleaned, ConntrackError>; N],
+        end: Sender<Job>,
+    ) -> Self {
+        Scripted {
+            answers: Rc::new(RefCell::new(answers.into())),
+            stale: Rc::default(),
+            echoes: Rc::default(),
+            end: Rc::new(RefCell::new(Some(end))),
+        }
     }
 }
 
@@ -89,10 +171,16 @@ impl FlowTable for Scripted {
         let stale = |endpoint| reconciliation.is_stale(&flow_to(endpoint));
         self.stale.borrow_mut().push([stale("10.244.0.1:53"), stale("10.244.0.2:53")]);
         let answer = self.answers.borrow_mut().pop_front().expect("an answer");
-        if self.answers.borrow().is_empty() {
+        let echoes = answer.as_ref().is_ok_and(|cleaned| !cleaned.untranslated.is_empty());
+        if self.answers.borrow().is_empty() && !echoes {
             self.end.borrow_mut().take();
         }
         answer
+    }
+
+    fn delete(&mut self, flows: &[crate::conntrack::Flow]) {
+        self.echoes.borrow_mut().extend(flows.iter().map(|flow| flow.original));
+        self.end.borrow_mut().take();
     }
 }
 
@@ -106,11 +194,7 @@ fn a_failed_reconciliation_stays_due_until_it_was_done() {
     let error = || io::Error::from_raw_os_error(libc::ENOBUFS);
     let failed = Err(ConntrackError::List { family: Family::V4, source: error() });
     let partial = Ok(Cleaned { partial: true, ..Cleaned::default() });
-    let scripted = Scripted {
-        answers: Rc::new(RefCell::new([failed, partial, Ok(Cleaned::default())].into())),
-        stale: Rc::default(),
-        end: Rc::new(RefCell::new(Some(sender))),
-    };
+    let scripted = Scripted::new([failed, partial, Ok(Cleaned::default())], sender);
     let metrics = Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now());
     let mut refusals = 1;
     work(&jobs, &metrics, || {
@@ -121,4 +205,19 @@ fn a_failed_reconciliation_stays_due_until_it_was_done() {
         Ok(scripted.clone())
     });
     assert_eq!(*scripted.stale.borrow(), [[true, false]; 3]);
+}
+
+// An answer of whoever was there before the Service may be on its way when the flow is deleted: it
+// would begin a flow backwards, by which the client's packets go on past the Service.
+#[test]
+fn what_an_answer_on_its_way_begins_is_deleted_too() {
+    let (mut flows, jobs) = flows();
+    flows.turn(&turn(vec![dns(&[], "10.244.0.1")], Ok(())));
+    let Flows { jobs: sender, .. } = flows;
+    let untranslated = flow_to("10.96.0.10:53");
+    let cleaned = Cleaned { deleted: 1, untranslated: vec![untranslated], ..Cleaned::default() };
+    let scripted = Scripted::new([Ok(cleaned)], sender);
+    let metrics = Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now());
+    work(&jobs, &metrics, || Ok(scripted.clone()));
+    assert_eq!(*scripted.echoes.borrow(), [untranslated.reply]);
 }

@@ -1,0 +1,266 @@
+//! Flows that began before what they dial was there, or whose endpoint is not there any more
+//! (`world.md`, C1 to C3).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use kubeweir::model::{Family, Kind, Protocol};
+use kubeweir::testing::lab::{
+    Dial, Flow, Lab, NODE_IP, Outcome, Place, cluster_ip, external_ip, real_external_ip,
+};
+use serde_json::{Value, json};
+
+use crate::objects::{node_port, service, slice};
+use crate::site::{Proxy, SOON, Site};
+
+const NODE_PORT: u16 = 30053;
+/// How long a steady sender listens before it sends again.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Sends until this server answers.
+fn wait_answer(site: &Site, proxy: &Proxy, flow: &mut Flow, server: &str) {
+    site.wait(proxy, &format!("an answer of {server}"), || {
+        flow.ask(INTERVAL).answer().is_some_and(|answer| answer.server == server)
+    });
+}
+
+fn steady(site: &Site, to: SocketAddr) -> Flow {
+    site.lab_ref().open(Place::Pod(2), Protocol::Udp, to).unwrap()
+}
+
+/// With an address of each family under a key of `spec` or, as a load balancer's, of `status`.
+fn with_addresses(mut service: Value, kind: &str, address: impl Fn(Family) -> IpAddr) -> Value {
+    let all = Family::BOTH.map(address);
+    match kind {
+        "externalIPs" => service["spec"][kind] = json!(all),
+        _ => {
+            service["spec"]["type"] = "LoadBalancer".into();
+            let ingress = all.map(|ip| json!({ "ip": ip, "ipMode": "VIP" }));
+            service["status"] = json!({ "loadBalancer": { "ingress": ingress } });
+        }
+    }
+    service
+}
+
+// C1, B-222: a steady sender is refused as soon as nobody is left, and reaches whoever comes next.
+#[test]
+fn udp_flows_without_an_endpoint() {
+    let site = Site::lab();
+    let slices = |n| Family::BOTH.map(|family| slice("dns", family, &[Place::Pod(n)]));
+    slices(0).iter().for_each(|slice| site.server.put(slice));
+    site.server.put(&node_port("dns", 1, NODE_PORT));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    let mut flows: Vec<Flow> = Family::BOTH
+        .into_iter()
+        .flat_map(|f| [(cluster_ip(1, f), 53), (NODE_IP[f], NODE_PORT)].map(SocketAddr::from))
+        .map(|to| steady(&site, to))
+        .collect();
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+    for name in ["dns-v4", "dns-v6"] {
+        site.server.delete(Kind::EndpointSlice, "default", name);
+    }
+    for flow in &mut flows {
+        site.wait(&proxy, "the refusal", || flow.ask(INTERVAL) == Outcome::Refused);
+    }
+    slices(1).iter().for_each(|slice| site.server.put(slice));
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-1"));
+}
+
+// C2, B-221: whatever brings a frontend, a steady sender that was there before reaches its endpoint:
+// an address of a load balancer, a NodePort, a Service that comes after its slice, and an address
+// that comes to the node.
+#[test]
+fn udp_flows_older_than_their_frontend() {
+    let site = Site::lab();
+    let lab = site.lab_ref();
+    for family in Family::BOTH {
+        let there = |ip| SocketAddr::new(ip, 53);
+        let outside = [there(real_external_ip(1, family)), there(real_external_ip(2, family))];
+        lab.serve(Place::Outside, "outside", &outside).unwrap();
+        let here = SocketAddr::new(NODE_IP[family], NODE_PORT);
+        lab.serve(Place::Host, "host", &[here]).unwrap();
+        site.server.put(&slice("dns", family, &[Place::Pod(0)]));
+        site.server.put(&slice("late", family, &[Place::Pod(1)]));
+    }
+    site.server.put(&service("dns", 1));
+    let proxy = site.start_config(|config| {
+        let networks =
+            ["192.168.10.0/24", "198.51.100.0/24", "fd00:168:10::/64", "2001:db8:100::/64"];
+        config["nodePortAddresses"] = json!(networks);
+    });
+    site.wait_served(&proxy, 1, "pod-0");
+
+    let both = |to: fn(Family) -> SocketAddr| Family::BOTH.map(|family| steady(&site, to(family)));
+    let mut balanced = both(|family| SocketAddr::new(real_external_ip(1, family), 53));
+    let mut late = both(|family| SocketAddr::new(real_external_ip(2, family), 53));
+    let mut by_node_port = both(|family| SocketAddr::new(NODE_IP[family], NODE_PORT));
+    let mut nowhere = both(|family| SocketAddr::new(external_ip(3, family), NODE_PORT));
+    for flow in balanced.iter_mut().chain(&mut late) {
+        wait_answer(&site, &proxy, flow, "outside");
+    }
+    for flow in &mut by_node_port {
+        wait_answer(&site, &proxy, flow, "host");
+    }
+    for flow in &mut nowhere {
+        assert_eq!(flow.ask(INTERVAL).answer(), None, "nobody has the address");
+    }
+
+    let dns = with_addresses(service("dns", 1), "loadBalancer", |f| real_external_ip(1, f));
+    site.server.put(&dns);
+    balanced.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+    site.server.put(&node_port("dns", 1, NODE_PORT));
+    by_node_port.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+    site.server.put(&with_addresses(service("late", 2), "externalIPs", |f| real_external_ip(2, f)));
+    late.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-1"));
+    for family in Family::BOTH {
+        lab.bind_on_node(external_ip(3, family)).unwrap();
+    }
+    nowhere.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+}
+
+/// Connects from one port until it is answered or `SOON` is over.
+fn connect(lab: &Lab, to: SocketAddr) -> Outcome {
+    let dial = Dial::new(Protocol::Tcp, to).patience(SOON);
+    lab.dial(Place::Pod(2), dial, 1).remove(0)
+}
+
+fn server_of(outcome: &Outcome) -> Option<&str> {
+    outcome.answer().map(|answer| answer.server.as_str())
+}
+
+// C3, B-223: a TCP client that dialled too early, or an endpoint that is gone, connects from the same
+// port once there is someone; an established connection stays what it was.
+#[test]
+fn tcp_clients_that_nobody_answered() {
+    let site = Site::lab();
+    let lab = site.lab_ref();
+    // Nothing comes back from where the early packets go.
+    for family in Family::BOTH {
+        let early = external_ip(4, family);
+        lab.outside.ip(&format!("route add blackhole {early}")).unwrap();
+        site.server.put(&slice("web", family, &[Place::RemotePod(0), Place::Pod(0)]));
+    }
+    site.server.put(&service("web", 1));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    let silence = "table inet t {
+        chain c {
+            type filter hook prerouting priority -300;
+            meta l4proto tcp drop
+        }
+    }";
+    std::thread::scope(|scope| {
+        let early = Family::BOTH.map(|family| {
+            let to = SocketAddr::new(external_ip(4, family), 80);
+            scope.spawn(move || connect(lab, to))
+        });
+        site.wait(&proxy, "the early packets", || unreplied(&site, 80) == 2);
+        site.server.put(&with_addresses(service("web", 1), "externalIPs", |f| external_ip(4, f)));
+        for early in early {
+            let outcome = early.join().unwrap();
+            assert!(server_of(&outcome).is_some(), "{outcome:?}");
+        }
+
+        let to = SocketAddr::new(external_ip(4, Family::V4), 80);
+        let mut kept = lab.open(Place::Pod(2), Protocol::Tcp, to).unwrap();
+        let before = server_of(&kept.ask(SOON)).unwrap().to_owned();
+        lab.elsewhere.nft(silence).unwrap();
+        // As many as it takes until one of each family waits for the endpoint that is gone.
+        let dialled: Vec<_> = (0..16)
+            .flat_map(|_| Family::BOTH.map(|family| SocketAddr::new(external_ip(4, family), 80)))
+            .map(|to| scope.spawn(move || connect(lab, to)))
+            .collect();
+        site.wait(&proxy, "packets to the silent endpoint", || unreplied(&site, 80) > 2);
+        for family in Family::BOTH {
+            site.server.put(&slice("web", family, &[Place::Pod(0)]));
+        }
+        for client in dialled {
+            assert_eq!(server_of(&client.join().unwrap()), Some("pod-0"));
+        }
+        let mut again = || server_of(&kept.ask(INTERVAL)).map(str::to_owned);
+        match before.as_str() {
+            "pod-0" => assert_eq!(again().as_deref(), Some("pod-0")),
+            _ => assert_eq!(again(), None, "TCP stays where it is"),
+        }
+    });
+}
+
+/// Whether a set of each family has elements.
+fn filled(site: &Site, set: &str) -> [bool; 2] {
+    Family::BOTH.map(|family| {
+        let table = site.table(family);
+        let from = table.split(&format!(" {set} {{")).nth(1).expect("a set of the program");
+        from.split("\n\t}").next().is_some_and(|set| set.contains("elements"))
+    })
+}
+
+/// TCP flows to a port on the node that nobody has answered.
+fn unreplied(site: &Site, port: u16) -> usize {
+    let of = |family: &str| {
+        let args = ["-L", "-f", family, "-p", "tcp", "--orig-port-dst", &port.to_string()];
+        site.node().feed("conntrack", &args, "").unwrap()
+    };
+    ["ipv4", "ipv6"].map(|f| of(f).matches("[UNREPLIED]").count()).iter().sum()
+}
+
+// B-163, B-220: what decides where new flows go ends none: an endpoint that serves keeps its own.
+// B-226: nor does a restart; but what went meanwhile goes.
+#[test]
+fn flows_to_serving_endpoints_outlive_policies_ranges_affinity_and_restarts() {
+    let site = Site::lab();
+    let remote = |n| Family::BOTH.map(|family| slice("dns", family, &[Place::RemotePod(n)]));
+    remote(0).iter().for_each(|slice| site.server.put(slice));
+    let dns = with_addresses(service("dns", 1), "loadBalancer", |f| external_ip(5, f));
+    site.server.put(&dns);
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "remote-0");
+    let to = |family| SocketAddr::new(external_ip(5, family), 53);
+    let mut flows = Family::BOTH.map(|family| steady(&site, to(family)));
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "remote-0"));
+    let mut stay = |what: &str| {
+        for flow in &mut flows {
+            let outcome = flow.ask(Duration::from_secs(5));
+            assert_eq!(server_of(&outcome), Some("remote-0"), "{what}");
+        }
+    };
+    let changes = [
+        ("externalTrafficPolicy", json!("Local"), "local-policy-services"),
+        (
+            "loadBalancerSourceRanges",
+            json!(["192.0.2.99/32", "2001:db8:99::/64"]),
+            "restricted-services",
+        ),
+        ("sessionAffinity", json!("ClientIP"), "sticky-services"),
+    ];
+    for (field, value, set) in changes {
+        let mut changed = dns.clone();
+        changed["spec"][field] = value;
+        site.server.put(&changed);
+        site.wait(&proxy, field, || filled(&site, set) == [true; 2]);
+        stay(field);
+        site.server.put(&dns);
+        site.wait(&proxy, "the service as it was", || filled(&site, set) == [false; 2]);
+    }
+    proxy.terminate();
+    let proxy = site.start();
+    site.wait(&proxy, "the metrics server", || {
+        site.listens(std::net::Ipv4Addr::LOCALHOST.into(), crate::site::METRICS)
+    });
+    let done = || {
+        let name = "kubeproxy_conntrack_reconciler_sync_duration_seconds_count";
+        let of = |family| site.scrape().value(name, &[("ip_family", family)]).unwrap_or(0.0);
+        of("IPv4") >= 1.0 && of("IPv6") >= 1.0
+    };
+    site.wait(&proxy, "the first look", done);
+    stay("a restart");
+    proxy.terminate();
+    remote(1).iter().for_each(|slice| site.server.put(slice));
+    let proxy = site.start();
+    let end = Instant::now() + SOON;
+    for flow in &mut flows {
+        while server_of(&flow.ask(INTERVAL)) != Some("remote-1") {
+            assert!(Instant::now() < end, "{}", proxy.log());
+        }
+    }
+}
