@@ -263,6 +263,6 @@ fn scopes() {
         scopes(&[single.clone(), tcp.clone()], &[]),
         [tcp_of(cluster_ip), udp_of(cluster_ip)]
     );
-    assert_eq!(scopes(&[tcp.clone()], &[dns(&[])]), [tcp_of(None), udp_of(None)]);
+    assert_eq!(scopes(std::slice::from_ref(&tcp), &[dns(&[])]), [tcp_of(None), udp_of(None)]);
     assert_eq!(scopes(&[ServedPort { node_port: Some(30053), ..tcp }], &[]), [tcp_of(None)]);
 }
