@@ -33,9 +33,16 @@ fn hooks() {
         site.server.put(&slice("web", Family::V4, &[Place::RemotePod(0)]));
         let _proxy = site.start_config(|config| config["mode"] = mode.into());
         let table = site.table(Family::V4);
+        // In iptables' mode before the hostPorts of others, as upstream's rules are there.
+        let (prerouting, output) = match mode {
+            "iptables" => ("dstnat - 1", "-101"),
+            _ => ("dstnat", "-100"),
+        };
+        let prerouting = format!("type nat hook prerouting priority {prerouting};");
+        let output = format!("type nat hook output priority {output};");
         for (name, header, leads_to) in [
-            ("nat-prerouting", "type nat hook prerouting priority dstnat;", "jump services"),
-            ("nat-output", "type nat hook output priority -100;", "jump services"),
+            ("nat-prerouting", &*prerouting, "jump services"),
+            ("nat-output", &*output, "jump services"),
             ("nat-postrouting", "type nat hook postrouting priority srcnat;", "jump masquerading"),
             (
                 "filter-prerouting-pre-dnat",
