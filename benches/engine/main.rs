@@ -11,6 +11,7 @@ mod change;
 mod cluster;
 mod counters;
 mod drain;
+mod flows;
 mod kernel_memory;
 mod load;
 mod packets;
@@ -22,7 +23,7 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),
@@ -30,6 +31,7 @@ const SECTIONS: [Section; 9] = [
     ("api", process::api),
     ("churn", process::churn),
     ("drain", drain::run),
+    ("flows", flows::run),
     ("packets", packets::run),
     ("counters", counters::run),
 ];
