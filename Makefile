@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo check test record lint build release binary nft bench setup clean helm image sbom deny advisories
+.PHONY: help demo check test kernels record lint build release binary nft bench setup clean helm image sbom deny advisories
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,6 +50,10 @@ nft: $(NFT_SUITES:%=target/nft/%) ## The nft of each Debian suite, for the test 
 target/nft/%: tests/nft_versions/fetch.sh
 	tests/nft_versions/fetch.sh $*
 	touch $@
+
+kernels: DEBIAN_TEST_PACKAGES += qemu-system-x86 cpio zstd kmod
+kernels: setup ## All kernels that the README names, in guests: what runs on each, as a table
+	tests/kernels/run $(KERNELS)
 
 bench: setup ## The benchmarks behind benches/README.md
 	cargo bench --locked --bench engine --bench functions

@@ -7,6 +7,8 @@ mod fake_kernel;
 pub mod lab;
 pub mod normal;
 pub mod objects;
+mod slowness;
 
 pub use api_server::ApiServer;
 pub use fake_kernel::{FakeKernel, Fault};
+pub use slowness::slowed;

@@ -12,6 +12,7 @@ use kubeweir::conntrack::{Reconciliation, Scope, ServedPort, Within};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
+use kubeweir::testing::slowed;
 use netns::{in_netns, run};
 
 /// Every UDP flow.
@@ -28,7 +29,7 @@ fn ip(text: &str) -> IpAddr {
 /// A UDP server on loopback that answers every datagram while the namespace lives.
 fn serve(address: &str) {
     let socket = UdpSocket::bind(at(address)).expect("a free port of the namespace");
-    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    socket.set_read_timeout(Some(slowed(Duration::from_secs(20)))).expect("a timeout");
     std::thread::spawn(move || {
         let mut buffer = [0; 16];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
@@ -42,7 +43,7 @@ fn serve(address: &str) {
 /// Sends from a new socket, and waits for the answer if one can come.
 fn send(from: &str, to: &str, answered: bool) {
     let socket = UdpSocket::bind(at(from)).expect("a port");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    socket.set_read_timeout(Some(slowed(Duration::from_secs(5)))).expect("a timeout");
     socket.send_to(b"x", at(to)).expect("a route");
     if answered {
         socket.recv_from(&mut [0; 16]).unwrap_or_else(|error| panic!("{to} answers: {error}"));

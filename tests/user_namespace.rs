@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kubeweir::testing::slowed;
+
 /// How long anything may take: debug builds on busy machines are slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,7 +73,7 @@ impl Rootless {
         while !condition(self) {
             let ended = self.child.try_wait().unwrap();
             assert_eq!(ended, None, "the agent ended: {}", self.log());
-            assert!(since.elapsed() < PATIENCE, "{}\n{}", self.listing(), self.log());
+            assert!(since.elapsed() < slowed(PATIENCE), "{}\n{}", self.listing(), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -119,7 +121,7 @@ fn without_inotify_the_configuration_file_is_looked_at() {
         if let Some(ended) = agent.child.try_wait().unwrap() {
             break ended;
         }
-        assert!(since.elapsed() < PATIENCE, "{}", agent.log());
+        assert!(since.elapsed() < slowed(PATIENCE), "{}", agent.log());
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!(ended.code(), Some(1), "{}", agent.log());

@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
+use super::slowed;
 use crate::model::Kind;
 use script::State;
 pub use script::{Answer, Ask, Break, Fault, Recorded, Signal};
@@ -125,7 +126,7 @@ impl ApiServer {
     /// Errors: the port stays taken.
     pub fn resume(&mut self) -> io::Result<()> {
         self.stop();
-        let deadline = Instant::now() + PORT_PATIENCE;
+        let deadline = Instant::now() + slowed(PORT_PATIENCE);
         loop {
             match self.listen() {
                 Err(taken) if taken.kind() == AddrInUse && Instant::now() < deadline => {
@@ -315,12 +316,12 @@ impl ApiServer {
         self.shared.lock().events.clone()
     }
 
-    /// Waits until a condition holds.
+    /// Waits until a condition holds; the deadline is [`slowed`].
     ///
     /// # Panics
     /// When it does not within the deadline; the message has `what` and the requests so far.
     pub fn wait(&self, what: &str, deadline: Duration, condition: impl Fn(&ApiServer) -> bool) {
-        let end = Instant::now() + deadline;
+        let end = Instant::now() + slowed(deadline);
         while !condition(self) {
             let requests = || -> Vec<String> {
                 let line =

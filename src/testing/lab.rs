@@ -144,19 +144,34 @@ impl Lab {
         lab.set_sysctls()?;
         lab.link_neighbours()?;
         lab.link_pods(network)?;
-        lab.start_pod_servers()?;
+        lab.start_pod_servers(&[Protocol::Tcp, Protocol::Udp])?;
         lab.meet_neighbours();
         Ok(lab)
     }
 
-    /// Starts a server that lives as long as the lab.
+    /// Starts a server of TCP and UDP that lives as long as the lab.
     pub fn serve(
         &self,
         place: Place,
         name: &str,
         addresses: &[SocketAddr],
     ) -> Result<(), LabError> {
-        let server = Server::start(self.netns(place), name, addresses)?;
+        self.serve_over(&[Protocol::Tcp, Protocol::Udp], place, name, addresses)
+    }
+
+    /// Starts in each pod what [`Lab::new`] started, for SCTP, which not every kernel has.
+    pub fn serve_sctp(&self) -> Result<(), LabError> {
+        self.start_pod_servers(&[Protocol::Sctp])
+    }
+
+    fn serve_over(
+        &self,
+        protocols: &[Protocol],
+        place: Place,
+        name: &str,
+        addresses: &[SocketAddr],
+    ) -> Result<(), LabError> {
+        let server = Server::start(self.netns(place), name, protocols, addresses)?;
         self.servers.lock().expect("nobody panics holding it").push(server);
         Ok(())
     }
@@ -189,6 +204,13 @@ impl Lab {
     }
 
     fn set_sysctls(&self) -> Result<(), LabError> {
+        for pod in &self.pods {
+            // Of two pods on one bridge the node tells each that the other is its neighbour, and then answers
+            // go past its conntrack, unless br_netfilter is there. IPv4's redirects are not sent, below;
+            // IPv6 knows no such setting.
+            pod.sysctl("net/ipv6/conf/all/accept_redirects", "0")?;
+            pod.sysctl("net/ipv6/conf/default/accept_redirects", "0")?;
+        }
         for netns in [&self.node, &self.elsewhere, &self.outside] {
             netns.sysctl("net/ipv4/ip_forward", "1")?;
             netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
@@ -304,7 +326,7 @@ impl Lab {
         Ok(())
     }
 
-    fn start_pod_servers(&self) -> Result<(), LabError> {
+    fn start_pod_servers(&self, protocols: &[Protocol]) -> Result<(), LabError> {
         for n in 0..PODS {
             let at = |ip: fn(usize, Family) -> IpAddr| -> Vec<SocketAddr> {
                 let ports = POD_PORTS.into_iter();
@@ -312,8 +334,11 @@ impl Lab {
                     .flat_map(|port| Family::BOTH.map(|f| SocketAddr::new(ip(n, f), port)))
                     .collect()
             };
-            self.serve(Place::Pod(n), &format!("pod-{n}"), &at(pod_ip))?;
-            self.serve(Place::RemotePod(n), &format!("remote-{n}"), &at(remote_pod_ip))?;
+            let here = (Place::Pod(n), format!("pod-{n}"), at(pod_ip));
+            let there = (Place::RemotePod(n), format!("remote-{n}"), at(remote_pod_ip));
+            for (place, name, addresses) in [here, there] {
+                self.serve_over(protocols, place, &name, &addresses)?;
+            }
         }
         Ok(())
     }

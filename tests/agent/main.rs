@@ -16,6 +16,7 @@ mod changes;
 mod command_line;
 mod conntrack;
 mod flows;
+mod ipvs;
 mod kubeadm;
 mod life;
 mod localhost;

@@ -7,6 +7,7 @@ use kubeweir::model::{Family, Kind, PerFamily, Protocol};
 use kubeweir::node::object::NODE_TIMEOUT;
 use kubeweir::testing::api_server::Ask;
 use kubeweir::testing::lab::{NODE_CIDR, NODE_IP, NODE_NAME, Outcome, Place, SECOND_NODE_IP};
+use kubeweir::testing::slowed;
 use serde_json::{Value, json};
 
 use crate::objects::{balanced, node, node_port, service, slice};
@@ -238,7 +239,9 @@ fn a_missing_node_is_waited_for_half_a_minute() {
     let config = site.config(|_| {});
     let started = Instant::now();
     let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
-    site.wait_until(started + NODE_TIMEOUT + SOON, &proxy, "the first sync", || site.is_synced());
+    site.wait_until(started + NODE_TIMEOUT + slowed(SOON), &proxy, "the first sync", || {
+        site.is_synced()
+    });
     assert!(started.elapsed() >= NODE_TIMEOUT, "{:?}", started.elapsed());
     let line = proxy.wait_log(&["Going on with loopback node IPs"]);
     assert!(line.contains("timeout waiting for node to exist"), "{line}");

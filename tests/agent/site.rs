@@ -9,11 +9,11 @@ use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Kind, Protocol};
-use kubeweir::testing::ApiServer;
 use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, Netns, Outcome, Place, PodNetwork, SILENCE,
     cluster_ip,
 };
+use kubeweir::testing::{ApiServer, slowed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -158,7 +158,7 @@ impl Site {
 
     /// Waits for a condition.
     pub fn wait(&self, proxy: &Proxy, what: &str, condition: impl FnMut() -> bool) {
-        self.wait_until(Instant::now() + SOON, proxy, what, condition);
+        self.wait_until(Instant::now() + slowed(SOON), proxy, what, condition);
     }
 
     /// Waits for a condition until then.
@@ -212,7 +212,7 @@ impl Site {
     /// Whether something listens on a port of an address of the node.
     pub fn listens(&self, address: IpAddr, port: u16) -> bool {
         let to = SocketAddr::new(address, port);
-        self.node().run(|| std::net::TcpStream::connect_timeout(&to, TRY).is_ok())
+        self.node().run(|| std::net::TcpStream::connect_timeout(&to, slowed(TRY)).is_ok())
     }
 
     /// GET from a port of the node's loopback address.
@@ -276,7 +276,7 @@ impl Proxy {
 
     /// Waits for a line that has all of these.
     pub fn wait_log(&self, parts: &[&str]) -> String {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + slowed(SOON);
         loop {
             let log = self.log();
             let found = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, PATIENCE, Place, cluster_ip};
+use kubeweir::testing::slowed;
 use serde_json::json;
 
 use crate::objects::{node_port, service, slice};
@@ -138,7 +139,7 @@ impl Owner {
         let stdin = child.stdin.as_mut().unwrap();
         stdin.write_all(b"add table ip6 kube-proxy { flags owner ; }\n").unwrap();
         stdin.flush().unwrap();
-        let (owner, end) = (Owner(child), Instant::now() + SOON);
+        let (owner, end) = (Owner(child), Instant::now() + slowed(SOON));
         let tables = || site.node().feed("nft", &["list", "tables"], "").unwrap();
         while !tables().contains("ip6 kube-proxy") {
             assert!(Instant::now() < end, "nft does not take the table");

@@ -12,6 +12,7 @@ use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, PODS, Place, PodNetwork, REMOTE_NODE_IP, pod_ip,
     remote_pod_ip,
 };
+use kubeweir::testing::slowed;
 
 pub const PICTURE: &str = "
   pod-0 10.244.0.10 --+
@@ -99,7 +100,7 @@ impl Scene {
             if outcome.answer().is_some_and(|answer| answer.server == server) {
                 return Ok(start.elapsed());
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > slowed(PATIENCE) {
                 bail!("{to} is not served by {server} but {outcome:?}; the agent says:\n{}", {
                     fs::read_to_string(self.directory.path().join("log"))?
                 });

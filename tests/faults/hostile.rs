@@ -6,6 +6,7 @@ use std::time::Duration;
 use kubeweir::model::{Family, Protocol};
 use kubeweir::status::FamilyStatus;
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
+use kubeweir::testing::slowed;
 use serde_json::{Value, json};
 
 use crate::clients::{Clients, everywhere};
@@ -240,7 +241,7 @@ fn nonsense_neither_stops_nor_slows_the_rest() {
         let server = format!("pod-{}", 1 + i % 2);
         let took = node.answered_by(Place::Pod(0), Dial::new(Protocol::Tcp, to), &server);
         println!("{took:>8.0?}  {title}");
-        assert!(took < SOON, "{title} slows the rest: {took:?}");
+        assert!(took < slowed(SOON), "{title} slows the rest: {took:?}");
     }
     node.start_and_settle(&["--service-counters"]);
     let families = node.status().unwrap().families;

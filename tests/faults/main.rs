@@ -5,10 +5,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod guests;
 mod hostile;
 mod kernel;
 mod manifests;
 mod neighbours;
+mod nfqueue;
 mod node;
 mod ownership;
 mod privilege;

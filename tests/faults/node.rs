@@ -18,6 +18,7 @@ use kubeweir::testing::lab::{
     SECOND_NODE_IP,
 };
 use kubeweir::testing::normal::{NormalForm, assert_alike, normal_form};
+use kubeweir::testing::slowed;
 use kubeweir::transaction::{DumpError, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -246,10 +247,14 @@ fn forms(netns: &Netns) -> PerFamily<NormalForm> {
     PerFamily::from_fn(|family| normal_form(&tables[family]))
 }
 
-fn wait(what: &str, mut condition: impl FnMut() -> bool, log: impl Fn() -> String) -> Duration {
+pub fn wait(what: &str, mut condition: impl FnMut() -> bool, log: impl Fn() -> String) -> Duration {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited for {what}; the agent says:\n{}", log());
+        assert!(
+            start.elapsed() < slowed(PATIENCE),
+            "waited for {what}; the agent says:\n{}",
+            log()
+        );
         std::thread::sleep(LOOK);
     }
     start.elapsed()
@@ -271,7 +276,7 @@ pub fn get(netns: &Netns, path: &str) -> Option<String> {
     netns.run(|| {
         let address: SocketAddr = METRICS.parse().expect("a literal address");
         let mut stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_read_timeout(Some(slowed(PATIENCE))).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::ruleset::Ruleset;
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
+use kubeweir::testing::slowed;
 
 use crate::clients::{Clients, everywhere};
 use crate::manifests::{Web, bystanders};
@@ -131,7 +132,7 @@ fn a_foreign_change_is_seen_and_repaired() {
         let took = start.elapsed();
         println!("{change}: repaired after {took:.1?}");
         let pause = Duration::from_millis(100 << made);
-        assert!(took < BOUND + pause, "{change}: {took:?}");
+        assert!(took < slowed(BOUND) + pause, "{change}: {took:?}");
         node.wait("it to be counted", || node.metric(REPAIRS, &V4) > repairs);
         let dial = Dial::new(Protocol::Tcp, SocketAddr::new(cluster_ip(SERVED, Family::V4), 80));
         let outcomes = node.lab.dial(Place::Pod(1), dial, 10);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::testing::lab::{Dial, PATIENCE, Place, cluster_ip, pod_ip, remote_pod_ip};
+use kubeweir::testing::slowed;
 use rand::Rng;
 
 use crate::clients::{Clients, everywhere};
@@ -74,11 +75,11 @@ fn killed_in_the_middle_of_a_cold_start() {
         let written = node.lab.node.run(|| {
             let kernel = NetlinkKernel::open().unwrap();
             while kernel.table(Family::V4).unwrap().is_none() {
-                assert!(start.elapsed() < SLOW_START, "no table: {}", node.log());
+                assert!(start.elapsed() < slowed(SLOW_START), "no table: {}", node.log());
             }
             Instant::now()
         });
-        std::thread::sleep(random(COLD_START));
+        std::thread::sleep(random(slowed(COLD_START)));
         node.kill();
         let lived = written.elapsed();
         let tables = node.tables();
@@ -120,7 +121,7 @@ fn killed_at_any_instant_while_connections_run() {
         // One endpoint lives through all rounds, so every connection has somewhere to go.
         let endpoints = [&[Place::Pod(0)], &extra[..round % 5]].concat();
         node.write("served", &served(&endpoints).objects());
-        std::thread::sleep(random(Duration::from_millis(400)));
+        std::thread::sleep(random(slowed(Duration::from_millis(400))));
         node.start(&[]);
     }
     node.settled();
@@ -128,6 +129,26 @@ fn killed_at_any_instant_while_connections_run() {
     clients.none_failed("12 SIGKILLs");
     assert_eq!(partners(&node), before, "affinity");
     node.like_fresh(&[]);
+}
+
+// nf_conntrack_tcp_loose=0: what conntrack has not seen from its beginning is INVALID, so it must not stop
+// looking while a table is replaced.
+#[test]
+fn restarted_where_conntrack_takes_up_no_connection() {
+    let mut node = with_services();
+    node.lab.node.nft("add table ip t; add chain ip t c; add rule ip t c ct state new").unwrap();
+    node.lab.node.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0").unwrap();
+    node.start_and_settle(&[]);
+    node.lab.node.nft("delete table ip t").unwrap();
+    let to = SocketAddr::new(cluster_ip(SERVED, Family::V4), 80);
+    let mut flow = node.lab.open(Place::Pod(1), Protocol::Tcp, to).unwrap();
+    assert!(flow.ask(PATIENCE).answer().is_some());
+    for more in [&[][..], &["--masquerade-all"], &[]] {
+        node.start_and_settle(more);
+        assert!(flow.ask(PATIENCE).answer().is_some(), "an open connection goes on, {more:?}");
+        let mut next = node.lab.open(Place::Pod(1), Protocol::Tcp, to).unwrap();
+        assert!(next.ask(PATIENCE).answer().is_some(), "a new one, {more:?}");
+    }
 }
 
 // Another program of rules is another version mark: the table is replaced in one transaction.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
+use kubeweir::testing::slowed;
 
 use crate::manifests::Web;
 use crate::node::Node;
@@ -80,7 +81,7 @@ fn what_does_not_pass_ends_the_process_with_a_reason() {
         let status = node.start_by(program, args).end();
         let took = start.elapsed();
         assert_eq!(status.code(), Some(1), "{program}: {}", node.log());
-        assert!(took < AT_ONCE, "{program}: {took:?}");
+        assert!(took < slowed(AT_ONCE), "{program}: {took:?}");
         for reason in reasons {
             assert!(node.log().contains(reason), "{reason} is not in:\n{}", node.log());
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use kubeweir::testing::slowed;
+
 /// An answer, taken apart.
 #[derive(Debug)]
 pub struct Answer {
@@ -50,7 +52,7 @@ pub async fn request(
         stream.read_to_end(&mut raw).await.expect("the server answers and closes");
         raw
     };
-    let raw = tokio::time::timeout(Duration::from_secs(10), exchange).await;
+    let raw = tokio::time::timeout(slowed(Duration::from_secs(10)), exchange).await;
     parse(&raw.expect("an answer within ten seconds"))
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kubeweir::model::Family;
 use kubeweir::netlink::{Monitor, NetlinkKernel, Notice, probe_ownership};
 use kubeweir::ruleset::{ChainType, Field, Hook, Ownership, Ruleset, Set, Table};
+use kubeweir::testing::slowed;
 use kubeweir::transaction::{CommitError, Kernel, Op};
 
 use crate::commit::{commit, nft};
@@ -102,7 +103,7 @@ fn the_monitor_hears_others_and_not_us() {
         nft("add table ip other").unwrap();
         nft("add rule ip6 kube-proxy services counter accept").unwrap();
         // Notices come in order: the first heard is nft's, so neither ours nor `other` is one.
-        let notice = monitor.wait(DEADLINE).unwrap();
+        let notice = monitor.wait(slowed(DEADLINE)).unwrap();
         let foreign = Notice::Foreign {
             family: Family::V6,
             changes: ["add rule services".to_owned()].into(),
@@ -111,7 +112,7 @@ fn the_monitor_hears_others_and_not_us() {
         assert_eq!(notice, Some(foreign));
         nft("flush ruleset").unwrap();
         for family in Family::BOTH {
-            match monitor.wait(DEADLINE).unwrap() {
+            match monitor.wait(slowed(DEADLINE)).unwrap() {
                 Some(Notice::Foreign { family: changed, changes, .. }) => {
                     assert_eq!(changed, family);
                     assert!(changes.contains("delete table"), "{changes:?}");

@@ -9,6 +9,7 @@ use kubeweir::model::{Family, Object, Protocol};
 use kubeweir::testing::lab::{
     Dial, Lab, Outcome, PATIENCE, Place, PodNetwork, ServiceBuilder, external_ip, service,
 };
+use kubeweir::testing::slowed;
 
 use super::case::{PROTOCOLS, To, label, summary};
 use super::explained::Explainer;
@@ -128,7 +129,11 @@ fn for_all(mut check: impl FnMut(Protocol, Family)) {
 fn wait_until_forgotten(rig: &Rig, mut meanwhile: impl FnMut()) {
     let start = Instant::now();
     while rig.listing().contains("expires") {
-        assert!(start.elapsed() < Duration::from_secs(20), "still remembered: {}", rig.listing());
+        assert!(
+            start.elapsed() < slowed(Duration::from_secs(20)),
+            "still remembered: {}",
+            rig.listing()
+        );
         meanwhile();
     }
 }

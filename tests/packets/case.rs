@@ -17,6 +17,9 @@ use super::explained::Explainer;
 /// The protocols of every case.
 pub const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
+/// For cases of SCTP alone.
+pub const SCTP: [Protocol; 1] = [Protocol::Sctp];
+
 /// Dials at the same time: silence costs time, not work.
 const DIALLERS: usize = 24;
 
@@ -78,6 +81,13 @@ pub enum Expect {
     Refused,
     /// Silence.
     Dropped,
+}
+
+impl Case {
+    /// The same for other protocols.
+    pub fn over(self, protocols: &'static [Protocol]) -> Case {
+        Case { protocols, ..self }
+    }
 }
 
 /// Exactly these servers.

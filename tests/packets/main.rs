@@ -14,6 +14,7 @@ mod matrix;
 mod node_ports;
 mod ranges;
 mod rig;
+mod sctp;
 mod selection;
 mod shares;
 mod unserved;

@@ -4,7 +4,7 @@
 use kubeweir::model::{Object, Protocol};
 use kubeweir::testing::lab::{Place, PodNetwork, service};
 
-use super::case::{Case, Expect, Source, To, answer, case, check};
+use super::case::{Case, Expect, PROTOCOLS, SCTP, Source, To, answer, case, check};
 use super::rig::{Detector, Rig, Settings, both_families, web_slices};
 
 const LOCAL: &str = "pod-0:8080";
@@ -46,12 +46,12 @@ const DESTINATIONS: [Destination; 4] = [
 ];
 
 /// One endpoint here, one elsewhere, and every kind of address.
-fn objects() -> Vec<Object> {
+fn objects(protocols: &[Protocol]) -> Vec<Object> {
     let mut objects = Vec::new();
     for (policy, n) in POLICIES {
         let name = format!("{policy:?}").to_lowercase();
         let port = 30_000 + u16::try_from(n).unwrap();
-        let built = service(&name, n).twins("http", 80, Some(port));
+        let built = service(&name, n).each(protocols, "http", 80, Some(port));
         let built = both_families(built, |built, family| {
             let ip = |n| kubeweir::testing::lab::external_ip(n, family);
             built.external_ip(ip(n)).load_balancer_ip(ip(n + 20))
@@ -127,8 +127,15 @@ fn cases(settings: &Settings) -> Vec<Case> {
 
 fn run(network: PodNetwork, settings: Settings) {
     let mut rig = Rig::new(network, settings);
-    rig.start(objects());
+    rig.start(objects(&PROTOCOLS));
     check(&rig.lab, &format!("table 5.4, {network:?} {settings:?}"), &cases(&settings));
+}
+
+/// The same for SCTP, on a lab whose pods serve it.
+pub fn run_sctp(rig: &mut Rig, settings: &Settings) {
+    rig.start(objects(&SCTP));
+    let cases: Vec<Case> = cases(settings).into_iter().map(|case| case.over(&SCTP)).collect();
+    check(&rig.lab, &format!("table 5.4 over SCTP, {settings:?}"), &cases);
 }
 
 fn run_both_networks(detector: Detector) {

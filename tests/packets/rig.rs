@@ -8,7 +8,7 @@ use kubeweir::engine::Engine;
 use kubeweir::model::{
     Change, EndpointSlice, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol,
 };
-use kubeweir::netlink::NetlinkKernel;
+use kubeweir::netlink::{NetlinkKernel, probe_ownership};
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::ruleset::Ruleset;
 use kubeweir::sync::{Report, Synchronizer};
@@ -157,13 +157,14 @@ fn synchronizer(
         ..RuleOptions::nftables()
     };
     let vantage = Vantage { node: NODE_NAME.into(), zone: None };
-    let mut engine = Engine::new(options, vantage, Families::DUAL, true);
+    let opened = || (NetlinkKernel::open().unwrap(), probe_ownership().unwrap());
+    let (kernel, owned) = netns.run(opened);
+    let mut engine = Engine::new(options, vantage, Families::DUAL, owned);
     if settings.node_ports == NodePorts::All {
         engine.set_local_addresses(&PerFamily::from_fn(|family| {
             vec![NODE_IP[family], SECOND_NODE_IP[family], GATEWAY[family]]
         }));
     }
-    let kernel = netns.run(|| NetlinkKernel::open().unwrap());
     Synchronizer::new(engine, kernel)
 }
 
@@ -221,7 +222,8 @@ pub fn slice_object(slice: EndpointSlice) -> Object {
     Object::EndpointSlice(Arc::new(slice))
 }
 
-/// Slices of both families for ports made by `twins("http", …)`, all endpoints ready.
+/// Slices of both families for ports made by `twins("http", …)` or `each(…, "http", …)`, all endpoints
+/// ready.
 pub fn web_slices(service: &str, port: u16, endpoints: &[Place]) -> Vec<Object> {
     web_slices_of(service, port, |family| {
         endpoints.iter().map(|&place| endpoint(place, family)).collect()
@@ -234,7 +236,11 @@ pub fn web_slices_of(
     port: u16,
     endpoints: impl Fn(Family) -> Vec<EndpointBuilder>,
 ) -> Vec<Object> {
-    let ports = [("http-tcp", Protocol::Tcp, port), ("http-udp", Protocol::Udp, port)];
+    let ports = [
+        ("http-tcp", Protocol::Tcp, port),
+        ("http-udp", Protocol::Udp, port),
+        ("http-sctp", Protocol::Sctp, port),
+    ];
     let of = |family| slice_object(slice(service, family, &ports, endpoints(family)));
     Family::BOTH.map(of).to_vec()
 }

@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{LabError, Netns};
+use crate::testing::slowed;
 
 /// How often the thread that holds a program looks whether it has ended.
 const POLL: Duration = Duration::from_millis(5);
@@ -76,10 +77,11 @@ impl Agent {
         self.wait(patience)
     }
 
-    /// Waits for the end; `None` if it did not end within `patience`, and then it was killed.
+    /// Waits for the end; `None` if it did not end within `patience`, [`slowed`], and then it was
+    /// killed.
     pub fn wait(mut self, patience: Duration) -> Option<ExitStatus> {
         let thread = self.thread.take()?;
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + slowed(patience);
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(POLL);
         }

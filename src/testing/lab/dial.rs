@@ -4,10 +4,12 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Answer, Netns};
 use crate::model::{Family, Protocol};
+use crate::testing::slowed;
 
 /// How long an answer or a refusal may take; long, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,13 +43,13 @@ impl Outcome {
 /// Whom to dial, from where, and how long to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dial {
-    /// TCP or UDP.
+    /// TCP, UDP, or SCTP if the kernel has it.
     pub protocol: Protocol,
     /// The address dialled.
     pub to: SocketAddr,
     /// The source address; `None` lets the routing table choose.
     pub from: Option<IpAddr>,
-    /// After how long silence counts.
+    /// After how long silence counts; [`slowed`] where it is waited.
     pub patience: Duration,
 }
 
@@ -99,15 +101,20 @@ impl Netns {
     }
 
     fn open_here(&self, dial: Dial) -> io::Result<Flow> {
-        let kind = match dial.protocol {
-            Protocol::Tcp => Type::STREAM,
-            Protocol::Udp => Type::DGRAM,
-            Protocol::Sctp => return Err(io::ErrorKind::Unsupported.into()),
+        let (kind, protocol) = match dial.protocol {
+            Protocol::Tcp => (Type::STREAM, None),
+            Protocol::Udp => (Type::DGRAM, None),
+            // One-to-one, it takes the calls of a TCP socket.
+            Protocol::Sctp => (Type::STREAM, Some(libc::IPPROTO_SCTP.into())),
         };
-        let socket = Socket::new(Domain::for_address(dial.to), kind, None)?;
+        let socket = Socket::new(Domain::for_address(dial.to), kind, protocol)?;
+        let dial = match dial.protocol {
+            Protocol::Sctp => prepared(&socket, dial)?,
+            _ => dial,
+        };
         self.bind_fresh(&socket, dial)?;
-        socket.connect_timeout(&SockAddr::from(dial.to), dial.patience)?;
-        if dial.protocol == Protocol::Tcp {
+        socket.connect_timeout(&SockAddr::from(dial.to), slowed(dial.patience))?;
+        if dial.protocol != Protocol::Udp {
             // A reset at the end leaves no TIME_WAIT behind, in sockets and in conntrack.
             socket.set_linger(Some(Duration::ZERO))?;
         }
@@ -130,6 +137,21 @@ impl Netns {
     }
 }
 
+/// Of an SCTP socket: ICMP errors end a `connect`, as they do for TCP; and it has one address, because an
+/// association would tell the other side of all the host has, which no NAT translates.
+fn prepared(socket: &Socket, dial: Dial) -> io::Result<Dial> {
+    match Family::of(&dial.to.ip()) {
+        Family::V4 => setsockopt(socket, sockopt::Ipv4RecvErr, &true)?,
+        Family::V6 => setsockopt(socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    if dial.from.is_some() {
+        return Ok(dial);
+    }
+    let routed = Socket::new(Domain::for_address(dial.to), Type::DGRAM, None)?;
+    routed.connect(&dial.to.into())?;
+    Ok(Dial { from: routed.local_addr()?.as_socket().map(|local| local.ip()), ..dial })
+}
+
 impl Flow {
     /// The client's end of the flow, as the client sees it.
     pub fn local(&self) -> io::Result<SocketAddr> {
@@ -137,13 +159,13 @@ impl Flow {
         address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Asks the server for its identity once more.
+    /// Asks the server for its identity once more; `patience` is [`slowed`].
     pub fn ask(&mut self, patience: Duration) -> Outcome {
         self.exchange(patience).map_or_else(|error| outcome(&error), Outcome::Answered)
     }
 
     fn exchange(&mut self, patience: Duration) -> io::Result<Answer> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + slowed(patience);
         match self.socket.write(b"?") {
             // A UDP packet that the output hook rejects or drops fails here with EPERM; which of
             // the two it was shows in whether an ICMP error arrived.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{LabError, PATIENCE};
+use crate::testing::slowed;
 
 /// The first source port that [`Netns::source_port`] hands out: above the range of NodePorts.
 const FIRST_SOURCE_PORT: u16 = 33_000;
@@ -47,8 +49,11 @@ impl Netns {
             file,
             next_source_port: AtomicU16::new(FIRST_SOURCE_PORT),
         };
-        netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
-        netns.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
+        // A kernel booted with `ipv6.disable=1` has none of it.
+        if Path::new("/proc/sys/net/ipv6").exists() {
+            netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
+            netns.sysctl("net/ipv6/ip_nonlocal_bind", "1")?;
+        }
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -108,7 +113,7 @@ impl Netns {
         let suffix = if address.is_ipv6() { " nodad" } else { "" };
         self.ip(&format!("addr add {address} dev lo{suffix}"))?;
         let route = format!("route get {address}");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + slowed(PATIENCE);
         while !self.feed("ip", &["-batch", "-"], &route)?.starts_with("local") {
             assert!(Instant::now() < deadline, "{address} is not local");
         }

@@ -60,7 +60,18 @@ impl ServiceBuilder {
 
     /// Two ports of one number, `name-tcp` and `name-udp`.
     pub fn twins(self, name: &str, port: u16, node_port: Option<u16>) -> Self {
-        SPOKEN.into_iter().fold(self, |built, protocol| {
+        self.each(&[Protocol::Tcp, Protocol::Udp], name, port, node_port)
+    }
+
+    /// Ports of one number, one for each protocol, such as `name-sctp`.
+    pub fn each(
+        self,
+        protocols: &[Protocol],
+        name: &str,
+        port: u16,
+        node_port: Option<u16>,
+    ) -> Self {
+        protocols.iter().fold(self, |built, &protocol| {
             let name = format!("{name}-{protocol}");
             match node_port {
                 Some(node_port) => built.node_port(&name, protocol, port, node_port),
@@ -116,9 +127,6 @@ impl ServiceBuilder {
         Object::Service(Arc::new(self.0))
     }
 }
-
-/// The protocols that the lab's servers speak.
-const SPOKEN: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// An endpoint being built.
 #[derive(Debug, Clone)]

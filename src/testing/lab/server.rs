@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
 use super::{LabError, Netns};
+use crate::model::Protocol;
 
 /// What a server told, and the client's own end for comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,7 +47,7 @@ impl Answer {
     }
 }
 
-/// TCP and UDP servers on some addresses of one namespace; they end when this is dropped.
+/// Servers on some addresses of one namespace; they end when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     stop: Option<oneshot::Sender<()>>,
@@ -53,19 +55,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves TCP and UDP on every address, all under one name, and returns once all listen.
-    pub fn start(netns: &Netns, name: &str, addresses: &[SocketAddr]) -> Result<Server, LabError> {
+    /// Serves these protocols on every address, all under one name, and returns once all listen.
+    pub fn start(
+        netns: &Netns,
+        name: &str,
+        protocols: &[Protocol],
+        addresses: &[SocketAddr],
+    ) -> Result<Server, LabError> {
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let name: Arc<str> = name.into();
-        let (thread_name, addresses) = (Arc::clone(&name), addresses.to_vec());
+        let (thread_name, protocols) = (Arc::clone(&name), protocols.to_vec());
+        let addresses = addresses.to_vec();
         let thread = netns.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
                 .build()
                 .expect("a runtime needs only descriptors");
             runtime.block_on(async {
-                let listening = listen(&thread_name, &addresses).await;
+                let listening = listen(&thread_name, &protocols, &addresses).await;
                 let failed = listening.is_err();
                 // The other side waits for exactly this message.
                 ready.send(listening).expect("the starter waits");
@@ -94,18 +102,45 @@ impl Drop for Server {
     }
 }
 
-async fn listen(name: &Arc<str>, addresses: &[SocketAddr]) -> Result<(), (SocketAddr, io::Error)> {
+async fn listen(
+    name: &Arc<str>,
+    protocols: &[Protocol],
+    addresses: &[SocketAddr],
+) -> Result<(), (SocketAddr, io::Error)> {
     for &address in addresses {
         let failed = |source| (address, source);
-        let tcp = TcpListener::bind(address).await.map_err(failed)?;
-        tokio::spawn(serve_tcp(Arc::clone(name), tcp));
-        let udp = UdpSocket::bind(address).await.map_err(failed)?;
-        tokio::spawn(serve_udp(Arc::clone(name), udp, address));
+        for protocol in protocols {
+            let name = Arc::clone(name);
+            match protocol {
+                Protocol::Tcp => {
+                    let listener = TcpListener::bind(address).await.map_err(failed)?;
+                    tokio::spawn(serve_streams(name, listener));
+                }
+                Protocol::Sctp => {
+                    let listener = listen_sctp(address).map_err(failed)?;
+                    tokio::spawn(serve_streams(name, listener));
+                }
+                Protocol::Udp => {
+                    let udp = UdpSocket::bind(address).await.map_err(failed)?;
+                    tokio::spawn(serve_udp(name, udp, address));
+                }
+            }
+        }
     }
     Ok(())
 }
 
-async fn serve_tcp(name: Arc<str>, listener: TcpListener) {
+/// A one-to-one SCTP socket takes the calls of a TCP socket.
+fn listen_sctp(address: SocketAddr) -> io::Result<TcpListener> {
+    let protocol = Some(socket2::Protocol::from(libc::IPPROTO_SCTP));
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, protocol)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn serve_streams(name: Arc<str>, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => drop(tokio::spawn(talk(Arc::clone(&name), stream, peer))),
