@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kubeweir::model::Family;
+use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Place, Server, pod_ip, remote_pod_ip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -313,7 +313,8 @@ impl World {
         let addresses = Family::BOTH.map(|family| SocketAddr::new(ip(family), TARGET));
         let from = self.pen.now();
         let netns = self.node.lab.netns(place);
-        self.servers[at].1 = Some(Server::start(netns, &name, &addresses).unwrap());
+        let protocols = [Protocol::Tcp, Protocol::Udp];
+        self.servers[at].1 = Some(Server::start(netns, &name, &protocols, &addresses).unwrap());
         let span = Span { from, to: self.pen.now() };
         self.pen.write(Line::Server { span, server: name, up: true });
     }
