@@ -34,8 +34,8 @@ fn hooks() {
         let _proxy = site.start_config(|config| config["mode"] = mode.into());
         let table = site.table(Family::V4);
         for (name, header, leads_to) in [
-            ("nat-prerouting", "type nat hook prerouting priority dstnat;", "jump services"),
-            ("nat-output", "type nat hook output priority -100;", "jump services"),
+            ("nat-prerouting", "type nat hook prerouting priority dstnat;", "jump nodeports"),
+            ("nat-output", "type nat hook output priority -100;", "jump nodeports"),
             ("nat-postrouting", "type nat hook postrouting priority srcnat;", "jump masquerading"),
             (
                 "filter-prerouting-pre-dnat",
