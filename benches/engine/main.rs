@@ -31,6 +31,7 @@ const SECTIONS: [Section; 9] = [
     ("churn", process::churn),
     ("drain", drain::run),
     ("packets", packets::run),
+    ("within", packets::within),
     ("counters", counters::run),
 ];
 

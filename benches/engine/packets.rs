@@ -281,38 +281,40 @@ pub fn new_flows(scenes: &mut [Scene]) -> Vec<[f64; 2]> {
     measure(&kind, scenes).into_iter().flatten().collect()
 }
 
-/// Prints the tables.
+/// Prints the tables of forwarded packets.
 pub fn run() {
-    let ours = |cluster| Layout::Ours { cluster, counters: false };
+    tables("forwarded, IPv4", Family::V4, Place::Forwarded, &[SMALL, LARGE, VARIED]);
+    tables("forwarded, IPv6", Family::V6, Place::Forwarded, &[VARIED]);
+}
+
+/// Prints those of packets within one namespace.
+pub fn within() {
+    tables("within one namespace, IPv4", Family::V4, Place::Within, &[LARGE]);
+}
+
+fn tables(title: &str, family: Family, place: Place, clusters: &[Cluster]) {
     let bare = [Layout::ConntrackOnly, Layout::OneRule, Layout::OneRuleInUpstreamsHooks];
-    let pairs = |clusters: &[Cluster]| -> Vec<Layout> {
-        let both = clusters.iter().flat_map(|&c| [Layout::Upstream(c), ours(c)]);
-        bare.into_iter().chain(both).collect()
-    };
-    for (title, family, place, layouts) in [
-        ("forwarded, IPv4", Family::V4, Place::Forwarded, pairs(&[SMALL, LARGE, VARIED])),
-        ("forwarded, IPv6", Family::V6, Place::Forwarded, pairs(&[VARIED])),
-        ("within one namespace, IPv4", Family::V4, Place::Within, pairs(&[LARGE])),
-    ] {
-        let mut scenes: Vec<Scene> =
-            layouts.iter().map(|&layout| Scene::new(layout, family, place)).collect();
-        let names: Vec<String> = layouts.iter().map(|layout| layout.name()).collect();
-        let columns: Vec<&str> =
-            ["packet"].into_iter().chain(names.iter().map(String::as_str)).collect();
-        let mut tables = ["lowest tenth", "median"].map(|what| {
-            Table::new(&format!("CPU time of a packet, {title}, {what}, ns"), &columns)
-        });
-        for kind in kinds() {
-            if place == Place::Within && kind.from == From::Outside {
-                continue;
-            }
-            let measured = measure(&kind, &mut scenes);
-            for (at, table) in tables.iter_mut().enumerate() {
-                table.row(&row(&kind, &measured, at));
-            }
+    let pair = |&cluster| [Layout::Upstream(cluster), Layout::Ours { cluster, counters: false }];
+    let layouts: Vec<Layout> = bare.into_iter().chain(clusters.iter().flat_map(pair)).collect();
+    let mut scenes: Vec<Scene> =
+        layouts.iter().map(|&layout| Scene::new(layout, family, place)).collect();
+    let names: Vec<String> = layouts.iter().map(|layout| layout.name()).collect();
+    let columns: Vec<&str> =
+        ["packet"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let mut tables = ["lowest tenth", "median"]
+        .map(|what| Table::new(&format!("CPU time of a packet, {title}, {what}, ns"), &columns));
+    for kind in kinds() {
+        // On loopback TCP gathers what is sent: a `send` is no packet.
+        let gathers = kind.probe == Probe::Established(Protocol::Tcp);
+        if place == Place::Within && (kind.from == From::Outside || gathers) {
+            continue;
         }
-        tables.iter().for_each(Table::print);
+        let measured = measure(&kind, &mut scenes);
+        for (at, table) in tables.iter_mut().enumerate() {
+            table.row(&row(&kind, &measured, at));
+        }
     }
+    tables.iter().for_each(Table::print);
 }
 
 /// Times, and what they are above the reference: one rule for a new flow of a Service, conntrack

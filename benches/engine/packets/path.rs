@@ -19,7 +19,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::services::{ENDPOINT_PORT, node_ip, outside_cidr, pod, pod_cidr, server_cidr};
+use super::services::{
+    ENDPOINT_PORT, node_ip, outside_cidr, pod, pod_cidr, server_cidr, service_cidr,
+};
 
 /// The client's number among pods.
 const CLIENT: u32 = 0x003f_0001;
@@ -89,6 +91,11 @@ impl Path {
             Place::Forwarded => server_cidr(family),
         };
         at_server.ip(&format!("route add local {local} dev lo\n")).expect("ip works");
+        if place == Place::Within {
+            // What is dialled needs a route until it is translated.
+            let dialled = service_cidr(family);
+            node.ip(&format!("route add local {dialled} dev lo\n")).expect("ip works");
+        }
         let at_client = client.as_ref().unwrap_or(&node);
         let (udp, tcp) = at_server.run(|| listen(family));
         let raw = at_client.run(|| {
@@ -342,11 +349,15 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has it").into()
 }
 
-/// The Internet checksum.
+/// The checksum of a UDP datagram with its pseudo header.
 fn checksum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) as u16 + (folded >> 16) as u16)
+    // UDP says "none" with a zero.
+    match !((folded & 0xffff) as u16 + (folded >> 16) as u16) {
+        0 => 0xffff,
+        sum => sum,
+    }
 }

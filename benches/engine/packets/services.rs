@@ -111,6 +111,14 @@ pub fn server_cidr(family: Family) -> &'static str {
     }
 }
 
+/// Where all ClusterIPs are.
+pub fn service_cidr(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.64.0.0/10",
+        Family::V6 => "fd60::/64",
+    }
+}
+
 /// A pod by its number.
 pub fn pod(number: u32, family: Family) -> IpAddr {
     match family {
