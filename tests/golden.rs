@@ -63,7 +63,9 @@ fn added(table: &Ruleset, base: &Ruleset) -> Ruleset {
         let known = base.chains.get(name);
         let own = known.map_or(&[][..], |(_, rules)| rules);
         if known.is_none() || rules.len() > own.len() {
-            added.chains.insert(name.clone(), (chain.clone(), rules[own.len()..].to_vec()));
+            // They come before those of the base, or after.
+            let more = rules.strip_suffix(own).or(rules.strip_prefix(own)).unwrap();
+            added.chains.insert(name.clone(), (chain.clone(), more.to_vec()));
         }
     }
     added

@@ -7,6 +7,8 @@
 mod listing;
 mod netns;
 
+use std::collections::BTreeMap;
+
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{
@@ -75,11 +77,23 @@ fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
     chains.extend(program.base_chains.clone());
     let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
     let mut dispatch = Vec::new();
-    for extension in [class, Extension::Remembering, Extension::SourceRanges] {
+    let mut rewritten = BTreeMap::new();
+    let extensions: Vec<Extension> = [class].into_iter().chain(Extension::FEATURES).collect();
+    for extension in &extensions {
         let objects = extension.objects(family, program.addresses);
+        for (chain, _) in objects.before {
+            let rules = program.rules_after(&chain, family, &extensions);
+            rewritten.insert(chain, rules);
+        }
+        chains.extend(objects.base_chains);
         ops.extend(objects.sets.into_iter().map(Op::AddSet));
         chains.extend(objects.chain);
         dispatch.extend(objects.dispatch);
+    }
+    for (chain, rules) in &mut chains {
+        if let Some(more) = rewritten.remove(&chain.name) {
+            *rules = more;
+        }
     }
     let mut ops = [ops, chain_ops(chains)].concat();
     ops.extend(dispatch.into_iter().map(|(chain, rule)| Op::AddRule(chain, rule)));

@@ -33,6 +33,7 @@ const SECTIONS: [Section; 10] = [
     ("drain", drain::run),
     ("flows", flows::run),
     ("packets", packets::run),
+    ("within", packets::within),
     ("counters", counters::run),
 ];
 

@@ -1,253 +1,330 @@
-//! What a new flow through a Service costs, against one hand-written rule and another layout.
+//! What packets cost: through a Service, in a flow, and beside the Services.
 //!
-//! Every packet is the first of a flow: UDP from a raw socket, with a source port of its own, to a
-//! ClusterIP. Client, rules and endpoints are in one namespace, so that `sendto` returns when the
-//! packet has passed every hook and lies in the endpoint's queue: its time is the first packet's
-//! latency. All variants take turns within one run.
+//! Every kind of packet is sent through every layout of rules in turns, many short ones: what a
+//! neighbour on the machine costs one of them it costs the next one too, and the lowest tenth has none of
+//! it. See [`path`] for what is timed.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::time::{Duration, Instant};
+mod layouts;
+mod path;
+mod services;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use kubeweir::engine::Engine;
-use kubeweir::model::{Change, Family, Kind, Object, Protocol};
+use kubeweir::model::{Families, Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
+use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::sync::Synchronizer;
-use kubeweir::testing::lab::Netns;
-use socket2::{Domain, SockAddr, Socket, Type};
+use kubeweir::topology::Vantage;
 
-use crate::cluster::{self, Size};
+use crate::cluster::NODE;
 use crate::report::{Table, percentile};
-use crate::rig::engine;
+use path::{Established, From, Path, Place};
+use services::{Cluster, ENDPOINT_PORT, Spec, dialled};
 
-/// Flows of one turn, and turns: enough for a p99, few enough for the flow table.
-const FLOWS: u16 = 4_000;
-const TURNS: u16 = 5;
-/// The client, one of the pods' addresses.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 1);
-/// The port all endpoints listen on.
-const ENDPOINT_PORT: u16 = 8080;
+/// Turns of each kind in each layout, and packets of a turn: those of the first burst are not timed.
+const TURNS: usize = 100;
+const WARM_UP: u32 = 32;
+const BURST: u32 = 128;
+/// A connection is a socket and three packets.
+const CONNECTIONS: u32 = 24;
 
-/// A namespace with rules in it, a client and the endpoints.
+/// What stands between client and server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    ConntrackOnly,
+    OneRule,
+    OneRuleInUpstreamsHooks,
+    Upstream(Cluster),
+    Ours { cluster: Cluster, counters: bool },
+}
+
+const SMALL: Cluster = Cluster { services: 100, special: false };
+const LARGE: Cluster = Cluster { services: 10_000, special: false };
+/// With what few clusters use.
+const VARIED: Cluster = Cluster { services: 10_000, special: true };
+
+impl Layout {
+    fn name(self) -> String {
+        let cluster = |c: Cluster| {
+            let varied = if c.special { " of all kinds" } else { "" };
+            format!("{} Services{varied}", c.services)
+        };
+        match self {
+            Layout::ConntrackOnly => "conntrack only".into(),
+            Layout::OneRule => "one rule".into(),
+            Layout::OneRuleInUpstreamsHooks => "one rule, upstream's hooks".into(),
+            Layout::Upstream(c) => format!("upstream, {}", cluster(c)),
+            Layout::Ours { cluster: c, counters: false } => format!("Kubeweir, {}", cluster(c)),
+            Layout::Ours { cluster: c, counters: true } => {
+                format!("Kubeweir, {}, counted", cluster(c))
+            }
+        }
+    }
+
+    /// Whether a Service is there.
+    fn has(self, spec: Spec) -> bool {
+        match self {
+            Layout::Upstream(cluster) | Layout::Ours { cluster, .. } => {
+                cluster.special || dialled::ALL_PLAIN.contains(&spec)
+            }
+            _ => true,
+        }
+    }
+}
+
+/// How a Service is dialled, if it is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    /// The endpoint itself.
+    Pod,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// First packets.
+    New(Protocol),
+    /// Later packets.
+    Established(Protocol),
+}
+
+/// A kind of packet.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    probe: Probe,
+    from: From,
+    spec: Spec,
+    at: At,
+}
+
+impl Kind {
+    fn to(&self, layout: Layout, family: Family) -> SocketAddr {
+        match self.at {
+            // There is no Service.
+            _ if layout == Layout::ConntrackOnly => self.endpoint(family),
+            At::ClusterIp => self.spec.cluster_ip(family),
+            At::NodePort => self.spec.node_port(family),
+            At::LoadBalancer => self.spec.load_balancer(family),
+            At::Pod => self.endpoint(family),
+        }
+    }
+
+    fn endpoint(&self, family: Family) -> SocketAddr {
+        let address: IpAddr = self.spec.pods(family).next().expect("an endpoint");
+        SocketAddr::new(address, ENDPOINT_PORT)
+    }
+}
+
+fn kinds() -> Vec<Kind> {
+    use Probe::{Established, New};
+    use Protocol::{Tcp, Udp};
+    let kind = |name, probe, from, spec, at| Kind { name, probe, from, spec, at };
+    let pod = |name, probe, spec| kind(name, probe, From::Pod, spec, At::ClusterIp);
+    let beside = |name, probe| kind(name, probe, From::Pod, dialled::ONE, At::Pod);
+    let outside = |name, spec, at| kind(name, New(Udp), From::Outside, spec, at);
+    vec![
+        pod("new, 1 endpoint", New(Udp), dialled::ONE),
+        pod("new, 3 endpoints", New(Udp), dialled::THREE),
+        pod("new, 10 endpoints", New(Udp), dialled::TEN),
+        pod("new, 100 endpoints", New(Udp), dialled::HUNDRED),
+        pod("new, 1000 endpoints", New(Udp), dialled::THOUSAND),
+        pod("new, TCP, 1 endpoint", New(Tcp), dialled::ONE),
+        pod("new, TCP, 10 endpoints", New(Tcp), dialled::TEN),
+        pod("new, affinity", New(Udp), dialled::STICKY),
+        outside("new, NodePort", dialled::EXTERNAL, At::NodePort),
+        outside("new, load balancer", dialled::EXTERNAL, At::LoadBalancer),
+        outside("new, source ranges", dialled::RANGES, At::LoadBalancer),
+        outside("new, policy Local", dialled::LOCAL, At::LoadBalancer),
+        pod("established, UDP", Established(Udp), dialled::ONE),
+        pod("established, TCP", Established(Tcp), dialled::ONE),
+        beside("no Service's, new", New(Udp)),
+        beside("no Service's, new, TCP", New(Tcp)),
+        beside("no Service's, established, UDP", Established(Udp)),
+        beside("no Service's, established, TCP", Established(Tcp)),
+    ]
+}
+
+/// A layout in force.
 pub struct Scene {
-    name: String,
-    netns: Netns,
-    raw: Socket,
-    server: UdpSocket,
-    /// Of every flow so far.
-    pub times: Vec<Duration>,
-    spent: Duration,
+    layout: Layout,
+    family: Family,
+    path: Path,
+    flow: Option<Established>,
+    /// Of the current kind.
+    times: Vec<Duration>,
     _proxy: Option<Synchronizer<NetlinkKernel>>,
 }
 
 impl Scene {
-    fn new(name: String) -> Scene {
-        let netns = Netns::new("packets").expect("a network namespace (root is needed)");
-        netns.ip("route add local 100.64.0.0/10 dev lo").expect("ip works");
-        netns.ip("route add local 10.64.0.0/10 dev lo").expect("ip works");
-        let (raw, server) = netns.run(|| {
-            let raw = Type::from(libc::SOCK_RAW);
-            let raw = Socket::new(Domain::IPV4, raw, Some(libc::IPPROTO_RAW.into()));
-            let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ENDPOINT_PORT));
-            (raw.expect("CAP_NET_RAW"), server.expect("a free port"))
-        });
-        server.set_nonblocking(true).expect("an option every socket has");
-        let times = Vec::with_capacity(usize::from(FLOWS * TURNS));
-        Scene { name, netns, raw, server, times, spent: Duration::ZERO, _proxy: None }
-    }
-
-    /// Rules as text.
-    fn scripted(name: String, script: &str) -> Scene {
-        let scene = Scene::new(name);
-        scene.netns.nft(script).expect("nft takes it");
-        scene
-    }
-
-    /// Our rules. Service 0 has so many endpoints, every other one has ten.
-    fn ours(services: u32, endpoints: u32) -> Scene {
-        Scene::of(engine(), Size { services, endpoints })
-    }
-
-    /// The same with an engine of one's own.
-    pub fn of(engine: Engine, size: Size) -> Scene {
-        let Size { services, endpoints } = size;
-        let mut scene = Scene::new(format!("kubeweir, {services} services"));
-        let kernel = scene.netns.run(NetlinkKernel::open).expect("nf_tables");
-        let mut proxy = Synchronizer::new(engine, kernel);
-        let udp = |change| match change {
-            Change::Replace(kind, objects) => {
-                Change::Replace(kind, objects.into_iter().map(as_udp).collect())
+    fn new(layout: Layout, family: Family, place: Place) -> Scene {
+        let path = Path::new(family, place);
+        let proxy = match layout {
+            Layout::ConntrackOnly => {
+                path.node.nft(&layouts::conntrack_only(family)).expect("nft takes it");
+                None
             }
-            change => change,
+            // With each kind anew.
+            Layout::OneRule | Layout::OneRuleInUpstreamsHooks => None,
+            Layout::Upstream(cluster) => {
+                path.node.nft(&layouts::upstream(cluster, family)).expect("nft takes it");
+                None
+            }
+            Layout::Ours { cluster, counters } => Some(program(&path, cluster, family, counters)),
         };
-        for change in (Size { services, endpoints: 10 }).lists().map(udp) {
-            proxy.engine.apply(change);
-        }
-        proxy.engine.apply(Change::Delete(Kind::EndpointSlice, cluster::slice(0, 0, vec![]).name));
-        for slice in (Size { services: 1, endpoints }).slices(0) {
-            proxy.engine.apply(Change::Apply(as_udp(slice.into())));
-        }
-        scene.netns.run(|| {
-            for family in Family::BOTH {
-                let report = proxy.sync(family, Duration::ZERO);
-                assert!(report.is_none_or(|report| report.result.is_ok()));
+        Scene { layout, family, path, flow: None, times: Vec::new(), _proxy: proxy }
+    }
+
+    /// Ours at 10 000 Services, and whether connections are counted.
+    pub fn counting(counters: bool) -> Scene {
+        Scene::new(Layout::Ours { cluster: LARGE, counters }, Family::V4, Place::Forwarded)
+    }
+
+    fn begin(&mut self, kind: &Kind) {
+        let (to, endpoint) = (kind.to(self.layout, self.family), kind.endpoint(self.family));
+        // The rule is there also for packets that it is not about.
+        let dialled = if kind.at == At::Pod { kind.spec.cluster_ip(self.family) } else { to };
+        let rule = match self.layout {
+            Layout::OneRule => layouts::one_rule(dialled, endpoint.ip()),
+            Layout::OneRuleInUpstreamsHooks => {
+                layouts::one_rule_in_upstreams_hooks(dialled, endpoint.ip())
             }
-        });
-        scene._proxy = Some(proxy);
-        scene
+            _ => String::new(),
+        };
+        self.path.node.nft(&rule).expect("nft takes it");
+        self.times.clear();
+        self.flow = match kind.probe {
+            Probe::New(_) => None,
+            Probe::Established(protocol) => {
+                Some(self.path.establish(protocol, kind.from, to, endpoint.ip()))
+            }
+        };
     }
 
-    /// Dials once more; no two turns may have the same number.
-    pub fn turn(&mut self, turn: u16) {
-        let to = SocketAddrV4::new(cluster::cluster_ip(0), 80);
-        let target = SockAddr::from(to);
-        let mut answer = [0; 64];
-        for flow in 0..FLOWS {
-            let packet = packet(1024 + turn * FLOWS + flow, to);
-            let start = Instant::now();
-            self.raw.send_to(&packet, &target).expect("sent");
-            let elapsed = start.elapsed();
-            assert!(self.server.recv(&mut answer).is_ok(), "{}: a packet is lost", self.name);
-            self.times.push(elapsed);
-            self.spent += elapsed;
-        }
+    fn turn(&mut self, kind: &Kind) {
+        let to = kind.to(self.layout, self.family);
+        let time = match (kind.probe, &mut self.flow) {
+            (Probe::Established(_), Some(flow)) => {
+                self.path.established(flow, WARM_UP);
+                self.path.established(flow, BURST)
+            }
+            (Probe::New(Protocol::Tcp), _) => {
+                self.path.new_tcp(kind.from, to, 2);
+                self.path.new_tcp(kind.from, to, CONNECTIONS)
+            }
+            _ => {
+                self.path.new_udp(kind.from, to, WARM_UP);
+                self.path.new_udp(kind.from, to, BURST)
+            }
+        };
+        self.times.push(time);
+    }
+
+    fn end(&mut self) {
+        self.flow = None;
+        self.path.forget();
     }
 }
 
-fn as_udp(object: Object) -> Object {
-    match object {
-        Object::Service(service) => {
-            let mut service = (*service).clone();
-            service.ports[0].protocol = Protocol::Udp;
-            service.into()
-        }
-        Object::EndpointSlice(slice) => {
-            let mut slice = (*slice).clone();
-            slice.ports[0].protocol = Protocol::Udp;
-            slice.into()
-        }
-        object => object,
-    }
-}
-
-/// An IPv4 packet with a UDP datagram of 4 bytes and no UDP checksum. The kernel fills in the
-/// header's checksum and identification.
-fn packet(source_port: u16, to: SocketAddrV4) -> [u8; 32] {
-    let mut packet = [0; 32];
-    packet[0] = 0x45;
-    packet[2..4].copy_from_slice(&32_u16.to_be_bytes());
-    packet[8] = 64;
-    packet[9] = Protocol::Udp.number();
-    packet[12..16].copy_from_slice(&CLIENT.octets());
-    packet[16..20].copy_from_slice(&to.ip().octets());
-    packet[20..22].copy_from_slice(&source_port.to_be_bytes());
-    packet[22..24].copy_from_slice(&to.port().to_be_bytes());
-    packet[24..26].copy_from_slice(&12_u16.to_be_bytes());
-    packet
-}
-
-/// One rule, as a person would write it.
-fn hand_written() -> String {
-    format!("table ip hand {{\n{}}}\n", chain_with_the_rule())
-}
-
-fn chain_with_the_rule() -> String {
-    format!(
-        "chain out {{ type nat hook output priority -100; \
-         ip daddr {} udp dport 80 dnat to {}:{ENDPOINT_PORT}; }}\n",
-        cluster::cluster_ip(0),
-        cluster::pod(0).address,
-    )
-}
-
-/// The same rule where kube-proxy's nftables mode has its own: behind base chains in five hooks.
-fn hand_written_in_upstreams_hooks() -> String {
-    let filter = |name: &str, hook: &str, priority: &str| {
-        format!(
-            "chain {name} {{ type filter hook {hook} priority {priority}; ct state new jump nothing; }}\n"
-        )
+fn program(
+    path: &Path,
+    cluster: Cluster,
+    family: Family,
+    counters: bool,
+) -> Synchronizer<NetlinkKernel> {
+    let cidr = |family| services::pod_cidr(family).parse().expect("a network");
+    let options = RuleOptions {
+        local_pods: PerFamily::from_fn(|family| LocalPods::Cidr(cidr(family))),
+        node_ports: PerFamily::from_fn(|family| {
+            NodePortMatch::Addresses(vec![services::node_ip(family)])
+        }),
+        service_counters: counters,
+        ..RuleOptions::nftables()
     };
-    format!(
-        "table ip hand {{\nchain nothing {{ }}\n{}{}{}{}\
-         chain in {{ type nat hook prerouting priority -100; jump nothing; }}\n\
-         chain post {{ type nat hook postrouting priority 100; jump nothing; }}\n{}}}\n",
-        filter("before-in", "prerouting", "-110"),
-        filter("before-out", "output", "-110"),
-        filter("input", "input", "0"),
-        filter("output", "output", "0"),
-        chain_with_the_rule(),
-    )
-}
-
-/// A verdict map to one chain a service, each with an anonymous map of its endpoints.
-fn chain_per_service(services: u32, endpoints: u32) -> String {
-    let mut chains = String::new();
-    let mut entries = Vec::new();
-    for index in 0..services {
-        let count = if index == 0 { endpoints } else { 10 };
-        let list: Vec<String> = (0..count)
-            .map(|j| format!("{j} : {} . {ENDPOINT_PORT}", cluster::pod(index * 10 + j).address))
-            .collect();
-        chains += &format!(
-            "chain s{index} {{ meta l4proto udp dnat ip to numgen random mod {count} map {{ {} }}; }}\n",
-            list.join(", ")
-        );
-        entries.push(format!("{} . udp . 80 : goto s{index}", cluster::cluster_ip(index)));
+    let vantage = Vantage { node: NODE.into(), zone: None };
+    let kernel = path.node.run(NetlinkKernel::open).expect("nf_tables");
+    let engine = Engine::new(options, vantage, Families::default().with(family), true);
+    let mut proxy = Synchronizer::new(engine, kernel);
+    for change in cluster.lists(family) {
+        proxy.engine.apply(change);
     }
-    format!(
-        "table ip other {{\n{chains}\
-         map services {{ type ipv4_addr . inet_proto . inet_service : verdict; \
-         elements = {{ {} }}\n}}\n\
-         chain out {{ type nat hook output priority -100; \
-         ip daddr . meta l4proto . th dport vmap @services; }}\n}}\n",
-        entries.join(", ")
-    )
+    let report = path.node.run(|| proxy.sync(family, Duration::ZERO)).expect("something to do");
+    assert!(report.result.is_ok() && report.troubles.is_empty(), "{report:?}");
+    proxy
 }
 
-/// Prints the table.
+/// Sends a kind of packet through all scenes that have its Service, in turns; returns the lowest tenth
+/// and the median of each, in nanoseconds.
+fn measure(kind: &Kind, scenes: &mut [Scene]) -> Vec<Option<[f64; 2]>> {
+    let has = |scene: &Scene| scene.layout.has(kind.spec);
+    scenes.iter_mut().filter(|scene| has(scene)).for_each(|scene| scene.begin(kind));
+    for _ in 0..TURNS {
+        scenes.iter_mut().filter(|scene| has(scene)).for_each(|scene| scene.turn(kind));
+    }
+    let of = |scene: &mut Scene| {
+        has(scene).then(|| {
+            scene.end();
+            [10, 50].map(|p| percentile(&mut scene.times, p).as_secs_f64() * 1e9)
+        })
+    };
+    scenes.iter_mut().map(of).collect()
+}
+
+/// New flows to ten endpoints: the lowest tenth and the median of each scene, in nanoseconds.
+pub fn new_flows(scenes: &mut [Scene]) -> Vec<[f64; 2]> {
+    let is_it = |kind: &Kind| kind.spec == dialled::TEN && kind.probe == Probe::New(Protocol::Udp);
+    let kind = kinds().into_iter().find(is_it).expect("it is among the kinds");
+    measure(&kind, scenes).into_iter().flatten().collect()
+}
+
+/// Prints the tables of forwarded packets.
 pub fn run() {
-    let mut table = Table::new(
-        "New flows through one Service",
-        &[
-            "layout",
-            "endpoints",
-            "new flows a second",
-            "first packet p50 us",
-            "p99 us",
-            "against the hand-written rule (p50)",
-        ],
-    );
-    for endpoints in [1, 3, 10, 100, 1_000] {
-        let mut scenes = vec![
-            Scene::scripted("one hand-written dnat rule".into(), &hand_written()),
-            Scene::scripted(
-                "the same rule behind kube-proxy's base chains".into(),
-                &hand_written_in_upstreams_hooks(),
-            ),
-            Scene::ours(10, endpoints),
-            Scene::ours(10_000, endpoints),
-            // nft itself needs minutes for 10 000 of these.
-            Scene::scripted(
-                "a chain and an anonymous map a service, 1000 services".into(),
-                &chain_per_service(1_000, endpoints),
-            ),
-        ];
-        for turn in 0..TURNS {
-            scenes.iter_mut().for_each(|scene| scene.turn(turn));
+    tables("forwarded, IPv4", Family::V4, Place::Forwarded, &[SMALL, LARGE, VARIED]);
+    tables("forwarded, IPv6", Family::V6, Place::Forwarded, &[VARIED]);
+}
+
+/// Prints those of packets within one namespace.
+pub fn within() {
+    tables("within one namespace, IPv4", Family::V4, Place::Within, &[LARGE]);
+}
+
+fn tables(title: &str, family: Family, place: Place, clusters: &[Cluster]) {
+    let bare = [Layout::ConntrackOnly, Layout::OneRule, Layout::OneRuleInUpstreamsHooks];
+    let pair = |&cluster| [Layout::Upstream(cluster), Layout::Ours { cluster, counters: false }];
+    let layouts: Vec<Layout> = bare.into_iter().chain(clusters.iter().flat_map(pair)).collect();
+    let mut scenes: Vec<Scene> =
+        layouts.iter().map(|&layout| Scene::new(layout, family, place)).collect();
+    let names: Vec<String> = layouts.iter().map(|layout| layout.name()).collect();
+    let columns: Vec<&str> =
+        ["packet"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let mut tables = ["lowest tenth", "median"]
+        .map(|what| Table::new(&format!("CPU time of a packet, {title}, {what}, ns"), &columns));
+    for kind in kinds() {
+        // On loopback TCP gathers what is sent: a `send` is no packet.
+        let gathers = kind.probe == Probe::Established(Protocol::Tcp);
+        if place == Place::Within && (kind.from == From::Outside || gathers) {
+            continue;
         }
-        let hand = percentile(&mut scenes[0].times, 50).as_secs_f64();
-        for scene in &mut scenes {
-            let p50 = percentile(&mut scene.times, 50).as_secs_f64();
-            let p99 = percentile(&mut scene.times, 99).as_secs_f64();
-            let flows = scene.times.len() as f64 / scene.spent.as_secs_f64();
-            table.row(&[
-                scene.name.clone(),
-                endpoints.to_string(),
-                format!("{flows:.0}"),
-                format!("{:.2}", p50 * 1e6),
-                format!("{:.2}", p99 * 1e6),
-                format!("{:+.1} %", (p50 / hand - 1.0) * 100.0),
-            ]);
+        let measured = measure(&kind, &mut scenes);
+        for (at, table) in tables.iter_mut().enumerate() {
+            table.row(&row(&kind, &measured, at));
         }
     }
-    table.print();
+    tables.iter().for_each(Table::print);
+}
+
+/// Times, and what they are above the reference: one rule for a new flow of a Service, conntrack
+/// alone for all else.
+fn row(kind: &Kind, measured: &[Option<[f64; 2]>], at: usize) -> Vec<String> {
+    let is_first = matches!(kind.probe, Probe::New(_)) && kind.at != At::Pod;
+    let reference = measured[usize::from(is_first)].map_or(f64::NAN, |both| both[at]);
+    let cell = |both: &Option<[f64; 2]>| match both {
+        None => String::new(),
+        Some(both) => format!("{:.0} {:+.1} %", both[at], (both[at] / reference - 1.0) * 100.0),
+    };
+    [kind.name.to_owned()].into_iter().chain(measured.iter().map(cell)).collect()
 }

@@ -186,11 +186,6 @@ impl Rig {
 
 /// The engine as the agent sets it up on a node with a pod CIDR.
 pub fn engine() -> Engine {
-    engine_that(false)
-}
-
-/// The same; whether it counts connections.
-pub fn engine_that(service_counters: bool) -> Engine {
     let options = RuleOptions {
         local_pods: PerFamily {
             v4: LocalPods::Cidr("100.64.0.0/10".parse().expect("a network")),
@@ -200,7 +195,6 @@ pub fn engine_that(service_counters: bool) -> Engine {
             v4: NodePortMatch::Addresses(vec!["192.168.0.1".parse().expect("an address")]),
             v6: NodePortMatch::AnyLocal,
         },
-        service_counters,
         ..RuleOptions::nftables()
     };
     let vantage = Vantage { node: NODE.into(), zone: None };

@@ -154,7 +154,16 @@ fn extensions(
             let times = rules.iter().filter(|known| *known == rule).count();
             (times > 0).then_some(times == 1)
         });
-        let parts: Vec<Option<bool>> = sets.chain(chain).chain(dispatch).collect();
+        let before = objects
+            .before
+            .iter()
+            .map(|(chain, rule)| observed.chains.get(chain)?.1.contains(rule).then_some(true));
+        let hooks = objects.base_chains.iter().map(|(chain, rules)| {
+            let (known, found) = observed.chains.get(&chain.name)?;
+            Some(known == chain && found == rules)
+        });
+        let parts = sets.chain(chain).chain(dispatch).chain(before).chain(hooks);
+        let parts: Vec<Option<bool>> = parts.collect();
         if parts.iter().all(|part| *part == Some(true)) {
             found.insert(extension);
         } else if parts.iter().any(Option::is_some) {
@@ -175,9 +184,15 @@ fn recognise_chains(
     let mut expected: BTreeMap<Name, Vec<Rule>> =
         program.chains.iter().map(|(chain, rules)| (chain.name.clone(), rules.clone())).collect();
     let mut dispatched: BTreeMap<Name, usize> = BTreeMap::new();
+    let mut hooks: BTreeSet<Name> = BTreeSet::new();
     for extension in &applied.extensions {
         let objects = extension.objects(family, program.addresses);
         expected.extend(objects.chain.map(|(chain, rules)| (chain.name, rules)));
+        hooks.extend(extension.hooks(family));
+        for (chain, _) in objects.before {
+            let rules = program.rules_after(&chain, family, &applied.extensions);
+            expected.insert(chain, rules);
+        }
         for (chain, _) in objects.dispatch {
             *dispatched.entry(chain).or_default() += 1;
         }
@@ -210,6 +225,7 @@ fn recognise_chains(
     }
     for (name, (chain, rules)) in &observed.chains {
         let of_program = expected.contains_key(name)
+            || hooks.contains(name)
             || program.base_chains.iter().any(|(base, _)| base.name == *name);
         if !of_program {
             // A twin whose replacement ended before it could end the handover is like other leftovers.

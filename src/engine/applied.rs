@@ -40,6 +40,8 @@ pub struct Applied {
     pub(super) services: HashMap<ObjectName, Vec<Placement>>,
     /// Those of them with session affinity.
     pub(super) sticky: HashSet<ObjectName>,
+    /// Those of them with frontends that source ranges restrict.
+    pub(super) restricted: HashSet<ObjectName>,
     pub(super) shared: HashMap<(SetId, Key), u32>,
     pub(super) extensions: BTreeSet<Extension>,
     pub(super) statics: Statics,
@@ -94,7 +96,7 @@ impl Applied {
     pub fn classes(&self) -> impl Iterator<Item = (Plane, Scope, Class)> {
         self.extensions.iter().filter_map(|extension| match *extension {
             Extension::Class(plane, scope, class) => Some((plane, scope, class)),
-            Extension::Remembering | Extension::SourceRanges => None,
+            _ => None,
         })
     }
 

@@ -14,9 +14,7 @@ use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
 use super::{Engine, FamilyState, Statics, Totals};
 use crate::model::{Family, ObjectName};
-use crate::program::{
-    Extension, ExtensionObjects, Placement, SetId, elements as program_elements, service_objects,
-};
+use crate::program::{Extension, Placement, SetId, elements as program_elements, service_objects};
 use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
 use crate::transaction::{Op, Rejection, Transaction};
@@ -53,6 +51,8 @@ pub struct Plan {
     placements: Vec<(ObjectName, Vec<Placement>)>,
     settled: Settled,
     extensions: BTreeSet<Extension>,
+    /// Services with frontends that source ranges restrict.
+    restricted: BTreeSet<ObjectName>,
     objects: ObjectChanges,
     clients: Vec<Op>,
     statics: Option<Statics>,
@@ -228,6 +228,7 @@ impl Plan {
             placements: Vec::new(),
             settled: Settled::default(),
             extensions: BTreeSet::new(),
+            restricted: BTreeSet::new(),
             objects: ObjectChanges::default(),
             clients: Vec::new(),
             statics: None,
@@ -279,30 +280,33 @@ impl Plan {
         } else if state.applied.is_orphan(owned) {
             ops.push(Op::AddTable(state.program.table(owned)));
         }
-        for extension in self.extensions.difference(&state.applied.extensions) {
-            extend_program(extension.objects(family, state.program.addresses), ops);
-        }
+        self.extensions.retain(|extension| !state.applied.extensions.contains(extension));
+        let is_attached = self.stage == Stage::Attached;
+        extend_program(family, state, &self.extensions, is_attached, ops);
         ops.append(&mut self.objects.ops);
         ops.append(&mut self.settled.deletions);
         ops.append(&mut self.settled.additions);
         ops.append(&mut self.clients);
         if attaches && self.stage == Stage::Detached {
-            self.handover = attach(state, ops);
+            let all = self.extensions.union(&state.applied.extensions);
+            let hooks =
+                all.flat_map(|all| all.objects(family, state.program.addresses).base_chains);
+            self.handover = attach(state, hooks.collect(), ops);
             self.stage = Stage::Attached;
         }
     }
 }
 
 /// Lets packets in. Returns the chains that stand by if another table is replaced.
-fn attach(state: &FamilyState, ops: &mut Vec<Op>) -> Vec<Name> {
-    let base_chains = &state.program.base_chains;
-    for (chain, rules) in base_chains {
+fn attach(state: &FamilyState, hooks: Vec<(Chain, Vec<Rule>)>, ops: &mut Vec<Op>) -> Vec<Name> {
+    let base_chains = [hooks, state.program.base_chains.clone()].concat();
+    for (chain, rules) in &base_chains {
         create_chain(chain, rules, ops);
     }
     if state.applied.stage != Stage::Foreign {
         return Vec::new();
     }
-    let twins = handover(base_chains).map(|(twin, rules)| {
+    let twins = handover(&base_chains).map(|(twin, rules)| {
         create_chain(&twin, rules, ops);
         twin.name
     });
@@ -321,12 +325,39 @@ fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<
     }
 }
 
-fn extend_program(objects: ExtensionObjects, ops: &mut Vec<Op>) {
-    ops.extend(objects.sets.into_iter().map(Op::AddSet));
-    if let Some((chain, rules)) = objects.chain {
-        create_chain(&chain, &rules, ops);
+/// Writes what new extensions add. Their hooks only where traffic comes already.
+fn extend_program(
+    family: Family,
+    state: &FamilyState,
+    new: &BTreeSet<Extension>,
+    is_attached: bool,
+    ops: &mut Vec<Op>,
+) {
+    let mut rewritten = BTreeSet::new();
+    for extension in new {
+        let objects = extension.objects(family, state.program.addresses);
+        ops.extend(objects.sets.into_iter().map(Op::AddSet));
+        if let Some((chain, rules)) = objects.chain {
+            create_chain(&chain, &rules, ops);
+        }
+        ops.extend(objects.dispatch.into_iter().map(|(chain, rule)| Op::AddRule(chain, rule)));
+        rewritten.extend(objects.before.into_iter().map(|(chain, _)| chain));
+        for (chain, rules) in objects.base_chains.iter().filter(|_| is_attached) {
+            ops.push(Op::AddChain(chain.clone()));
+            rewrite_chain(&chain.name, rules.clone(), ops);
+        }
     }
-    ops.extend(objects.dispatch.into_iter().map(|(chain, rule)| Op::AddRule(chain, rule)));
+    for chain in rewritten {
+        let all = new.union(&state.applied.extensions);
+        rewrite_chain(&chain, state.program.rules_after(&chain, family, all), ops);
+    }
+}
+
+/// A packet that gets there meets the old rules or the new ones, never none. It may be garbage that
+/// was not collected yet.
+fn rewrite_chain(chain: &Name, rules: Vec<Rule>, ops: &mut Vec<Op>) {
+    ops.push(Op::FlushChain(chain.clone()));
+    ops.extend(rules.into_iter().map(|rule| Op::AddRule(chain.clone(), rule)));
 }
 
 fn create_chain(chain: &Chain, rules: &[Rule], ops: &mut Vec<Op>) {
@@ -347,6 +378,11 @@ impl Applied {
             } else {
                 self.sticky.remove(&service);
             }
+            if plan.restricted.contains(&service) {
+                self.restricted.insert(service.clone());
+            } else {
+                self.restricted.remove(&service);
+            }
             if placements.is_empty() {
                 self.services.remove(&service);
             } else {
@@ -364,6 +400,10 @@ impl Applied {
             if let Some(elements) = self.found.get_mut(&set) {
                 elements.remove(&key);
             }
+        }
+        let family = plan.transaction.family;
+        for hook in plan.extensions.iter().flat_map(|extension| extension.hooks(family)) {
+            self.garbage_chains.remove(&hook);
         }
         self.extensions.extend(plan.extensions);
         if let Some(statics) = plan.statics {
@@ -396,6 +436,19 @@ impl Applied {
             self.found.clear();
             self.garbage_chains.extend(std::mem::take(&mut self.found_chains).into_keys());
             self.garbage_sets.extend(std::mem::take(&mut self.found_sets).into_keys());
+        }
+        self.forget_source_ranges(family);
+    }
+
+    /// The hooks of source ranges go with the last service that has some.
+    fn forget_source_ranges(&mut self, family: Family) {
+        let is_found = self.found.get(&SetId::Restricted).is_some_and(|found| !found.is_empty());
+        let is_needed = is_found || !self.restricted.is_empty();
+        if self.stage == Stage::Attached
+            && !is_needed
+            && self.extensions.remove(&Extension::SourceRanges)
+        {
+            self.garbage_chains.extend(Extension::SourceRanges.hooks(family));
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Base chains carry upstream's names, types, hooks and priorities (B-179): other software orders
 //! itself against them, and an upstream kube-proxy started later re-creates exactly them. Regular
-//! chains that upstream flushes when it takes over have upstream's names too (`services`,
-//! `masquerading`, …); only those refer to `nodeport-ips`, which upstream may delete.
+//! chains that upstream flushes when it takes over have upstream's names too (`masquerading`, …); only
+//! those and base chains refer to `nodeport-ips`, which upstream may delete.
 
 use sha2::{Digest, Sha256};
 
@@ -33,12 +33,12 @@ pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalD
 const ROUTED_MILLIS: u64 = 60_000;
 
 /// Where flows get an address of the node as source.
-const MASQUERADING: &str = "masquerading";
+pub(super) const MASQUERADING: &str = "masquerading";
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
 /// Where NodePorts on loopback addresses are refused (KEP-6032).
 const LOCALHOST_NODE_PORTS: &str = "localhost-nodeports";
-/// Where source ranges are checked; empty until a service has some.
+/// Where source ranges are checked; nothing leads there until a service has some.
 pub(super) const FIREWALL_CHECK: &str = "firewall-check";
 
 /// The fixed part of one family's table.
@@ -70,6 +70,22 @@ pub fn program(family: Family, options: &RuleOptions) -> Program {
 }
 
 impl Program {
+    /// The rules of one of the chains when some extensions are there: theirs, in their order, then its
+    /// own.
+    pub fn rules_after<'a>(
+        &self,
+        chain: &Name,
+        family: Family,
+        extensions: impl IntoIterator<Item = &'a Extension>,
+    ) -> Vec<Rule> {
+        let before = extensions.into_iter().flat_map(|extension| {
+            let objects = extension.objects(family, self.addresses);
+            objects.before.into_iter().filter(|(at, _)| at == chain).map(|(_, rule)| rule)
+        });
+        let own = self.chains.iter().filter(|(known, _)| known.name == *chain);
+        before.chain(own.flat_map(|(_, rules)| rules.iter().cloned())).collect()
+    }
+
     /// The table object that carries the mark.
     pub fn table(&self, owned: bool) -> Table {
         let owner = if owned { Ownership::Ours } else { Ownership::Nobody };
@@ -87,7 +103,7 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
     }
     // Extensions are not in the program, but a change of their shape is a change of program.
     let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
-    for extension in [class, Extension::Remembering, Extension::SourceRanges] {
+    for extension in [class].into_iter().chain(Extension::FEATURES) {
         let objects = extension.objects(family, LocalAddresses::Chosen);
         hash.update(format!("{objects:?}\n"));
     }
@@ -132,12 +148,12 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
             chains.push(choose(family, plane, scope));
         }
         chains.push(local_policy(family, plane, &options.local_pods[family]));
-        chains.push(frontends(family, plane, options));
+        chains.extend(frontends(family, plane, options));
     }
-    chains.push(services(family, options));
-    // Both are empty until an extension fills them.
+    // Empty until an extension fills it.
     chains.push(regular(REMEMBERING, Vec::new()));
-    chains.push(regular(FIREWALL_CHECK, Vec::new()));
+    let check = rule(family).vmap(&DIALLED, SetId::Restricted.name());
+    chains.push(regular(FIREWALL_CHECK, vec![check]));
     chains.push(masquerading_node_ports(family));
     chains.push(masquerading(family, options));
     chains.push(regular(
@@ -190,23 +206,31 @@ fn choose(family: Family, plane: Plane, scope: Scope) -> (Chain, Vec<Rule>) {
     )
 }
 
-fn local_policy_chain(plane: Plane) -> &'static str {
+pub(super) fn local_policy_chain(plane: Plane) -> &'static str {
     match plane {
         Plane::Services => "local-policy",
         Plane::NodePorts => "local-policy-nodeport",
     }
 }
 
-fn frontends_chain(plane: Plane) -> &'static str {
+pub(super) fn frontends_chain(plane: Plane) -> &'static str {
     match plane {
         Plane::Services => "frontends",
         Plane::NodePorts => "nodeports",
     }
 }
 
-/// First the affinity of those that have it, then the list.
-fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> (Chain, Vec<Rule>) {
-    let key = dialled(plane);
+/// Where flows to frontends go first.
+fn entrance(plane: Plane, family: Family, options: &RuleOptions) -> &'static str {
+    match (first_rules(family, plane, options).is_empty(), plane) {
+        (true, _) => frontends_chain(plane),
+        (false, Plane::Services) => "to-frontends",
+        (false, Plane::NodePorts) => "to-nodeports",
+    }
+}
+
+/// What every flow to a frontend passes, whatever its service has.
+fn first_rules(family: Family, plane: Plane, options: &RuleOptions) -> Vec<Rule> {
     let mut rules = Vec::new();
     if plane == Plane::NodePorts && local_addresses(family, options) == LocalAddresses::All {
         let no_interface_has =
@@ -214,14 +238,21 @@ fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> (Chain, Vec
         rules.push(no_interface_has.keep(&[Part::Daddr], SetId::RoutedIps.name(), ROUTED_MILLIS));
     }
     if options.service_counters {
-        rules.push(rule(family).is_in(key, SetId::Connections(plane).name()).done());
+        rules.push(rule(family).is_in(dialled(plane), SetId::Connections(plane).name()).done());
     }
-    rules.extend([
-        rule(family).vmap(key, SetId::Sticky(plane).name()),
-        rule(family).is_in(key, SetId::LocalPolicy(plane).name()).goto(local_policy_chain(plane)),
-        rule(family).goto(choose_chain(plane, Scope::Cluster)),
-    ]);
-    regular(frontends_chain(plane), rules)
+    rules
+}
+
+/// To the list; affinity and policy Local come before, once a service has them.
+fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
+    let to_list = rule(family).goto(choose_chain(plane, Scope::Cluster));
+    let mut chains = vec![regular(frontends_chain(plane), vec![to_list])];
+    let mut first = first_rules(family, plane, options);
+    if !first.is_empty() {
+        first.push(rule(family).goto(frontends_chain(plane)));
+        chains.push(regular(entrance(plane, family, options), first));
+    }
+    chains
 }
 
 /// Pods and the host reach every endpoint in spite of the policy; everyone else those on this node.
@@ -281,15 +312,17 @@ pub(super) fn local_ips(addresses: LocalAddresses) -> impl Iterator<Item = SetId
     [SetId::NodePortIps(addresses)].into_iter().chain(routed)
 }
 
-fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
-    let node_ports = frontends_chain(Plane::NodePorts);
-    let mut rules = vec![
-        rule(family)
-            .is_in(&[Part::Daddr], SetId::FrontendIps.name())
-            .jump(frontends_chain(Plane::Services)),
-    ];
+/// Sends new flows to an endpoint. In the base chains themselves: most new flows are no Service's and
+/// should be gone soon.
+fn services(family: Family, options: &RuleOptions) -> Vec<Rule> {
+    let node_ports = entrance(Plane::NodePorts, family, options);
+    let to_frontend = rule(family).is_in(&[Part::Daddr], SetId::FrontendIps.name()).jump(entrance(
+        Plane::Services,
+        family,
+        options,
+    ));
     // Also after a miss: a load-balancer IP can be the node's own.
-    rules.push(match options.node_ports[family] {
+    let to_node_port = match options.node_ports[family] {
         NodePortMatch::Addresses(_) => {
             rule(family).is_in(&[Part::Daddr], node_port_ips(family, options)).jump(node_ports)
         }
@@ -300,8 +333,8 @@ fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
             .to_host()
             .network(Part::Daddr, CmpOp::Neq, family.loopback())
             .jump(node_ports),
-    });
-    regular("services", rules)
+    };
+    vec![to_frontend, to_node_port]
 }
 
 /// Decides from conntrack, on a flow's first packet, whether the client's address is kept: no bit of
@@ -309,10 +342,7 @@ fn services(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
 fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let hairpin = [Part::Saddr, Part::Daddr, Part::L4Proto, Part::Dport];
     let node_ports = "masquerading-nodeports";
-    let mut rules = vec![
-        rule(family).jump(REMEMBERING),
-        rule(family).is_in(&hairpin, SetId::Hairpin.name()).masquerade(),
-    ];
+    let mut rules = vec![rule(family).is_in(&hairpin, SetId::Hairpin.name()).masquerade()];
     rules.extend(between_pods(family, options));
     rules.extend([
         rule(family).is_in(&ORIGINAL, SetId::Masquerade(Plane::Services).name()).masquerade(),
@@ -396,35 +426,36 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
             rule(family).is_in(dialled(plane), SetId::Refused(plane).name()).goto("reject-chain"),
         ]
     };
-    let to_frontend = || {
-        rule(family)
-            .is_in(&[Part::Daddr], SetId::FrontendIps.name())
-            .jump("service-endpoints-check")
-    };
+    let to_frontend =
+        |chain: &str| rule(family).is_in(&[Part::Daddr], SetId::FrontendIps.name()).jump(chain);
+    let endpoints_check = "service-endpoints-check";
     let mut chains = vec![
-        regular("service-endpoints-check", of_endpoints(Plane::Services)),
+        regular(endpoints_check, of_endpoints(Plane::Services)),
         regular("nodeport-endpoints-check", of_endpoints(Plane::NodePorts)),
     ];
-    let mut unserved = vec![to_frontend()];
     if options.guard_cluster_ips {
-        unserved.push(rule(family).jump("cluster-ips-check"));
+        // Every ClusterIP is a frontend's address: what goes elsewhere is spared one more lookup.
+        let cluster_ips = "cluster-ips-check";
         chains.push(regular(
-            "cluster-ips-check",
+            cluster_ips,
             vec![
+                rule(family).jump(endpoints_check),
                 rule(family)
                     .is_in(&[Part::Daddr], SetId::ClusterIps.name())
                     .comment("Reject traffic to invalid ports of ClusterIPs")
                     .goto("reject-chain"),
-                rule(family)
-                    .is_in(&[Part::Daddr], SetId::ServiceCidrs.name())
-                    .comment("Drop traffic to unallocated ClusterIPs")
-                    .drops(),
             ],
         ));
+        let unallocated = rule(family)
+            .is_in(&[Part::Daddr], SetId::ServiceCidrs.name())
+            .comment("Drop traffic to unallocated ClusterIPs")
+            .drops();
+        chains.push(regular("unserved", vec![to_frontend(cluster_ips), unallocated]));
+    } else {
+        chains.push(regular("unserved", vec![to_frontend(endpoints_check)]));
     }
     let node_port = to_node_ports(family, options).jump("nodeport-endpoints-check");
-    chains.push(regular("unserved", unserved));
-    let mut unserved_here = vec![node_port, to_frontend()];
+    let mut unserved_here = vec![node_port, to_frontend(endpoints_check)];
     if options.localhost[family] != LocalhostNodePorts::Untouched {
         let to_loopback = rule(family).network(Part::Daddr, CmpOp::Eq, family.loopback());
         unserved_here.push(to_loopback.jump(LOCALHOST_NODE_PORTS));
@@ -456,7 +487,7 @@ fn to_node_ports(family: Family, options: &RuleOptions) -> RuleBuilder {
     }
 }
 
-fn base(
+pub(super) fn base(
     name: &str,
     kind: ChainType,
     hook: Hook,
@@ -467,9 +498,10 @@ fn base(
     (Chain { name: name.into(), hooked, comment: None }, rules)
 }
 
+/// The first comparison of each chain of type filter lets go what is no first packet: every packet of
+/// the node passes them.
 fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     use ChainType::{Filter, Nat};
-    const PRE_DNAT: i32 = -110;
     // At one priority whoever registers last comes first. The rules of iptables mode stood before those
     // that programs like the CNI plug-in `portmap` append to the same chain of iptables.
     let dstnat = if options.before_host_ports { -101 } else { -100 };
@@ -488,18 +520,14 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
     }
     forward.push(untranslated().jump("unserved"));
     let output = vec![untranslated().jump("unserved")];
-    let firewall = || vec![rule(family).ct_state(CtState::New).jump(FIREWALL_CHECK)];
-    let dispatch = || vec![rule(family).jump("services")];
     let masquerade = vec![rule(family).ct_status_dnat().jump(MASQUERADING)];
 
     vec![
-        base("filter-prerouting-pre-dnat", Filter, Hook::Prerouting, PRE_DNAT, firewall()),
-        base("filter-output-pre-dnat", Filter, Hook::Output, PRE_DNAT, firewall()),
         base("filter-input", Filter, Hook::Input, FILTER, input),
         base("filter-forward", Filter, Hook::Forward, FILTER, forward),
         base("filter-output", Filter, Hook::Output, FILTER, output),
         base("nat-postrouting", Nat, Hook::Postrouting, SRCNAT, masquerade),
-        base("nat-output", Nat, Hook::Output, dstnat, dispatch()),
-        base("nat-prerouting", Nat, Hook::Prerouting, dstnat, dispatch()),
+        base("nat-output", Nat, Hook::Output, dstnat, services(family, options)),
+        base("nat-prerouting", Nat, Hook::Prerouting, dstnat, services(family, options)),
     ]
 }

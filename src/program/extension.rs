@@ -1,19 +1,20 @@
-//! Parts of the program that are written when a service first needs them, and then stay.
+//! Parts of the program that are written when a service first needs them.
 //!
-//! A new flow pays for every lookup on its way, also for those that cannot find anything. So what few
-//! clusters use is not there from the start: the larger classes of lists, the memory of session
-//! affinity, the check of source ranges. Each is a few rules appended to chains that the fixed
-//! program already jumps to.
+//! Every packet of a node pays for each of our hooks, and a new flow for each lookup on its way, also
+//! for those that cannot find anything. So what few clusters use is not there from the start: the larger
+//! classes of lists, session affinity, policy Local, source ranges. Each is a few rules before or after
+//! those of chains of the fixed program. They stay, but for the hooks of source ranges, which every
+//! packet passes: they go with the last service that has some.
 
 use super::chains::{
-    DIALLED, FIREWALL_CHECK, ORIGINAL, ORIGINAL_NODE_PORT, REMEMBERING, dialled, local_ips,
-    pick_chain,
+    FIREWALL_CHECK, MASQUERADING, ORIGINAL, ORIGINAL_NODE_PORT, REMEMBERING, base, dialled,
+    frontends_chain, local_ips, local_policy_chain, pick_chain,
 };
-use super::rule::{Part, rule};
+use super::rule::{CtState, Part, rule};
 use super::set::LocalAddresses;
 use super::{Class, Plane, Scope, SetId};
 use crate::model::Family;
-use crate::ruleset::{Chain, Name, Rule, Set};
+use crate::ruleset::{Chain, ChainType, Hook, Name, Rule, Set};
 
 /// Draws per list: with at least a quarter of the slots filled, all of them miss in at most one of
 /// a hundred flows, and then a slot of the first quarter is taken, so every endpoint's share is
@@ -25,14 +26,16 @@ const DRAWS: usize = 16;
 pub enum Extension {
     /// Lists of a class with slots.
     Class(Plane, Scope, Class),
-    /// Session affinity remembers clients after DNAT.
-    Remembering,
+    /// Session affinity: known clients are looked for first, and all are remembered after DNAT.
+    Affinity,
+    /// `externalTrafficPolicy: Local`; after affinity.
+    LocalPolicy,
     /// Source ranges of load-balancer frontends are checked before DNAT.
     SourceRanges,
 }
 
 /// What an extension adds to a table, in the order in which it is written.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExtensionObjects {
     /// Sets and maps of its own.
     pub sets: Vec<Set>,
@@ -40,16 +43,25 @@ pub struct ExtensionObjects {
     pub chain: Option<(Chain, Vec<Rule>)>,
     /// Rules to append to chains of the fixed program, which lead there.
     pub dispatch: Vec<(Name, Rule)>,
+    /// Rules that come before those of chains of the fixed program.
+    pub before: Vec<(Name, Rule)>,
+    /// Hooks of its own, which are there only as long as a service needs them.
+    pub base_chains: Vec<(Chain, Vec<Rule>)>,
 }
 
 impl Extension {
+    /// All but the classes.
+    pub const FEATURES: [Extension; 3] =
+        [Extension::Affinity, Extension::LocalPolicy, Extension::SourceRanges];
+
     /// The extension without which elements of a set have no effect.
     pub fn of(set: SetId) -> Option<Extension> {
         match set {
             SetId::Endpoints(plane, scope, class) | SetId::Members(plane, scope, class) => {
                 (class != Class::ONE).then_some(Extension::Class(plane, scope, class))
             }
-            SetId::Remember(_) => Some(Extension::Remembering),
+            SetId::Sticky(_) | SetId::Remember(_) => Some(Extension::Affinity),
+            SetId::LocalPolicy(_) => Some(Extension::LocalPolicy),
             SetId::Restricted => Some(Extension::SourceRanges),
             _ => None,
         }
@@ -59,25 +71,62 @@ impl Extension {
     pub fn all() -> impl Iterator<Item = Extension> {
         let classes = Class::all_with_slots()
             .map(|(plane, scope, class)| Extension::Class(plane, scope, class));
-        [Extension::Remembering, Extension::SourceRanges].into_iter().chain(classes)
+        Extension::FEATURES.into_iter().chain(classes)
     }
 
     /// Its objects in a family's table, `addresses` being what the program knows of the node's.
     pub fn objects(self, family: Family, addresses: LocalAddresses) -> ExtensionObjects {
         match self {
             Extension::Class(plane, scope, class) => class_objects(family, plane, scope, class),
-            Extension::Remembering => rules(REMEMBERING, remembering(family, addresses)),
-            Extension::SourceRanges => {
-                let check = rule(family).vmap(&DIALLED, SetId::Restricted.name());
-                rules(FIREWALL_CHECK, vec![check])
-            }
+            Extension::Affinity => affinity(family, addresses),
+            Extension::LocalPolicy => ExtensionObjects {
+                before: Plane::BOTH.map(|plane| local_policy(family, plane)).into(),
+                ..ExtensionObjects::default()
+            },
+            Extension::SourceRanges => ExtensionObjects {
+                base_chains: firewall(family).into(),
+                ..ExtensionObjects::default()
+            },
         }
+    }
+
+    /// Names of its hooks.
+    pub fn hooks(self, family: Family) -> Vec<Name> {
+        // They do not depend on the node's addresses.
+        let base_chains = self.objects(family, LocalAddresses::Chosen).base_chains;
+        base_chains.into_iter().map(|(chain, _)| chain.name).collect()
     }
 }
 
-fn rules(chain: &str, rules: Vec<Rule>) -> ExtensionObjects {
-    let dispatch = rules.into_iter().map(|rule| (chain.into(), rule)).collect();
-    ExtensionObjects { sets: Vec::new(), chain: None, dispatch }
+fn local_policy(family: Family, plane: Plane) -> (Name, Rule) {
+    let local = SetId::LocalPolicy(plane).name();
+    let rule = rule(family).is_in(dialled(plane), local).goto(local_policy_chain(plane));
+    (frontends_chain(plane).into(), rule)
+}
+
+/// Before DNAT, when the packet still has the address that was dialled.
+fn firewall(family: Family) -> [(Chain, Vec<Rule>); 2] {
+    const PRE_DNAT: i32 = -110;
+    let check = || vec![rule(family).ct_state(CtState::New).jump(FIREWALL_CHECK)];
+    let chain = |name, hook| base(name, ChainType::Filter, hook, PRE_DNAT, check());
+    [
+        chain("filter-prerouting-pre-dnat", Hook::Prerouting),
+        chain("filter-output-pre-dnat", Hook::Output),
+    ]
+}
+
+fn affinity(family: Family, addresses: LocalAddresses) -> ExtensionObjects {
+    let known = Plane::BOTH.map(|plane| {
+        let known = rule(family).vmap(dialled(plane), SetId::Sticky(plane).name());
+        (frontends_chain(plane).into(), known)
+    });
+    let remember = rule(family).jump(REMEMBERING);
+    let dispatch = remembering(family, addresses).into_iter();
+    ExtensionObjects {
+        dispatch: dispatch.map(|rule| (REMEMBERING.into(), rule)).collect(),
+        before: known.into_iter().chain([(MASQUERADING.into(), remember)]).collect(),
+        ..ExtensionObjects::default()
+    }
 }
 
 /// Session affinity is written down after DNAT, when the endpoint stands in the packet.
@@ -107,6 +156,7 @@ fn class_objects(family: Family, plane: Plane, scope: Scope, class: Class) -> Ex
         sets: vec![members.declaration(family), endpoints.declaration(family)],
         chain: Some((Chain { name, hooked: None, comment: None }, rules)),
         dispatch: vec![(pick_chain(plane, scope, Class::ONE), dispatch)],
+        ..ExtensionObjects::default()
     }
 }
 
@@ -123,8 +173,8 @@ mod tests {
             let program = program(family, &RuleOptions::nftables());
             for extension in Extension::all() {
                 let objects = extension.objects(family, LocalAddresses::Chosen);
-                assert!(!objects.dispatch.is_empty(), "{extension:?}");
-                for (chain, _) in objects.dispatch {
+                let leads = objects.dispatch.into_iter().chain(objects.before);
+                for (chain, _) in leads {
                     let known = program.chains.iter().any(|(known, _)| known.name == chain);
                     assert!(known, "{extension:?}: no chain {chain}");
                 }
@@ -136,7 +186,10 @@ mod tests {
     fn only_sets_that_few_clusters_use_need_one() {
         let needed: Vec<SetId> =
             SetId::fixed().filter(|set| Extension::of(*set).is_some()).collect();
-        let remember = Plane::BOTH.map(SetId::Remember);
-        assert_eq!(needed, [SetId::Restricted, remember[0], remember[1]]);
+        let of_plane =
+            |plane| [SetId::LocalPolicy, SetId::Sticky, SetId::Remember].map(|s| s(plane));
+        let want =
+            [SetId::Restricted].into_iter().chain(Plane::BOTH.into_iter().flat_map(of_plane));
+        assert_eq!(needed, want.collect::<Vec<_>>());
     }
 }

@@ -29,7 +29,7 @@ pub enum Part {
     Slot(u32),
 }
 
-/// Conntrack states, as bits (`NF_CT_STATE_BIT`).
+/// Conntrack states, as bits (`NF_CT_STATE_BIT`); a packet has exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CtState {
     /// Not part of any flow.
@@ -132,29 +132,34 @@ impl RuleBuilder {
         self.done()
     }
 
-    /// Matches packets in a conntrack state.
-    pub fn ct_state(self, state: CtState) -> Self {
-        self.ct_bit(CtKey::State, state as u32, CmpOp::Neq)
+    /// Matches packets in a conntrack state: one comparison, for every packet of every flow pays it.
+    pub fn ct_state(mut self, state: CtState) -> Self {
+        let reg = Register(0);
+        self.exprs.extend([
+            Expr::Ct { key: CtKey::State, direction: None, dst: reg },
+            Expr::Cmp { op: CmpOp::Eq, src: reg, data: Key::new().slot(state as u32) },
+        ]);
+        self
     }
 
     /// Matches flows whose destination was translated.
     pub fn ct_status_dnat(self) -> Self {
-        self.ct_bit(CtKey::Status, CT_STATUS_DNAT, CmpOp::Neq)
+        self.ct_status(CmpOp::Neq)
     }
 
     /// Matches flows whose destination was not translated.
     pub fn ct_status_not_dnat(self) -> Self {
-        self.ct_bit(CtKey::Status, CT_STATUS_DNAT, CmpOp::Eq)
+        self.ct_status(CmpOp::Eq)
     }
 
-    fn ct_bit(mut self, key: CtKey, bit: u32, than_none: CmpOp) -> Self {
+    fn ct_status(mut self, than_none: CmpOp) -> Self {
         let reg = Register(0);
         self.exprs.extend([
-            Expr::Ct { key, direction: None, dst: reg },
+            Expr::Ct { key: CtKey::Status, direction: None, dst: reg },
             Expr::Bitwise {
                 src: reg,
                 dst: reg,
-                mask: Key::new().slot(bit),
+                mask: Key::new().slot(CT_STATUS_DNAT),
                 xor: Key::new().slot(0),
             },
             Expr::Cmp { op: than_none, src: reg, data: Key::new().slot(0) },

@@ -119,7 +119,8 @@ fn extensions(family: Family) -> (BTreeSet<Name>, Vec<Rule>) {
     let (mut chains, mut dispatch) = (BTreeSet::new(), Vec::new());
     for objects in objects {
         chains.extend(objects.chain.map(|(chain, _)| chain.name));
-        dispatch.extend(objects.dispatch.into_iter().map(|(_, rule)| rule));
+        let leads = objects.dispatch.into_iter().chain(objects.before);
+        dispatch.extend(leads.map(|(_, rule)| rule));
     }
     (chains, dispatch)
 }

@@ -42,8 +42,8 @@ fn hooks() {
         let prerouting = format!("type nat hook prerouting priority {prerouting};");
         let output = format!("type nat hook output priority {output};");
         for (name, header, leads_to) in [
-            ("nat-prerouting", &*prerouting, "jump services"),
-            ("nat-output", &*output, "jump services"),
+            ("nat-prerouting", &*prerouting, "jump nodeports"),
+            ("nat-output", &*output, "jump nodeports"),
             ("nat-postrouting", "type nat hook postrouting priority srcnat;", "jump masquerading"),
             (
                 "filter-prerouting-pre-dnat",

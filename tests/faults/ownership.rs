@@ -155,7 +155,7 @@ fn a_quarrel_is_slowed_down() {
     let start = Instant::now();
     let mut disturbances = 0;
     while start.elapsed() < Duration::from_secs(4) {
-        node.lab.node.nft("add rule ip kube-proxy services counter").unwrap();
+        node.lab.node.nft("add rule ip kube-proxy frontends counter").unwrap();
         disturbances += 1;
     }
     let repairs = node.metric(REPAIRS, &V4);
@@ -163,7 +163,7 @@ fn a_quarrel_is_slowed_down() {
     // At once, then after pauses of 100, 200, 400, 800 and 1600 ms.
     assert!(disturbances > 20, "the quarrel is faster than the repairs");
     assert!(repairs <= 6.0, "{repairs} repairs");
-    let rules_of = |family: Family| node.tables()[family].chains["services"].1.len();
+    let rules_of = |family: Family| node.tables()[family].chains["frontends"].1.len();
     let rules = rules_of(Family::V6);
     node.wait("the last repair", || rules_of(Family::V4) == rules);
     // It counts when it got through: a table that changes 300 times a second can hardly be read.

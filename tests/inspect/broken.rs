@@ -220,7 +220,7 @@ fn diff_tells_what_the_kernel_lacks() {
     says(
         &scene.diff(&[]),
         1,
-        "rule of chain nat-prerouting: jump services is missing in the kernel",
+        "rule of chain nat-prerouting: ip daddr @frontend-ips jump frontends is missing in the kernel",
     );
 
     scene.lab.node.nft("delete table ip kube-proxy").unwrap();

@@ -290,3 +290,40 @@ fn replaced_tables_make_no_gap() {
     let lost = dialled.iter().filter(|outcome| outcome.answer().is_none()).count();
     assert_eq!(lost, 0, "{}", summary(&dialled));
 }
+
+// The hooks of source ranges are there only while a Service has some, the rules of affinity and policy
+// Local since one has; no flow is lost when they come and go.
+#[test]
+fn what_appears_on_demand_makes_no_gap() {
+    let mut rig = serving(&[Place::RemotePod(0), Place::Pod(0)]);
+    let hooks = |rig: &Rig| rig.listing().matches("pre-dnat").count();
+    assert_eq!(hooks(&rig), 0);
+    let clients = [Place::RemotePod(1), Place::Outside, Place::OutsideAt(1)];
+    let diallers = [
+        (Place::Pod(2), To::ClusterIp(111, 80)),
+        (clients[0], To::External(111, 80)),
+        (clients[1], To::External(111, 80)),
+        (clients[2], To::Node(30_111)),
+    ];
+    let all = clients.iter().flat_map(|client| Family::BOTH.map(|f| client.source(f).unwrap()));
+    let ranges = all.fold(exposed(), |built, client| built.source_range(client.into()));
+    let (ranges, plain) = (ranges.object(), exposed().object());
+    let others = service("others", 112).twins("http", 80, None);
+    let dialled = dial_during(&Arc::clone(&rig.lab), &diallers, || {
+        for round in 0..40 {
+            rig.set(vec![ranges.clone()]);
+            assert_eq!(hooks(&rig), 4, "two a family");
+            if round % 10 == 0 {
+                // Adopted with them, they go with the last Service that needs them.
+                rig.restart();
+                let others =
+                    both_families(others.clone(), |b, f| b.load_balancer_ip(external_ip(112, f)));
+                rig.set(vec![others.sticky(round + 1).external_local().object()]);
+            }
+            rig.set(vec![plain.clone()]);
+            assert_eq!(hooks(&rig), 0);
+        }
+    });
+    let lost = dialled.iter().filter(|outcome| outcome.answer().is_none()).count();
+    assert_eq!(lost, 0, "{}", summary(&dialled));
+}

@@ -11,7 +11,7 @@ use crate::engine::applied::Stage;
 use crate::engine::changes::Changes;
 use crate::engine::{Engine, FamilyState};
 use crate::model::{Family, ObjectName};
-use crate::program::{Extension, Placement, ServiceObjects, service_objects};
+use crate::program::{Extension, Placement, ServiceObjects, SetId, service_objects};
 use crate::ruleset::{Element, Name};
 
 /// See [`Engine::draft`].
@@ -150,7 +150,12 @@ impl<'a> Draft<'a> {
         let before = applied.placements(&service);
         let wants = engine.elements(family, &after);
         let sets = wants.chunk_by(|(a, _), (b, _)| a == b).map(|of_set| of_set[0].0);
-        self.plan.extensions.extend(sets.filter_map(Extension::of));
+        for set in sets {
+            self.plan.extensions.extend(Extension::of(set));
+            if set == SetId::Restricted {
+                self.plan.restricted.insert(service.clone());
+            }
+        }
         if before.is_empty() && !applied.found.is_empty() {
             let frontends = after.iter().flat_map(|placement| &placement.frontends);
             let found = frontends.flat_map(|frontend| {

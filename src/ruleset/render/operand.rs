@@ -142,7 +142,12 @@ impl Operand {
 
     /// The operand compared with data.
     pub(super) fn compare(&self, op: CmpOp, data: &Key, protocol: Option<&str>) -> String {
-        let not = if op == CmpOp::Neq { "!= " } else { "" };
+        let not = match (op, self) {
+            (CmpOp::Neq, _) => "!= ",
+            // Without it a flag means: this one and maybe others.
+            (CmpOp::Eq, Operand::Bits(..)) => "== ",
+            (CmpOp::Eq, _) => "",
+        };
         let bytes = data.as_bytes();
         if let Operand::Masked(operand, mask) = self
             && let Some(text) = operand.compare_masked(op, mask, data)

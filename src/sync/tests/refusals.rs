@@ -181,7 +181,7 @@ fn interferences() -> Vec<(&'static str, fn(&mut FakeKernel))> {
             elements.insert(key, Element::member(key));
         }),
         ("a rule is gone", |kernel| {
-            kernel.ruleset_mut(V4).chains.get_mut("services").unwrap().1.pop();
+            kernel.ruleset_mut(V4).chains.get_mut("frontends").unwrap().1.pop();
         }),
         ("a base chain is gone", |kernel| {
             kernel.ruleset_mut(V4).chains.remove("nat-prerouting");

@@ -127,6 +127,8 @@ impl Server {
                 _ = stop.wait_for(|&stop| stop) => return,
             };
             if let Ok((connection, _)) = connection {
+                // As Go's servers do: a small event never waits for the client's acknowledgement.
+                connection.set_nodelay(true).expect("an option every TCP socket has");
                 self.shared.lock().connections += 1;
                 // As Go has it on every connection: without it small events wait 40 ms for each other.
                 let _ = connection.set_nodelay(true);
