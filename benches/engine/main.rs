@@ -23,7 +23,7 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 11] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),

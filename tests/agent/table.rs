@@ -35,15 +35,15 @@ fn hooks() {
         let _proxy = site.start_config(|config| config["mode"] = mode.into());
         let table = site.table(Family::V4);
         // In iptables' mode before the hostPorts of others, as upstream's rules are there.
-        let (prerouting, output) = match mode {
-            "iptables" => ("dstnat - 1", "-101"),
-            _ => ("dstnat", "-100"),
+        let (prerouting, output, entrance) = match mode {
+            "iptables" => ("dstnat - 1", "-101", "jump to-nodeports"),
+            _ => ("dstnat", "-100", "jump nodeports"),
         };
         let prerouting = format!("type nat hook prerouting priority {prerouting};");
         let output = format!("type nat hook output priority {output};");
         for (name, header, leads_to) in [
-            ("nat-prerouting", &*prerouting, "jump nodeports"),
-            ("nat-output", &*output, "jump nodeports"),
+            ("nat-prerouting", &*prerouting, entrance),
+            ("nat-output", &*output, entrance),
             ("nat-postrouting", "type nat hook postrouting priority srcnat;", "jump masquerading"),
             (
                 "filter-prerouting-pre-dnat",

@@ -226,8 +226,10 @@ fn dial_during(lab: &Lab, diallers: &[(Place, To)], happens: impl FnOnce()) -> V
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = diallers.iter().map(|who| scope.spawn(|| dial(who))).collect();
-        happens();
+        // Also if it panics, or nobody would hear of that.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(happens));
         stop.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     })
 }
