@@ -4,9 +4,11 @@
 //! one, tests have their own. What of an object cannot be used goes the same way, so that there is
 //! one place to count it.
 
+use std::error::Error;
+
 use tracing::{error, info};
 
-use crate::model::{Change, Skip, SkipLevel};
+use crate::model::{Change, Kind, Skip, SkipLevel};
 
 /// Takes changes from a source.
 pub trait Sink: Send + Sync {
@@ -18,6 +20,9 @@ pub trait Sink: Send + Sync {
     fn skipped(&self, skip: &Skip) {
         report(skip);
     }
+
+    /// Objects of a kind could not be read, which the log has already; they are tried again.
+    fn failed(&self, _kind: Kind, _cause: &(dyn Error + 'static)) {}
 }
 
 /// Says what of an object is not used (section 4.10).

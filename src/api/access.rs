@@ -17,6 +17,7 @@ use kube::config::{AuthInfo, Cluster, InClusterError, KubeConfigOptions, Kubecon
 use secrecy::ExposeSecret;
 
 use super::connection::ConnectionError;
+use super::proxy::Proxy;
 
 /// Where a pod finds its service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -30,7 +31,7 @@ pub(super) struct Access {
     /// Certificates and key of the client, in PEM.
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The kubeconfig's own proxy.
-    pub(super) proxy: Option<String>,
+    pub(super) proxy: Option<Proxy>,
     pub(super) files: Files,
 }
 
@@ -143,17 +144,26 @@ impl Access {
             kubeconfig.auth_infos.iter_mut().find(|n| Some(&n.name) == context.user.as_ref());
         let user = user.and_then(|named| named.auth_info.as_mut());
         let mut trust = Trust::System;
-        let mut proxy = None;
+        let mut proxy_url = None;
         if let Some(cluster) = &mut cluster {
             if let Some(master) = master {
                 let secure = speaks_of_tls(cluster);
                 cluster.server = Some(server_url(master, secure)?.to_string());
+                // It was the name of the other server.
+                cluster.tls_server_name = None;
             }
             trust = take_trust(path, cluster, &mut files)?;
-            proxy = cluster.proxy_url.take().filter(|url| !url.is_empty());
+            proxy_url = cluster.proxy_url.take().filter(|url| !url.is_empty());
             // `kube` would read the environment's, by other rules than ours.
             cluster.proxy_url = Some("http://unused".to_owned());
         }
+        let refuse =
+            |field, reason| ConnectionError::Field { path: path.to_owned(), field, reason };
+        let proxy = proxy_url.as_deref().map(|url| {
+            let reason = "is not a URL of scheme http, https or socks5";
+            Proxy::of_kubeconfig(url).ok_or_else(|| refuse("proxy-url", reason))
+        });
+        let proxy = proxy.transpose()?;
         let identity = match user {
             Some(user) => take_identity(path, user, &mut files)?,
             None => None,
@@ -164,7 +174,7 @@ impl Access {
         ))
         .expect("loading a kubeconfig already in memory never waits")
         .map_err(|source| unusable(path, source))?;
-        tell_plugin(&mut config, &trust, proxy.as_ref());
+        tell_plugin(&mut config, &trust, proxy_url);
         Ok(Access { config, trust, identity, proxy, files })
     }
 }
@@ -176,14 +186,19 @@ fn speaks_of_tls(cluster: &Cluster) -> bool {
 }
 
 /// An exec plugin that wants to know the cluster gets what was taken out of it.
-fn tell_plugin(config: &mut Config, trust: &Trust, proxy: Option<&String>) {
+fn tell_plugin(config: &mut Config, trust: &Trust, proxy_url: Option<String>) {
     let plugin = config.auth_info.exec.as_mut();
     if let Some(cluster) = plugin.and_then(|plugin| plugin.cluster.as_mut()) {
-        cluster.proxy_url = proxy.cloned();
+        cluster.proxy_url = proxy_url;
         if let Trust::Bundle(_, bundle) = trust {
             cluster.certificate_authority_data = Some(bundle.clone());
         }
     }
+}
+
+/// A file that has a name: `kube` puts the kubeconfig's directory in front of empty ones too.
+fn named(file: Option<String>) -> Option<String> {
+    file.filter(|file| !file.is_empty() && !file.ends_with('/'))
 }
 
 /// Takes the CA out of a kubeconfig: inline before a file.
@@ -193,9 +208,20 @@ fn take_trust(
     files: &mut Files,
 ) -> Result<Trust, ConnectionError> {
     let inline = cluster.certificate_authority_data.take().filter(|data| !data.is_empty());
-    let file = cluster.certificate_authority.take().filter(|file| !file.is_empty());
+    let file = named(cluster.certificate_authority.take());
+    let field = match (&inline, &file) {
+        (Some(_), _) => Some("certificate-authority-data"),
+        (None, Some(_)) => Some("certificate-authority"),
+        (None, None) => None,
+    };
     if cluster.insecure_skip_tls_verify == Some(true) {
-        return Ok(Trust::Anyone);
+        let is_https = cluster.server.as_ref().is_some_and(|url| url.starts_with("https:"));
+        // Without TLS client-go does not look at it.
+        return field.filter(|_| is_https).map_or(Ok(Trust::Anyone), |field| {
+            let reason = "stands beside insecure-skip-tls-verify: specifying a root certificates \
+                          file with the insecure flag is not allowed";
+            Err(ConnectionError::Field { path: path.to_owned(), field, reason })
+        });
     }
     Ok(match (inline, file) {
         (Some(data), _) => {
@@ -213,7 +239,7 @@ fn take_identity(
     user: &mut AuthInfo,
     files: &mut Files,
 ) -> Result<Option<(Vec<u8>, Vec<u8>)>, ConnectionError> {
-    if let Some(file) = user.token_file.take().filter(|file| !file.is_empty()) {
+    if let Some(file) = named(user.token_file.take()) {
         let file = PathBuf::from(file);
         // As in client-go, a token of the kubeconfig stands in for a file that cannot be read.
         if user.token.is_none() {
@@ -223,7 +249,7 @@ fn take_identity(
     }
     let key = user.client_key_data.take().map(|key| key.expose_secret().to_owned());
     let mut take = |data: Option<String>, file: Option<String>| {
-        let file = file.filter(|file| !file.is_empty());
+        let file = named(file);
         match (data.filter(|data| !data.is_empty()), file) {
             (Some(data), _) => decode(path, &data).map(Some),
             (None, Some(file)) => files.read(Path::new(&file)).map(Some),
@@ -232,7 +258,23 @@ fn take_identity(
     };
     let certificates = take(user.client_certificate_data.take(), user.client_certificate.take())?;
     let key = take(key, user.client_key.take())?;
-    Ok(certificates.zip(key))
+    let refuse = |field, reason| ConnectionError::Field { path: path.to_owned(), field, reason };
+    if let Some(exec) = &user.exec {
+        let is_missing = |value: &Option<String>| value.as_ref().is_none_or(String::is_empty);
+        let fields = [("exec.command", &exec.command), ("exec.apiVersion", &exec.api_version)];
+        if let Some((field, _)) = fields.into_iter().find(|(_, value)| is_missing(value)) {
+            return Err(refuse(field, "is missing"));
+        }
+    }
+    match (certificates, key) {
+        (Some(_), None) => Err(refuse("client-key", "is missing beside client-certificate")),
+        (None, Some(_)) => {
+            // client-go does not look at it.
+            tracing::warn!(kubeconfig = %path.display(), "client-key has no effect without client-certificate");
+            Ok(None)
+        }
+        (certificates, key) => Ok(certificates.zip(key)),
+    }
 }
 
 fn check_token(path: &Path) -> Result<(), ConnectionError> {

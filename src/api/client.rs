@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kube::client::Body;
+use tokio::time::error::Elapsed;
 use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
@@ -102,7 +103,8 @@ impl RequestError {
     pub(super) fn is_absence(&self) -> bool {
         match self {
             RequestError::Send { source, .. } => {
-                !self.was_sent() && !is_tls_failure(source.as_ref())
+                let before_dialling = source.is::<ConnectionError>();
+                !before_dialling && !self.was_sent() && !is_tls_failure(source.as_ref())
             }
             RequestError::Receive { .. } | RequestError::TooSlow { .. } => false,
         }
@@ -143,13 +145,15 @@ struct Connection {
     read_at: Instant,
     /// Counts renewals, so that requests that fail together renew once.
     generation: u64,
+    /// See [`Connected`].
+    awaits_plugin: bool,
 }
 
 impl Connection {
     fn new(connected: Connected, generation: u64) -> Connection {
-        let Connected { transport, host, authorization, files } = connected;
-        let files = Arc::new(files);
-        Connection { transport, host, authorization, files, read_at: Instant::now(), generation }
+        let Connected { transport, host, authorization, files, awaits_plugin } = connected;
+        let (files, read_at) = (Arc::new(files), Instant::now());
+        Connection { transport, host, authorization, files, read_at, generation, awaits_plugin }
     }
 }
 
@@ -176,14 +180,14 @@ fn header(text: &str) -> HeaderValue {
 }
 
 impl Client {
-    /// Reads configuration and credentials; opens no connection yet. Blocks for the files
-    /// and for exec plugins.
+    /// Reads configuration and credentials; opens no connection and runs no exec plugin yet.
+    /// Blocks for the files.
     pub fn new(options: Options, observe: Observe) -> Result<Client, ConnectionError> {
         if options.kubeconfig.is_none() {
             let master = options.master.as_deref();
             info!(master, "no kubeconfig given: using the master alone or the in-cluster one");
         }
-        let connection = Connection::new(options.connect()?, 0);
+        let connection = Connection::new(options.prepare()?, 0);
         Ok(Client(Arc::new(Inner {
             accept: header(&options.accept()),
             user_agent: header(&options.user_agent),
@@ -244,25 +248,20 @@ impl Client {
         let throttled = self.lock(&self.0.bucket).take(Instant::now());
         tokio::time::sleep(throttled).await;
         self.follow_files().await;
-        let connection = self.lock(&self.0.connection).clone();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let request_bytes = request.body().len();
         request.headers_mut().insert(ACCEPT, self.0.accept.clone());
         request.headers_mut().insert(USER_AGENT, self.0.user_agent.clone());
+        let plugin = self.run_plugin().await;
+        let connection = self.lock(&self.0.connection).clone();
         if let Some(authorization) = connection.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
         let dialling = self.dialling().await;
         let begun = Instant::now();
-        let mut answer = std::pin::pin!(connection.transport.oneshot(request.map(Body::from)));
-        let mut answered = None;
-        if let Some(guard) = dialling {
-            answered = tokio::time::timeout(DIALLING, &mut answer).await.ok();
-            drop(guard);
-        }
-        let answer = match answered {
-            Some(answered) => Ok(answered),
-            None => tokio::time::timeout(PATIENCE, answer).await,
+        let answer = match plugin {
+            Ok(()) => self.send(connection.transport, request, dialling).await,
+            Err(failed) => Ok(Err(failed.into())),
         };
         let answer = match answer {
             Ok(Ok(answer)) => Ok(answer),
@@ -284,6 +283,23 @@ impl Client {
             response_bytes: None,
         };
         (exchange, answer)
+    }
+
+    async fn send(
+        &self,
+        transport: Transport,
+        request: Request<Bytes>,
+        dialling: Option<tokio::sync::MutexGuard<'_, ()>>,
+    ) -> Result<Result<Response<Incoming>, BoxError>, Elapsed> {
+        let mut answer = std::pin::pin!(transport.oneshot(request.map(Body::from)));
+        if let Some(guard) = dialling {
+            let answered = tokio::time::timeout(DIALLING, &mut answer).await;
+            drop(guard);
+            if answered.is_ok() {
+                return answered;
+            }
+        }
+        tokio::time::timeout(PATIENCE, answer).await
     }
 
     /// While the server is away one request at a time looks for it, and the others use the connection
@@ -321,24 +337,34 @@ impl Client {
         }
     }
 
-    /// Reads configuration and credentials again, unless another request did so since.
+    /// Runs the exec plugin unless it brought credentials before. Whoever asks meanwhile waits.
+    async fn run_plugin(&self) -> Result<(), ConnectionError> {
+        let (awaits_plugin, generation) = {
+            let connection = self.lock(&self.0.connection);
+            (connection.awaits_plugin, connection.generation)
+        };
+        if awaits_plugin { self.reconnect(generation).await } else { Ok(()) }
+    }
+
     async fn renew(&self, generation: u64) {
+        if let Err(error) = self.reconnect(generation).await {
+            let cause = &error as &dyn std::error::Error;
+            warn!(error = cause, "cannot read the API credentials again, keeping the old ones");
+        }
+    }
+
+    /// Reads configuration and credentials again, unless another request did so since.
+    async fn reconnect(&self, generation: u64) -> Result<(), ConnectionError> {
         let _one_at_a_time = self.0.renewing.lock().await;
         if self.lock(&self.0.connection).generation != generation {
-            return;
+            return Ok(());
         }
         let inner = Arc::clone(&self.0);
         let built = tokio::task::spawn_blocking(move || inner.options.connect()).await;
-        match built.expect("reading credentials does not panic") {
-            Ok(connected) => {
-                info!(host = connected.host, "read the API credentials again");
-                *self.lock(&self.0.connection) = Connection::new(connected, generation + 1);
-            }
-            Err(error) => warn!(
-                error = &error as &dyn std::error::Error,
-                "cannot read the API credentials again, keeping the old ones"
-            ),
-        }
+        let connected = built.expect("reading credentials does not panic")?;
+        info!(host = connected.host, "read the API credentials again");
+        *self.lock(&self.0.connection) = Connection::new(connected, generation + 1);
+        Ok(())
     }
 
     fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {

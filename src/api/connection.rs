@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::body::Incoming;
-use kube::client::{Body, ConfigExt};
+use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::KubeconfigError;
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
@@ -24,7 +24,7 @@ use tracing::warn;
 use super::access::{Access, Files, Trust};
 use super::crypto;
 use super::dial::{self, Pings, Tls};
-use super::proxy::{self, Environment, Proxy, Route};
+use super::proxy::{Environment, Route};
 use super::redirect;
 use super::trust::{self, Anchors, Anyone, Bundle};
 
@@ -41,6 +41,8 @@ pub(super) struct Connected {
     pub(super) authorization: Option<HeaderValue>,
     /// What may be replaced.
     pub(super) files: Files,
+    /// The credentials are still to come from an exec plugin.
+    pub(super) awaits_plugin: bool,
 }
 
 /// Where the API server is and how to talk to it.
@@ -145,9 +147,40 @@ pub enum ConnectionError {
         #[source]
         source: InvalidDnsNameError,
     },
-    /// `proxy-url` of the kubeconfig is no URL, or has a scheme that upstream refuses too.
-    #[error("proxy-url of the kubeconfig is not a URL of scheme http, https or socks5")]
-    Proxy,
+    /// A field that client-go refuses too. Its value is not quoted: it may hold a password.
+    #[error("kubeconfig {}: {field} {reason}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// As the kubeconfig has it.
+        field: &'static str,
+        /// The rest of the sentence.
+        reason: &'static str,
+    },
+    /// An exec plugin brought no credentials.
+    #[error("exec plugin {command:?} of the kubeconfig: {reason}")]
+    Plugin {
+        /// What was run, without arguments and environment: they may be secrets.
+        command: String,
+        /// Why there are none; nothing of the plugin's output.
+        reason: String,
+    },
+}
+
+impl ConnectionError {
+    fn plugin(command: &str, error: AuthError) -> ConnectionError {
+        let reason = match error {
+            AuthError::AuthExecStart(error) => format!("cannot be run: {error}"),
+            AuthError::AuthExecRun { out, .. } => {
+                let said = String::from_utf8_lossy(&out.stderr);
+                let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+                format!("{} {said:.200}", out.status).trim_end().to_owned()
+            }
+            AuthError::AuthExecParse(_) => "its output is no ExecCredential".to_owned(),
+            other => other.to_string(),
+        };
+        ConnectionError::Plugin { command: command.to_owned(), reason }
+    }
 }
 
 impl Options {
@@ -161,36 +194,50 @@ impl Options {
         }
     }
 
+    /// What [`Options::connect`] brings without running an exec plugin: as in client-go, that is left
+    /// to the first request. Blocks on files.
+    pub(super) fn prepare(&self) -> Result<Connected, ConnectionError> {
+        let mut access = self.access()?;
+        let awaits_plugin = access.config.auth_info.exec.take().is_some();
+        Ok(Connected { awaits_plugin, ..connected(access)? })
+    }
+
     /// Reads all files and builds a transport. Blocks on files and exec plugins.
     pub(super) fn connect(&self) -> Result<Connected, ConnectionError> {
-        let mut access = match (&self.kubeconfig, &self.master) {
-            (None, None) => Access::of_pod()?,
-            (None, Some(master)) => Access::to_master(master)?,
-            (Some(path), master) => Access::by_kubeconfig(path, master.as_deref())?,
-        };
-        let authorization = access.files.authorization();
-        if authorization.is_some() {
-            access.config.auth_info.token = None;
-        }
-        let host =
-            access.config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-        let transport = transport(&access)?;
-        Ok(Connected { transport, host, authorization, files: access.files })
+        connected(self.access()?)
     }
+
+    fn access(&self) -> Result<Access, ConnectionError> {
+        match (&self.kubeconfig, &self.master) {
+            (None, None) => Access::of_pod(),
+            (None, Some(master)) => Access::to_master(master),
+            (Some(path), master) => Access::by_kubeconfig(path, master.as_deref()),
+        }
+    }
+}
+
+fn connected(mut access: Access) -> Result<Connected, ConnectionError> {
+    let authorization = access.files.authorization();
+    if authorization.is_some() {
+        access.config.auth_info.token = None;
+    }
+    let host = access.config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let transport = transport(&access)?;
+    let files = access.files;
+    Ok(Connected { transport, host, authorization, files, awaits_plugin: false })
 }
 
 /// The way to the API server: the kubeconfig's proxy, else the environment's (kubeadm hands its own
 /// environment down to kube-proxy).
-fn route(access: &Access) -> Result<Route, ConnectionError> {
-    if let Some(url) = &access.proxy {
-        let proxy = Proxy::parse(url, "proxy-url").ok().filter(|_| proxy::is_known(url));
-        return proxy.map(Route::Through).ok_or(ConnectionError::Proxy);
+fn route(access: &Access) -> Route {
+    if let Some(proxy) = &access.proxy {
+        return Route::Through(proxy.clone());
     }
     let environment = Environment::read(|name| std::env::var(name).ok());
-    Ok(environment.route(&access.config.cluster_url).unwrap_or_else(|bad| {
+    environment.route(&access.config.cluster_url).unwrap_or_else(|bad| {
         warn!(variable = bad.named_by, "not a URL of a proxy: going to the API server directly");
         Route::Direct
-    }))
+    })
 }
 
 fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, ConnectionError> {
@@ -218,7 +265,8 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, ConnectionErro
     Ok(Arc::new(Anchors::new(anchors)))
 }
 
-fn tls(access: &Access) -> Result<Tls, ConnectionError> {
+/// `plugin`: an exec plugin runs, and may bring a certificate.
+fn tls(access: &Access, plugin: bool) -> Result<Tls, ConnectionError> {
     let config = &access.config;
     let server = || config.cluster_url.clone();
     let identity = |source: Box<dyn Error + Send + Sync>| ConnectionError::Identity {
@@ -239,8 +287,8 @@ fn tls(access: &Access) -> Result<Tls, ConnectionError> {
         }
         None => builder.with_no_client_auth(),
     };
-    if config.auth_info.exec.is_some() {
-        // `kube` alone runs plugins, and a plugin may bring a certificate.
+    if plugin {
+        // `kube` alone runs plugins.
         let mut plugin = config.clone();
         plugin.root_cert = Some(Vec::new());
         plugin.accept_invalid_certs = true;
@@ -269,26 +317,47 @@ fn pings() -> Pings {
     }
 }
 
+/// A plugin that runs again because its token expired fails within `kube`, which tells all it wrote.
+fn of_plugin(error: BoxError, command: Option<&str>) -> BoxError {
+    match (error.downcast::<AuthError>(), command) {
+        (Ok(error), Some(command)) => ConnectionError::plugin(command, *error).into(),
+        (Ok(error), None) => error,
+        (Err(error), _) => error,
+    }
+}
+
 /// `kube`'s layers around our connector. `kube`'s own stack would retry and log by itself; here the
 /// watch decides about retries.
 fn transport(access: &Access) -> Result<Transport, ConnectionError> {
     let config = &access.config;
-    let failed = |source| ConnectionError::Credentials {
-        server: config.cluster_url.clone(),
-        source: Box::new(source),
+    let command =
+        config.auth_info.exec.as_ref().map(|exec| exec.command.clone().unwrap_or_default());
+    let refreshed_by = command.clone();
+    let failed = |source| match (source, &command) {
+        (kube::Error::Auth(error), Some(command)) => ConnectionError::plugin(command, error),
+        (source, _) => {
+            let server = config.cluster_url.clone();
+            ConnectionError::Credentials { server, source: Box::new(source) }
+        }
     };
-    let route = route(access)?;
+    let credentials = config.auth_layer().map_err(failed)?;
+    let route = route(access);
     let is_https = config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTPS);
     let to_proxy = match &route {
         Route::Through(proxy) if !is_https => proxy.authorization(),
         _ => None,
     };
-    let connector = dial::connector(is_https, &route, &tls(access)?);
+    let connector = dial::connector(
+        is_https,
+        &route,
+        &tls(access, command.is_some() && credentials.is_none())?,
+    );
     let client = dial::client(connector, pings());
     Ok(BoxCloneSyncService::new(
         ServiceBuilder::new()
             .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(failed)?)
+            .map_err(move |error| of_plugin(error, refreshed_by.as_deref()))
+            .option_layer(credentials)
             .layer(config.extra_headers_layer().map_err(failed)?)
             .map_request(move |mut request: http::Request<Body>| {
                 if let Some(value) = &to_proxy {

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use crate::model::ObjectName;
 
 use super::client::{Client, RequestError};
-use super::watch::retry_after;
+use super::watch::{LONGEST_ASKED, retry_after};
 use series::{Series, Write};
 
 /// Events that wait to be written; more are dropped (client-go's queue).
@@ -236,6 +236,7 @@ impl Writer {
                 return answer;
             }
             let asked = answer.ok().and_then(|answer| retry_after(answer.headers()));
+            let asked = asked.map(|asked| asked.min(LONGEST_ASKED));
             let pause = asked.unwrap_or_else(|| PAUSE.mul_f64(rand::random_range(0.1..1.0)));
             tokio::time::sleep(pause).await;
         }

@@ -128,6 +128,13 @@ impl Proxy {
         Ok(Proxy { protocol, uri, user, named_by })
     }
 
+    /// Reads `proxy-url` of a kubeconfig, where client-go takes fewer schemes, and no URL without one.
+    pub(super) fn of_kubeconfig(url: &str) -> Option<Proxy> {
+        let scheme = url.split_once("://")?.0.to_ascii_lowercase();
+        let proxy = Proxy::parse(url, "proxy-url").ok()?;
+        matches!(&*scheme, "http" | "https" | "socks5").then_some(proxy)
+    }
+
     /// `Proxy-Authorization`.
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         let (user, password) = self.user.as_ref()?;
@@ -136,12 +143,6 @@ impl Proxy {
         value.set_sensitive(true);
         Some(value)
     }
-}
-
-/// Whether a URL's scheme is one that client-go takes in a kubeconfig.
-pub(super) fn is_known(url: &str) -> bool {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-    scheme.is_none_or(|scheme| matches!(&*scheme, "http" | "https" | "socks5" | "socks5h"))
 }
 
 fn is_scheme(text: &str) -> bool {

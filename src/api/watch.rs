@@ -19,6 +19,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Method, Response, StatusCode};
 use tracing::{debug, error, info, warn};
 
+pub(super) use state::LONGEST_ASKED;
 pub use state::{Machine, Outcome, Refusal, Step};
 
 use super::client::{Client, RequestError, collect};
@@ -124,6 +125,7 @@ impl Watch {
                 Err(failure) => {
                     let cause = &failure as &dyn Error;
                     warn!(kind = %self.kind, error = cause, "reading from the API server failed");
+                    self.sink.failed(self.kind, cause);
                     failure.outcome(begun.elapsed())
                 }
             };
@@ -304,4 +306,29 @@ fn refusal_of(status: Status, code: Option<StatusCode>, asked: Option<Duration>)
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // As in client-go, what is no number is none; a negative one asks for nothing.
+    #[test]
+    fn retry_after_is_a_number_of_seconds_and_anything_else_is_none() {
+        let cases = [
+            ("1", Some(1)),
+            (" 30 ", Some(30)),
+            ("0", Some(0)),
+            ("99999999", Some(99_999_999)),
+            ("-1", None),
+            ("1.5", None),
+            ("99999999999999999999", None),
+            ("Fri, 31 Dec 2038 23:59:59 GMT", None),
+            ("", None),
+        ];
+        for (value, want) in cases {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers), want.map(Duration::from_secs), "{value:?}");
+        }
+    }
 }

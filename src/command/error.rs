@@ -55,8 +55,13 @@ pub enum CommandError {
     Refused(#[from] Refused),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    #[error("the API server at {host} did not deliver its lists within {seconds} s")]
-    ApiTimeout { host: String, seconds: u64 },
+    #[error("the API server of {} did not deliver its lists within {seconds} s: {failure}", kubeconfig.display())]
+    ApiTimeout {
+        kubeconfig: PathBuf,
+        seconds: u64,
+        /// The last one, with its causes.
+        failure: String,
+    },
     #[error("looking the pod up")]
     Pod(#[from] PodError),
     #[error(transparent)]

@@ -1,4 +1,5 @@
 //! What a command reads: a node's set-up, and objects from files, stdin or a live cluster.
+use std::error::Error;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,6 +146,8 @@ fn input(path: &Path) -> Result<Input, CommandError> {
 #[derive(Default)]
 struct FirstLists {
     lists: Mutex<Vec<(Kind, Vec<Object>)>>,
+    /// What went wrong last.
+    failure: Mutex<Option<String>>,
     changed: Notify,
 }
 
@@ -156,6 +159,11 @@ impl Sink for FirstLists {
             lists.push((kind, objects));
             self.changed.notify_one();
         }
+    }
+
+    fn failed(&self, kind: Kind, cause: &(dyn Error + 'static)) {
+        let failure = format!("{kind}: {}", with_causes(cause));
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     }
 }
 
@@ -187,10 +195,14 @@ async fn list(
         let sink: Arc<dyn Sink> = lists.clone();
         tokio::spawn(Watch::new(client.clone(), kind, node, allow_external_ips, sink).run());
     }
-    let host = || kubeconfig.display().to_string();
-    tokio::time::timeout(TIMEOUT, lists.all())
-        .await
-        .map_err(|_| CommandError::ApiTimeout { host: host(), seconds: TIMEOUT.as_secs() })
+    tokio::time::timeout(TIMEOUT, lists.all()).await.map_err(|_| {
+        let failure = lists.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        CommandError::ApiTimeout {
+            kubeconfig: kubeconfig.to_owned(),
+            seconds: TIMEOUT.as_secs(),
+            failure: failure.unwrap_or_else(|| "no answer".to_owned()),
+        }
+    })
 }
 
 /// A client that asks once: nothing is throttled or measured. Needs a runtime.

@@ -331,3 +331,31 @@ fn sigterm_is_heard_while_a_plugin_sleeps() {
     assert_eq!(proxy.terminate().code(), Some(143));
     assert!(told.elapsed() < slowed(std::time::Duration::from_secs(5)), "{:?}", told.elapsed());
 }
+
+// A plugin that failed at the start ended the agent. As in client-go, the next request runs it again.
+#[test]
+fn a_plugin_that_fails_at_first_delays_the_agent_and_does_not_end_it() {
+    let site = Site::bare();
+    site.server.demand_token("of-the-plugin");
+    let config = site.config(|_| {});
+    let (path, attempts) = (site.path("kubeconfig"), site.path("attempts"));
+    let script = format!(
+        "echo x >>{attempts}; if [ $(wc -l <{attempts}) -lt 3 ]; then \
+         echo not-to-be-told; echo no way to the issuer >&2; exit 7; fi; \
+         echo '{{\"apiVersion\": \"client.authentication.k8s.io/v1\", \"kind\": \"ExecCredential\", \
+         \"status\": {{\"token\": \"of-the-plugin\"}}}}'",
+        attempts = attempts.display()
+    );
+    let mut kubeconfig: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    kubeconfig["users"][0]["user"] = serde_json::json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "sh", "args": ["-c", script],
+    } });
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    let proxy = site.launch(&[&config, &format!("--hostname-override={NODE_NAME}")]);
+    proxy.wait_log(&["exec plugin \\\"sh\\\"", "exit status: 7", "no way to the issuer"]);
+    proxy.wait_log(&["Synced", "IPv6"]);
+    assert_eq!(std::fs::read_to_string(&attempts).unwrap().lines().count(), 3);
+    assert!(!std::fs::read_to_string(site.path("log")).unwrap().contains("not-to-be-told"));
+}

@@ -60,7 +60,9 @@ fn master_replaces_the_server_of_a_kubeconfig_and_works_alone() {
     let mut overridden = setup.options();
     let path = overridden.kubeconfig.clone().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace(&setup.server.url(), "https://192.0.2.1:1")).unwrap();
+    // A name that was the other server's goes with it, as in client-go.
+    let other = "https://192.0.2.1:1\",\"tls-server-name\":\"other.test";
+    std::fs::write(&path, text.replace(&setup.server.url(), other)).unwrap();
     overridden.master = Some(setup.server.url());
     setup.watch(&setup.client(overridden), Kind::Service);
     setup.wait_for(Kind::Service, &["shop/a"]);
@@ -164,6 +166,76 @@ fn an_unusable_configuration_is_an_error_that_names_it() {
     }
 }
 
+// The second half of a pair was missing or contradicted the first, and what counted was a guess. What
+// client-go does with each: it refuses all but the last five.
+#[test]
+fn fields_that_contradict_each_other_are_refused_as_in_client_go() {
+    let setup = Setup::new();
+    let path = setup.options().kubeconfig.unwrap();
+    let original: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let (certificate, key) = setup.server.demand_certificate();
+    let data = |text: &str| json!(ByteString(text.as_bytes().to_vec()));
+    std::fs::write(setup.directory.path().join("client.crt"), &certificate).unwrap();
+    let insecure = "stands beside insecure-skip-tls-verify: specifying a root certificates file \
+                    with the insecure flag is not allowed";
+    let plugin = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "/missing" });
+    let with = |mut object: Value, field: &str, value: Value| {
+        object[field] = value;
+        object
+    };
+    let ca = json!({ "certificate-authority": "ca.crt" });
+    let data_ca = json!({ "certificate-authority-data": data(&setup.server.ca_pem()) });
+    let skip = |cluster: &Value| with(cluster.clone(), "insecure-skip-tls-verify", json!(true));
+    let proxy = |url: &str| with(ca.clone(), "proxy-url", json!(url));
+    let no_url = "is not a URL of scheme http, https or socks5";
+    let nobody = json!({});
+    let (no_key, missing) = ("is missing beside client-certificate", "is missing");
+    let cases = [
+        (skip(&ca), nobody.clone(), Some(("certificate-authority", insecure))),
+        (skip(&data_ca), nobody.clone(), Some(("certificate-authority-data", insecure))),
+        (proxy("ftp://192.0.2.1:21"), nobody.clone(), Some(("proxy-url", no_url))),
+        (proxy("socks4://192.0.2.1:1080"), nobody.clone(), Some(("proxy-url", no_url))),
+        (proxy("socks5h://192.0.2.1:1080"), nobody.clone(), Some(("proxy-url", no_url))),
+        (proxy("proxy.test:3128"), nobody.clone(), Some(("proxy-url", no_url))),
+        (ca.clone(), json!({ "client-certificate": "client.crt" }), Some(("client-key", no_key))),
+        (
+            ca.clone(),
+            json!({ "client-certificate-data": data(&certificate), "client-key-data": "" }),
+            Some(("client-key", no_key)),
+        ),
+        (
+            ca.clone(),
+            json!({ "exec": with(plugin.clone(), "command", json!("")) }),
+            Some(("exec.command", missing)),
+        ),
+        (
+            ca.clone(),
+            json!({ "exec": with(plugin.clone(), "apiVersion", Value::Null) }),
+            Some(("exec.apiVersion", missing)),
+        ),
+        (ca.clone(), json!({ "client-key-data": data(&key) }), None),
+        (ca.clone(), json!({ "exec": plugin }), None),
+        (skip(&json!({ "certificate-authority": "" })), nobody.clone(), None),
+        (ca.clone(), json!({ "client-certificate": "", "client-key": "", "tokenFile": "" }), None),
+        (skip(&with(ca, "server", json!("http://192.0.2.1"))), nobody, None),
+    ];
+    for (mut cluster, user, want) in cases {
+        let shown = format!("{cluster} {user}");
+        if cluster.get("server").is_none() {
+            cluster["server"] = json!(setup.server.url());
+        }
+        let mut kubeconfig = original.clone();
+        kubeconfig["clusters"][0]["cluster"] = cluster;
+        kubeconfig["users"][0]["user"] = user;
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        let client = Client::new(options(Some(path.clone()), None), Arc::new(|_| {}));
+        let said = client.err().map(|error| error.to_string());
+        let want =
+            want.map(|(field, reason)| format!("kubeconfig {}: {field} {reason}", path.display()));
+        assert_eq!(said, want, "{shown}");
+    }
+}
+
 #[test]
 fn qps_and_burst_limit_requests() {
     let setup = Setup::new();
@@ -215,25 +287,59 @@ fn a_pod_uses_its_service_account() {
     let script = "mount -t tmpfs tmpfs /var/run && mkdir -p $ACCOUNT && \
                   cp $FILES/token $FILES/ca.crt $ACCOUNT && echo kube-system >$ACCOUNT/namespace && \
                   exec $TEST --exact connection::in_a_pod --ignored";
-    let status = std::process::Command::new("unshare")
+    let mut pod = std::process::Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .env("ACCOUNT", "/var/run/secrets/kubernetes.io/serviceaccount")
         .env("FILES", setup.directory.path())
         .env("TEST", std::env::current_exe().unwrap())
         .env("KUBERNETES_SERVICE_HOST", setup.server.address().ip().to_string())
         .env("KUBERNETES_SERVICE_PORT", setup.server.address().port().to_string())
-        .status()
+        .spawn()
         .unwrap();
-    assert!(status.success());
+    setup.wait("the pod's watch", || setup.server.open_streams(Kind::Node) == 1);
+    // The kubelet replaces a token before it ends.
+    setup.server.demand_token("of-the-pod-later");
+    setup.server.put(&service("a"));
+    std::fs::write(setup.directory.path().join("demanded"), "").unwrap();
+    assert!(pod.wait().unwrap().success());
     let requests = setup.server.requests();
     assert_eq!(requests[0].headers["authorization"], "Bearer of-the-pod");
     assert_eq!(requests[0].answered, Some(200));
+    let last = requests.iter().rfind(|request| request.kind == Some(Kind::Service)).unwrap();
+    assert_eq!(last.headers["authorization"], "Bearer of-the-pod-later");
 }
 
 #[test]
 #[ignore = "run by a_pod_uses_its_service_account, in a namespace of its own"]
 fn in_a_pod() {
     let setup = Setup::new();
-    setup.watch(&setup.client(options(None, None)), Kind::Node);
+    let client = setup.client(options(None, None));
+    setup.watch(&client, Kind::Node);
     setup.wait_for(Kind::Node, &["node-a"]);
+    let [files, account] = ["FILES", "ACCOUNT"].map(|name| std::env::var(name).unwrap());
+    setup.wait("another token", || std::path::Path::new(&files).join("demanded").exists());
+    std::fs::write(format!("{account}/token"), "of-the-pod-later\n").unwrap();
+    setup.watch(&client, Kind::Service);
+    setup.wait_for(Kind::Service, &["shop/a"]);
+}
+
+// Rancher puts clusters behind a path; a slash at its end is none of the API's.
+#[test]
+fn the_path_of_a_server_stands_in_front_of_what_is_asked() {
+    for end in ["/k8s/clusters/c-x", "/k8s/clusters/c-x/"] {
+        let setup = Setup::new();
+        let path = setup.options().kubeconfig.unwrap();
+        let url = setup.server.url();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace(&url, &format!("{url}{end}"))).unwrap();
+        setup.watch(&setup.client(options(Some(path.clone()), None)), Kind::Node);
+        let asked = || {
+            let requests = setup.server.requests();
+            let paths: Vec<_> = requests.into_iter().map(|request| request.path).collect();
+            let want = "/k8s/clusters/c-x/api/v1/nodes";
+            assert!(paths.iter().all(|path| path == want), "{paths:?}");
+            paths.len()
+        };
+        setup.wait("a request", || asked() > 0);
+    }
 }

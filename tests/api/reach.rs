@@ -440,3 +440,39 @@ fn a_server_on_this_machine_is_reached_directly() {
     });
     reach(&setup, &kubeconfig, &[("HTTPS_PROXY", "http://192.0.2.1:1".into())]);
 }
+
+// "did not deliver its lists within 30 s", and nothing about why.
+#[test]
+fn a_command_that_reaches_no_server_says_why() {
+    type Way = (&'static str, fn(&mut Setup, &Path));
+    let ways: [Way; 4] = [
+        ("onnection refused", |setup, _| setup.server.stop()),
+        ("invalid peer certificate", |setup, _| setup.server.rotate_ca()),
+        ("Unauthorized", |setup, _| setup.server.demand_token("another")),
+        ("exec plugin \"/missing\" of the kubeconfig: cannot be run: No such file", |_, path| {
+            let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            value["users"][0]["user"] = json!({ "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1", "command": "/missing",
+            } });
+            std::fs::write(path, value.to_string()).unwrap();
+        }),
+    ];
+    // Together: a command looks for its server for half a minute.
+    let running = ways.map(|(want, spoil)| {
+        let mut setup = Setup::new();
+        let path = setup.options().kubeconfig.unwrap();
+        spoil(&mut setup, &path);
+        let command = Command::new(env!("CARGO_BIN_EXE_kubeweir"))
+            .args(["render", "--node=node-a", "--kubeconfig"])
+            .arg(path)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        (want, setup, command)
+    });
+    for (want, _setup, command) in running {
+        let output = command.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(want), "{want}: {said}");
+    }
+}

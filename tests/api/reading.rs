@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use kubeweir::api::Watch;
 use kubeweir::model::Kind;
+use kubeweir::testing::ApiServer;
 use kubeweir::testing::api_server::{Answer, Ask, Signal};
 
 use super::setup::*;
@@ -39,7 +40,19 @@ fn cold_start_reads_every_kind_by_streaming_lists() {
         assert_eq!(request.query["allowWatchBookmarks"], "true");
         assert_eq!(request.headers["accept"], "application/vnd.kubernetes.protobuf, */*");
         assert_eq!(request.headers["user-agent"], agent.as_str());
+        // Who did not offer to unpack is sent nothing packed.
+        assert!(!request.headers.contains_key("accept-encoding"));
     }
+}
+
+#[test]
+fn a_server_with_an_ipv6_address_is_read() {
+    let server = ApiServer::start(std::net::Ipv6Addr::LOCALHOST.into()).unwrap();
+    let setup = Setup { server, ..Setup::new() };
+    fill(&setup.server);
+    assert!(setup.server.url().starts_with("https://[::1]:"));
+    let setup = setup.watching(&Kind::ALL);
+    wait_for_everything(&setup);
 }
 
 #[test]

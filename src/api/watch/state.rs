@@ -31,7 +31,7 @@ const ABSENT: Duration = Duration::from_millis(500);
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Longer than this no server is left alone, whatever it asks for.
-const LONGEST_ASKED: Duration = Duration::from_secs(60);
+pub(in crate::api) const LONGEST_ASKED: Duration = Duration::from_secs(60);
 
 /// How a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
