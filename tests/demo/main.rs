@@ -51,7 +51,7 @@ fn run() -> anyhow::Result<usize> {
     heading("What the kernel holds now (parts of: nft list ruleset)");
     for part in [
         "chain ip kube-proxy nat-prerouting",
-        "chain ip kube-proxy services",
+        "chain ip kube-proxy frontends",
         "chain ip kube-proxy frontends",
         "chain ip kube-proxy masquerading",
         "map ip kube-proxy endpoints-1",
