@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo check test kernels record lint build release binary nft bench setup clean helm image sbom deny advisories
+.PHONY: help demo check test kernels record lint build release binary nft bench setup clean helm promtool image sbom deny advisories
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,7 +32,7 @@ check: lint ## Lints, pure tests, goldens, layers: no root, no network, two minu
 	unshare --map-root-user --net sh -c 'ip link set lo up && exec "$$@"' - \
 	    cargo test --locked --offline --lib $(CHECKS:%=--test %)
 
-test: setup helm nft ## All tests
+test: setup helm promtool nft ## All tests
 	cargo test --locked --no-fail-fast
 
 record: setup ## Ten minutes of clients that write down everything while all changes and fails
@@ -79,6 +79,11 @@ helm: target/tools/helm ## Helm, for the chart's tests
 
 target/tools/helm: tests/chart/install-helm
 	tests/chart/install-helm $(@D)
+
+promtool: target/tools/promtool ## promtool, for the tests of the chart's alerts
+
+target/tools/promtool: tests/chart/install-promtool
+	tests/chart/install-promtool $(@D)
 
 image: release ## The container image as an OCI archive, target/image/kubeweir.tar, without a registry
 	rm -rf target/image && mkdir -p target/image

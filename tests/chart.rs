@@ -1,10 +1,13 @@
 //! The Helm chart: every value does something, every rendered object is one that the API knows, the
 //! configuration in it is one that the program takes, and the static manifest is what it renders.
 //!
-//! Needs Helm: `make helm`, or the program `helm` in PATH, or its path in the variable HELM.
+//! Needs Helm: `make helm`, or the program `helm` in PATH, or its path in the variable HELM; for the alerts
+//! `promtool` alike, from `make promtool`.
 
 #![allow(clippy::unwrap_used)] // a test binary, helpers included
 
+#[path = "chart/alerts.rs"]
+mod alerts;
 #[path = "chart/golden.rs"]
 mod golden;
 #[path = "chart/helm.rs"]
@@ -43,6 +46,7 @@ metrics: {enabled: true}",
         "metrics:
   enabled: true
   serviceMonitor: {enabled: true, labels: {release: prometheus}}
+  prometheusRule: {enabled: true, labels: {release: prometheus}, runbooks: 'https://git.example/kubeweir/'}
   dashboards: {enabled: true}",
     ),
     (
@@ -75,7 +79,7 @@ rbac: {create: false}",
 ];
 
 /// Every value with another setting than its default, as for `helm --set-json`.
-const SETTINGS: [&str; 35] = [
+const SETTINGS: [&str; 38] = [
     r#"image.repository="registry.example/kubeweir""#,
     r#"image.tag="v9""#,
     r#"image.digest="sha256:1111111111111111111111111111111111111111111111111111111111111111""#,
@@ -93,6 +97,9 @@ const SETTINGS: [&str; 35] = [
     r#"metrics.serviceMonitor.enabled=false"#,
     r#"metrics.serviceMonitor.interval="10s""#,
     r#"metrics.serviceMonitor.labels={"a":"b"}"#,
+    r#"metrics.prometheusRule.enabled=false"#,
+    r#"metrics.prometheusRule.labels={"a":"b"}"#,
+    r#"metrics.prometheusRule.runbooks="https://git.example/kubeweir/""#,
     r#"metrics.dashboards.enabled=false"#,
     r#"metrics.dashboards.labels.grafana_dashboard="2""#,
     r#"serviceAccount.create=false"#,
@@ -115,7 +122,8 @@ const SETTINGS: [&str; 35] = [
 
 /// Values under which every other value can show.
 const ALL_ON: &str = "apiServer: {url: 'https://192.168.10.5:6443'}
-metrics: {enabled: true, serviceMonitor: {enabled: true}, dashboards: {enabled: true}}";
+metrics: {enabled: true, serviceMonitor: {enabled: true}, prometheusRule: {enabled: true},
+  dashboards: {enabled: true}}";
 
 fn with(body: &str) -> Rendered {
     render(&format!("{MINIMAL}{body}"))

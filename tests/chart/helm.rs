@@ -1,7 +1,7 @@
 //! Running Helm, and what it rendered.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -19,18 +19,18 @@ pub struct Rendered {
     objects: Vec<Value>,
 }
 
-/// The variable HELM, what `make helm` installed, or `helm` in PATH.
-fn program() -> PathBuf {
-    let installed = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/helm"));
-    match std::env::var_os("HELM") {
-        Some(helm) => helm.into(),
+/// The variable that is called as the program in capitals, what `make` put below target, or the one in PATH.
+pub fn program(name: &str) -> PathBuf {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools").join(name);
+    match std::env::var_os(name.to_uppercase()) {
+        Some(path) => path.into(),
         None if installed.exists() => installed,
-        None => "helm".into(),
+        None => name.into(),
     }
 }
 
 fn run(args: &[&str], values: &str) -> Output {
-    let program = program();
+    let program = program("helm");
     let mut child = Command::new(&program)
         .args(args)
         .args(["--values", "-"])
@@ -123,8 +123,8 @@ impl Rendered {
                 Some("ServiceAccount") => drop(decode::<ServiceAccount>(object)),
                 Some("ClusterRole") => drop(decode::<ClusterRole>(object)),
                 Some("ClusterRoleBinding") => drop(decode::<ClusterRoleBinding>(object)),
-                // Not an object of Kubernetes itself: no type to hold it against.
-                Some("ServiceMonitor") => {}
+                // No objects of Kubernetes itself: no type to hold them against.
+                Some("ServiceMonitor" | "PrometheusRule") => {}
                 kind => panic!("unexpected kind {kind:?}"),
             }
         }
