@@ -1,5 +1,7 @@
 //! The reference pages under charts/reference: written from the code, and held against it.
 //!
+//! Each message to an operator has its explanation in reference/messages.yaml.
+//!
 //! UPDATE_GOLDEN=1 cargo test --test reference
 
 #![allow(clippy::unwrap_used)] // a test binary, helpers included
@@ -8,6 +10,8 @@
 mod fields;
 #[path = "chart/golden.rs"]
 mod golden;
+#[path = "reference/messages.rs"]
+mod messages;
 
 use std::fmt::Write;
 
@@ -79,6 +83,42 @@ fn the_metrics_page_is_current() {
         docs.iter().for_each(|doc| page += &metric_row(doc));
     }
     golden::check("charts/reference/metrics.md", &page);
+}
+
+#[test]
+fn the_messages_page_has_every_message_and_is_current() {
+    const EXPLAINED: &str = include_str!("reference/messages.yaml");
+    let said = messages::of_the_source();
+    let sections: Vec<messages::Section> = serde_saphyr::from_str(EXPLAINED).unwrap();
+    let explained: Vec<_> = sections.iter().flat_map(|section| &section.messages).collect();
+    let missing: Vec<_> =
+        said.keys().filter(|key| explained.iter().all(|e| e.key() != **key)).collect();
+    assert!(missing.is_empty(), "tests/reference/messages.yaml does not explain {missing:#?}");
+
+    let mut page = format!("{WRITTEN}# Messages\n\n");
+    page += "Every log line at warning or above, every Event and every problem of `kubeweir status`: what it means,\n\
+             what it does to traffic, what to do. `…` stands for what is filled in; a log line's words in code are\n\
+             the fields that follow it. Alerts have [a page of their own](../alerts.md).\n";
+    for section in &sections {
+        write!(page, "\n## {}\n\n", section.section).unwrap();
+        page += "| message | level | meaning | traffic | what to do |\n";
+        page += "| --- | --- | --- | --- | --- |\n";
+        for explained in &section.messages {
+            let key = explained.key();
+            let levels = said.get(&key).unwrap_or_else(|| panic!("nobody says {key:?}"));
+            let levels = levels.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let cells = [&explained.means, &explained.traffic, &explained.what_to_do];
+            assert!(cells.iter().all(|text| text.ends_with('.')), "no sentence: {explained:?}");
+            let cells = cells.map(|text| cell(text)).join(" | ");
+            writeln!(page, "| {} | {levels} | {cells} |", verbatim(&key.1)).unwrap();
+        }
+    }
+    golden::check("charts/reference/messages.md", &page);
+}
+
+/// As code, also with code in it.
+fn verbatim(text: &str) -> String {
+    if text.contains('`') { format!("`` {} ``", cell(text)) } else { code(&cell(text)) }
 }
 
 fn metric_row(doc: &MetricDoc) -> String {
