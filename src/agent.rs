@@ -42,7 +42,7 @@ use crate::sync::Inbox;
 use prepare::Ready;
 use programming::Subject;
 use servers::Servers;
-use subscribers::{Fatal, Note, Outlets};
+use subscribers::{Fatal, Note, Outlets, Told};
 
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,11 @@ async fn serve(
     let outlets = Outlets {
         health: health.clone(),
         status: status.clone(),
-        flows: subscribers::start_flows(metrics.clone()).map_err(AgentError::Thread)?,
+        flows: subscribers::start_flows(
+            node.clone(),
+            Told { metrics: metrics.clone(), notes: notes.clone(), status: status.clone() },
+        )
+        .map_err(AgentError::Thread)?,
         metrics: metrics.clone(),
         health_checks,
         localhost,
@@ -208,6 +212,7 @@ async fn serve(
                 .then(|| traffic.pod_cidrs.clone()),
             deletion: launch.source == Source::Api,
         },
+        end_connections_after: config.end_connections_after,
     };
     let subject = Subject { node, object: sighted.node, families, owned, traffic };
     let programming = tokio::select! {
@@ -273,6 +278,10 @@ async fn supervise(
                 Note::Quarantined { service, reason } => {
                     let regarding = Regarding::Service(service);
                     tell(recorder.as_ref(), Reason::ServiceQuarantined, regarding, reason);
+                }
+                Note::ConnectionsEnded { service, note } => {
+                    let regarding = Regarding::Service(service);
+                    tell(recorder.as_ref(), Reason::ConnectionsEnded, regarding, note);
                 }
                 Note::ConntrackPressure(note) => {
                     let reason = Reason::ConntrackNearLimit;

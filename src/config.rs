@@ -194,6 +194,9 @@ pub struct Config {
     pub table_ownership: bool,
     /// Whether forwarded packets that conntrack calls invalid are dropped in every mode.
     pub drop_invalid: bool,
+    /// After which time TCP connections to endpoints that are gone are ended, where a Service does
+    /// not say.
+    pub end_connections_after: Option<Duration>,
     /// State of every feature gate.
     pub gates: FeatureGates,
     /// What is worth a log line about all this; logged once by `main`.

@@ -21,15 +21,18 @@
 //! addresses that are not this node's. Traffic policy, source ranges and affinity decide where
 //! new flows go and end none: an endpoint that serves keeps its flows (B-163, B-220).
 
+mod endings;
 mod entry;
 mod pressure;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
+pub use endings::{Drained, Ending, Endings, List};
 pub use entry::{Change, Counts, Entry, Within};
 pub use pressure::{Finding, Pressure, Statistics};
 
@@ -75,6 +78,22 @@ pub struct Served {
 }
 
 impl Served {
+    /// What is to be drained of it in a family, if that is wanted.
+    pub fn drained(&self, family: Family, of_node: Option<Duration>) -> Option<Drained> {
+        let after = self.service.end_connections.after(of_node)?;
+        let ports = self.ports(family, Protocol::Tcp);
+        let nodes: HashMap<IpAddr, &Option<Arc<str>>> = self
+            .slices
+            .iter()
+            .flat_map(|slice| &slice.endpoints)
+            .map(|endpoint| (endpoint.address, &endpoint.node))
+            .collect();
+        let node = |endpoint: &SocketAddr| nodes.get(&endpoint.ip()).copied().cloned().flatten();
+        let list = |port: &ServedPort| port.endpoints.iter().map(|e| (*e, node(e))).collect();
+        let lists = ports.iter().map(|port| (port.port, list(port))).collect();
+        Some(Drained { after, lists, ports })
+    }
+
     /// The ports of a protocol in a family; none if the service has no ClusterIP there. An endpoint
     /// that one slice calls serving is serving.
     pub fn ports(&self, family: Family, protocol: Protocol) -> Vec<ServedPort> {
@@ -99,6 +118,21 @@ impl Served {
             endpoints: serving(&self.slices, family, port),
         };
         ports.map(served).collect()
+    }
+}
+
+impl ServedPort {
+    /// Whether this is a connection to this port that an endpoint answers.
+    pub fn leads(
+        &self,
+        entry: &Entry,
+        endpoint: SocketAddr,
+        node_port_addresses: &HashSet<IpAddr>,
+    ) -> bool {
+        let to = entry.original.destination;
+        let dialled = to.port() == self.port && self.addresses.contains(&to.ip())
+            || Some(to.port()) == self.node_port && node_port_addresses.contains(&to.ip());
+        entry.is_connection() && entry.reply.source == endpoint && dialled
     }
 }
 

@@ -15,7 +15,9 @@ pub use endpoint_slice::{Endpoint, EndpointSlice, SlicePort};
 pub use family::{Families, Family, PerFamily, Protocol};
 pub use name::{ObjectName, ServicePortName};
 pub use node::{Node, NodeAddresses, ServiceCidr};
-pub use service::{ExternalScope, Service, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{
+    EndConnections, ExternalScope, Service, ServicePort, ServiceType, TrafficPolicy,
+};
 
 use std::fmt;
 use std::sync::Arc;

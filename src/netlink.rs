@@ -28,6 +28,7 @@ mod reply;
 pub mod request;
 mod set;
 mod socket;
+pub mod sockets;
 mod uapi;
 mod userdata;
 mod verdict;

@@ -28,8 +28,21 @@ pub struct Status {
     /// The kernel's figures about its conntrack table; none if it does not answer.
     #[serde(default)]
     pub conntrack: Option<Statistics>,
+    #[serde(default)]
+    pub endings: Endings,
     /// By family: `IPv4`, `IPv6`.
     pub families: BTreeMap<String, FamilyStatus>,
+}
+
+/// TCP connections to endpoints that are gone, ended on request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endings {
+    /// Connections that were ended.
+    pub ended: u64,
+    /// Endpoints whose time to drain runs.
+    pub draining: usize,
+    /// Endpoints that went with all others of their list: nothing is ended until it has one again.
+    pub held: usize,
 }
 
 /// State of one family.

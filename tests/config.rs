@@ -432,9 +432,14 @@ fn own_settings() {
     assert!(by_file.service_counters && !by_file.table_ownership);
     let neither = from_file("");
     assert!(!neither.service_counters && neither.table_ownership);
-    assert!(!neither.drop_invalid);
-    let by_flag = config(&["--config=x", "--drop-invalid"], Some(HEAD));
-    assert!(by_flag.drop_invalid && from_file("kubeweir: {dropInvalid: true}\n").drop_invalid);
+    assert!(!neither.drop_invalid && neither.end_connections_after.is_none());
+    let by_flag =
+        config(&["--config=x", "--drop-invalid", "--end-connections-after=30s"], Some(HEAD));
+    let by_file = from_file("kubeweir: {dropInvalid: true, endConnectionsAfter: 30s}\n");
+    for config in [by_flag, by_file] {
+        assert!(config.drop_invalid);
+        assert_eq!(config.end_connections_after, Some(std::time::Duration::from_secs(30)));
+    }
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn record_proxy(metrics: &Metrics, family: Family) {
 
 fn record_agent(metrics: &Metrics, family: Family) {
     let agent = &metrics.agent;
+    agent.connections_ended(family, 2);
     agent.committed(family, &Committed { messages: 3, bytes: 400, elapsed: Duration::ZERO });
     agent.commit_failed(family, &rejected(libc::EBUSY));
     agent.commit_failed(family, &rejected(12345));

@@ -28,7 +28,7 @@ fn the_configuration_page_is_current() {
     page += "The agent is configured as kube-proxy: by a file (`--config`) or by flags. With a file, flags\n\
              are ignored except `--master`, `--hostname-override`, the logging flags, the actions\n\
              (`--cleanup`, `--init-only`, `--write-config-to`, `--version`) and those of Kubeweir's own\n\
-             (`--service-counters`, `--table-ownership`, `--drop-invalid`).\n\n";
+             (`--service-counters`, `--table-ownership`, `--drop-invalid`, `--end-connections-after`).\n\n";
     page += "## Fields of the file\n\n`apiVersion: kubeproxy.config.k8s.io/v1alpha1`, `kind: KubeProxyConfiguration`. \
              A default is what an absent field, or\none with its zero value, becomes.\n\n";
     page += "| field | default | meaning |\n| --- | --- | --- |\n";

@@ -103,6 +103,7 @@ pub fn service(index: u32) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
+        end_connections: Default::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use kubeweir::conntrack::{Reconciliation, Scope, ServedPort};
+use kubeweir::conntrack::{Reconciliation, Scope, ServedPort, Within};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
@@ -70,6 +70,26 @@ fn measure() {
         table.row(&[
             name.to_owned(),
             delivered.to_string(),
+            ms(percentile(&mut times, 50)),
+            ms(percentile(&mut times, 99)),
+        ]);
+    }
+    let endpoint = IpAddr::from([10, 244, 0, 9]);
+    for (name, within) in [
+        ("what an endpoint answers, none", Within::AnsweredBy(endpoint)),
+        ("all, as IPv6 has it", Within::All),
+    ] {
+        let mut times: Vec<Duration> = (0..LOOKS)
+            .map(|_| {
+                let start = Instant::now();
+                let found = conntrack.entries(Family::V4, within, |_| false).expect("entries");
+                assert!(found.0.is_empty());
+                start.elapsed()
+            })
+            .collect();
+        table.row(&[
+            name.to_owned(),
+            "0".to_owned(),
             ms(percentile(&mut times, 50)),
             ms(percentile(&mut times, 99)),
         ]);

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 pub use events::{Events, Fatal, Note};
 #[cfg(test)]
 pub use flows::lost;
-pub use flows::{Flows, Job, start as start_flows};
+pub use flows::{Flows, Job, Told, start as start_flows};
 pub use health::{HealthChecks, Healthy, no_health_checks};
 pub use localhost::Localhost;
 pub use metrics::Figures;
@@ -52,18 +52,20 @@ pub struct Outlets {
     pub notes: mpsc::UnboundedSender<Note>,
     /// Which changes of the Node end the process.
     pub fatal: Fatal,
+    /// After which time connections to endpoints that are gone are ended.
+    pub end_connections_after: Option<std::time::Duration>,
 }
 
 /// All of them, in order; `surroundings` are those of the start.
 pub fn all(outlets: Outlets, surroundings: &Surroundings) -> Vec<Box<dyn Subscriber>> {
-    let Outlets { metrics, health, status, flows, health_checks, localhost, notes, fatal } =
+    let Outlets { metrics, health, status, flows, health_checks, localhost, notes, fatal, .. } =
         outlets;
     vec![
         Box::new(Figures::new(metrics)),
         Box::new(Shown::new(status)),
         Box::new(Healthy::new(health, health_checks, surroundings)),
         Box::new(Localhost(localhost)),
-        Box::new(Flows::new(flows, surroundings)),
+        Box::new(Flows::new(flows, surroundings, outlets.end_connections_after)),
         Box::new(Events::new(notes, fatal)),
         Box::new(Heap),
     ]

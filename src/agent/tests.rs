@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::subscribers::tests::surroundings;
-use super::subscribers::{self, Fatal, Note, Outlets, no_health_checks, start_flows};
+use super::subscribers::{self, Fatal, Note, Outlets, Told, no_health_checks, start_flows};
 use super::tell;
 use crate::api::{Client, Options, Reason, Recorder, Regarding};
 use crate::engine::Engine;
@@ -73,15 +73,17 @@ fn outlets(
     status: &SharedStatus,
     notes: mpsc::UnboundedSender<Note>,
 ) -> Outlets {
+    let told = Told { metrics: metrics.clone(), notes: notes.clone(), status: status.clone() };
     Outlets {
         metrics: metrics.clone(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
         status: status.clone(),
-        flows: start_flows(metrics.clone()).expect("a thread"),
+        flows: start_flows("a".into(), told).expect("a thread"),
         health_checks: watch::channel(no_health_checks()).0,
         localhost: crate::localhost::Desired::new().0,
         notes,
         fatal: Fatal::default(),
+        end_connections_after: None,
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Reason {
     IpvsDeprecation,
     /// No mode is configured, and the default will change.
     UnsetProxyMode,
+    /// Connections to an endpoint that is gone were ended, as was asked for. Ours.
+    ConnectionsEnded,
     /// The kernel refuses a Service's elements; it is set aside and retried. Ours.
     ServiceQuarantined,
     /// The conntrack table is nearly full. Ours.
@@ -69,6 +71,7 @@ impl Reason {
             Reason::UnsetProxyMode => ("UnsetProxyMode", "Warning", "StartKubeProxy"),
             Reason::IpvsDeprecation => ("IPVSDeprecation", "Warning", "StartKubeProxy"),
             Reason::ConntrackNearLimit => ("ConntrackNearLimit", "Warning", "TrackConnections"),
+            Reason::ConnectionsEnded => ("ConnectionsEnded", "Normal", "EndConnections"),
             Reason::ServiceQuarantined => ("ServiceQuarantined", "Warning", "ProgramService"),
         }
     }

@@ -13,7 +13,7 @@ use super::CommandError;
 use super::print::{failure, is_read, json, print, red, screen, table};
 use crate::cli::people::{Output, StatusArgs, TopArgs};
 use crate::inspect::rates::{Connections, Rate, connections, rates};
-use crate::inspect::status::{SYNC_COLUMNS, conntrack, figures, problems, remarks, syncs};
+use crate::inspect::status::{SYNC_COLUMNS, conntrack, endings, figures, problems, remarks, syncs};
 use crate::status::{PATH, Status};
 
 /// How long the agent may take.
@@ -77,7 +77,8 @@ fn text(status: &Status) -> String {
         text += &format!("\n{}", table(&header, rows));
         text += &format!("\n{}", table(&SYNC_COLUMNS, syncs(status)));
     }
-    text.extend(conntrack(status).map(|line| format!("\n{line}\n")));
+    let lines = [conntrack(status), endings(status)];
+    text.extend(lines.into_iter().flatten().map(|line| format!("\n{line}\n")));
     text
 }
 

@@ -314,6 +314,9 @@ fn own_flags(object: &mut KubeProxyConfiguration, flags: &Flags) {
     if flags.is_given("drop-invalid") {
         object.kubeweir.drop_invalid = flags.drop_invalid;
     }
+    if flags.is_given("end-connections-after") {
+        object.kubeweir.end_connections_after = flags.end_connections_after;
+    }
 }
 
 /// Defaults that depend on the platform and on each other (B-042, B-043).

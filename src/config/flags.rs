@@ -216,6 +216,9 @@ pub struct Flags {
     /// Drop forwarded packets that conntrack calls invalid in nftables mode too, as iptables mode does: out-of-window packets of a masqueraded connection do not end it; not in upstream, honoured with --config.
     #[arg(long, default_value = "false", value_parser = parse_bool, action = clap::ArgAction::Set)]
     pub drop_invalid: bool,
+    /// End TCP connections to endpoints that are gone after this time, unless their Service's annotation kubeweir.io/end-connections-after says otherwise; 0 never; not in upstream, honoured with --config.
+    #[arg(long, default_value = "0s")]
+    pub end_connections_after: GoDuration,
 }
 
 impl Flags {

@@ -76,6 +76,9 @@ pub fn resolve(completed: Completed) -> Result<Config, Violations> {
         service_counters: object.kubeweir.service_counters,
         table_ownership: object.kubeweir.table_ownership.unwrap_or(true),
         drop_invalid: object.kubeweir.drop_invalid,
+        end_connections_after: Some(object.kubeweir.end_connections_after)
+            .filter(|after| !after.is_zero())
+            .map(GoDuration::to_std),
         gates,
         notes,
         object,

@@ -95,6 +95,9 @@ pub struct Kubeweir {
     pub localhost_udp: bool,
     /// Whether forwarded packets that conntrack calls invalid are dropped in nftables mode too.
     pub drop_invalid: bool,
+    /// After which time TCP connections to endpoints that are gone are ended, unless a Service's
+    /// annotation says otherwise; 0 never.
+    pub end_connections_after: GoDuration,
 }
 
 impl Kubeweir {

@@ -130,6 +130,13 @@ fn process(judge: &mut Judge, object: &KubeProxyConfiguration) {
     );
     let burst = object.client_connection.burst;
     judge.require(burst >= 0, "ClientConnection.Burst", burst, "must be non-negative");
+    let after = object.kubeweir.end_connections_after;
+    judge.require(
+        after >= GoDuration::ZERO,
+        "Kubeweir.EndConnectionsAfter",
+        after,
+        "must be non-negative",
+    );
     let refresh = object.config_sync_period;
     judge.require(
         refresh > GoDuration::ZERO,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Tuple;
+use super::{Flow, Tuple};
 use crate::model::Protocol;
 
 /// What the kernel knows of a flow.
@@ -29,6 +29,23 @@ pub struct Entry {
     pub started: Option<u64>,
     /// With `nf_conntrack_acct`.
     pub counts: Option<Counts>,
+    /// The kernel's number of this very entry.
+    pub id: Option<u32>,
+}
+
+impl Entry {
+    /// Whether it is a TCP connection that somebody may still use.
+    pub fn is_connection(&self) -> bool {
+        self.protocol == Protocol::Tcp
+            && self.replied
+            && !matches!(self.tcp, Some("TIME_WAIT" | "CLOSE"))
+    }
+
+    /// What names it to the kernel.
+    pub fn flow(&self) -> Flow {
+        let Entry { protocol, replied, original, reply, zone, id, .. } = *self;
+        Flow { protocol, replied, original, reply, zone, id }
+    }
 }
 
 /// What passed so far.

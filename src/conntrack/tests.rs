@@ -181,6 +181,7 @@ fn service() -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
+        end_connections: Default::default(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::conntrack::Statistics;
 use crate::engine::Unserved;
-use crate::status::{FamilyStatus, LastSync, Status, UnservedPorts};
+use crate::status::{Endings, FamilyStatus, LastSync, Status, UnservedPorts};
 
 /// Names of the columns of [`syncs`].
 pub const SYNC_COLUMNS: [&str; 6] =
@@ -136,7 +136,23 @@ pub fn remarks(status: &Status) -> Vec<String> {
         let remarks = unowned.into_iter().chain(unserved);
         remarks.map(|remark| format!("{name}: {remark}")).collect::<Vec<String>>()
     };
-    status.families.iter().flat_map(of_family).collect()
+    let held = (status.endings.held > 0).then(|| held(status.endings.held));
+    held.into_iter().chain(status.families.iter().flat_map(of_family)).collect()
+}
+
+fn held(endpoints: usize) -> String {
+    format!(
+        "connections to {endpoints} endpoints are not ended, for these went together with all others of \
+         their Services: they are when a Service has an endpoint again"
+    )
+}
+
+/// What was ended on request, in one line; none if nothing was and nothing waits.
+pub fn endings(status: &Status) -> Option<String> {
+    let Endings { ended, draining, .. } = status.endings;
+    (status.endings != Endings::default()).then(|| {
+        format!("connections to endpoints that are gone: {ended} ended so far, {draining} endpoints drain")
+    })
 }
 
 fn unserved(reason: Unserved, ports: &UnservedPorts) -> String {
@@ -241,6 +257,22 @@ mod tests {
              0 not inserted"
         );
         assert_eq!(conntrack(&Status::default()), None);
+    }
+
+    #[test]
+    fn ended_connections_are_told_where_there_are_any() {
+        let of = |ended, draining, held| Status {
+            endings: Endings { ended, draining, held },
+            ..Status::default()
+        };
+        assert_eq!((endings(&of(0, 0, 0)), remarks(&of(0, 0, 0))), (None, vec![]));
+        assert_eq!(
+            endings(&of(7, 2, 0)).expect("a line"),
+            "connections to endpoints that are gone: 7 ended so far, 2 endpoints drain"
+        );
+        assert_eq!(remarks(&of(7, 2, 0)), [""; 0]);
+        let [held] = &remarks(&of(0, 0, 3))[..] else { panic!("no remark") };
+        assert!(held.starts_with("connections to 3 endpoints are not ended"), "{held}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub struct AgentMetrics {
     conflicts: IntGauge,
     pending: IntGauge,
     skips: IntCounterVec,
+    ended: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -69,6 +70,11 @@ impl AgentMetrics {
                 "kubeweir_pending_services",
                 &[],
                 "Services whose changes are not in force yet.",
+            )),
+            ended: r.counters(spec(
+                "kubeweir_ended_connections_total",
+                FAMILY,
+                "Connections to endpoints that are gone that were ended on request.",
             )),
             skips: r.counters(spec(
                 "kubeweir_decode_skips_total",
@@ -131,6 +137,11 @@ impl AgentMetrics {
     /// Services now dirty.
     pub fn pending_services(&self, count: usize) {
         self.pending.set(gauge_value(count));
+    }
+
+    /// Connections to an endpoint that is gone were ended.
+    pub fn connections_ended(&self, family: Family, count: usize) {
+        self.ended.with_label_values(&[label(family)]).inc_by(count as u64);
     }
 
     /// A part of an object was left out.

@@ -62,6 +62,8 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// `spec.healthCheckNodePort` of a LoadBalancer Service with `externalTrafficPolicy: Local`.
     pub health_check_node_port: Option<u16>,
+    /// What becomes of TCP connections to endpoints that are gone: an annotation of ours.
+    pub end_connections: EndConnections,
 }
 
 /// One entry of `spec.ports`.
@@ -133,5 +135,28 @@ impl Service {
             .filter(|net| Family::of_net(net) == family)
             .collect();
         if ranges.iter().any(|net| net.prefix_len() == 0) { Vec::new() } else { ranges }
+    }
+}
+
+/// What becomes of TCP connections to endpoints that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndConnections {
+    /// What the node is configured to do.
+    #[default]
+    AsNode,
+    /// They stay, as upstream has it.
+    Never,
+    /// They are ended after this time.
+    After(std::time::Duration),
+}
+
+impl EndConnections {
+    /// After which time they are ended, given what the node does.
+    pub fn after(self, node: Option<std::time::Duration>) -> Option<std::time::Duration> {
+        match self {
+            EndConnections::AsNode => node,
+            EndConnections::Never => None,
+            EndConnections::After(time) => Some(time),
+        }
     }
 }

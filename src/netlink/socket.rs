@@ -46,6 +46,11 @@ impl Socket {
         Socket::open(SockProtocol::NetlinkNetFilter)
     }
 
+    /// Opens a socket to sock_diag.
+    pub fn diagnosis() -> io::Result<Socket> {
+        Socket::open(SockProtocol::NetlinkSockDiag)
+    }
+
     /// Opens a socket to generic netlink.
     pub fn generic() -> io::Result<Socket> {
         Socket::open(SockProtocol::NetlinkGeneric)

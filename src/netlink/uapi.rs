@@ -227,6 +227,14 @@ pub const CTA_FILTER_F_CTA_IP_SRC: u32 = 1 << 0;
 pub const CTA_FILTER_F_CTA_IP_DST: u32 = 1 << 1;
 pub const CTA_FILTER_F_CTA_PROTO_NUM: u32 = 1 << 3;
 
+pub const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub const SOCK_DESTROY: u16 = 21;
+/// `INET_DIAG_NOCOOKIE`, twice.
+pub const ANY_COOKIE: [u8; 8] = [0xff; 8];
+/// Where `struct inet_diag_msg` has the cookie.
+pub const INET_DIAG_COOKIE: usize = 44;
+pub const TCP_LISTEN: u8 = 10;
+
 pub const NFNL_SUBSYS_IPSET: u16 = 6;
 pub const IPSET_CMD_DESTROY: u8 = 3;
 pub const IPSET_ATTR_PROTOCOL: u16 = 1;

@@ -28,6 +28,7 @@ pub fn service(name_text: &str, cluster_ips: &[&str]) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
+        end_connections: Default::default(),
     }
 }
 

@@ -21,18 +21,21 @@ pub const LABEL_SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-
 pub const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// Label with a node's zone (B-060).
 pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+/// Annotation of ours: after which time TCP connections to endpoints that are gone are ended.
+pub const ANNOTATION_END_CONNECTIONS: &str = "kubeweir.io/end-connections-after";
 /// Annotation with the time of the change that led to this slice (B-257).
 pub const ANNOTATION_TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Annotation of the bookmark that ends the initial events of a streaming list.
 pub const ANNOTATION_INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// The keys that JSON and YAML decoding keeps; other pairs are dropped as they are read.
-const WANTED_KEYS: [&str; 6] = [
+const WANTED_KEYS: [&str; 7] = [
     LABEL_SERVICE_NAME,
     LABEL_SERVICE_PROXY_NAME,
     LABEL_HEADLESS,
     LABEL_ZONE,
     ANNOTATION_TRIGGER_TIME,
+    ANNOTATION_END_CONNECTIONS,
     ANNOTATION_INITIAL_EVENTS_END,
 ];
 

@@ -1,6 +1,7 @@
 //! Flows that began before what they dial was there, or whose endpoint is not there any more
 //! (`world.md`, C1 to C3).
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use kubeweir::testing::lab::{
 use serde_json::{Value, json};
 
 use crate::objects::{node_port, service, slice};
-use crate::site::{Proxy, SOON, Site};
+use crate::site::{METRICS, Proxy, SOON, Site};
 
 const NODE_PORT: u16 = 30053;
 /// How long a steady sender listens before it sends again.
@@ -262,5 +263,104 @@ fn flows_to_serving_endpoints_outlive_policies_ranges_affinity_and_restarts() {
         while server_of(&flow.ask(INTERVAL)) != Some("remote-1") {
             assert!(Instant::now() < end, "{}", proxy.log());
         }
+    }
+}
+
+/// A connection that this server answers.
+fn connected(site: &Site, from: Place, to: SocketAddr, server: &str) -> Flow {
+    let end = Instant::now() + SOON;
+    loop {
+        let mut flow = site.lab_ref().open(from, Protocol::Tcp, to).unwrap();
+        if server_of(&flow.ask(SOON)) == Some(server) {
+            return flow;
+        }
+        assert!(Instant::now() < end, "{server} is never chosen");
+    }
+}
+
+// A node dies. Clients of its endpoints are told within the window and a packet, if their Service asks
+// for it: a Pod's next packet is taken for a new connection's, and whoever gets it resets it; sockets of
+// the host end at once. Other Services' are not told. A kernel that takes no connection in its middle
+// (`nf_conntrack_tcp_loose=0`) leaves Pods waiting.
+#[test]
+fn connections_to_endpoints_that_are_gone_are_ended_on_request() {
+    let site = Site::lab();
+    let lab = site.lab_ref();
+    const NAMES: [&str; 4] = ["asks", "silent", "last", "strict"];
+    let [asks, silent, last, strict] = [1, 2, 3, 4];
+    for (name, n) in NAMES.into_iter().zip(1..) {
+        let mut service = service(name, n);
+        if n != silent {
+            let window = json!({ "kubeweir.io/end-connections-after": "1s" });
+            service["metadata"]["annotations"] = window;
+        }
+        site.server.put(&service);
+    }
+    let put = |n: usize, endpoints: &[Place]| {
+        let slices = Family::BOTH.map(|family| slice(NAMES[n - 1], family, endpoints));
+        slices.iter().for_each(|slice| site.server.put(slice));
+    };
+    let (gone, lives) = (Place::RemotePod(0), Place::Pod(0));
+    [asks, silent, strict].into_iter().for_each(|n| put(n, &[gone, lives]));
+    put(last, &[gone]);
+    let proxy = site.start();
+    [asks, silent, strict].into_iter().for_each(|n| site.wait_served(&proxy, n, "pod-0"));
+    site.wait_served(&proxy, last, "remote-0");
+    let open = |n, from| {
+        let to = |family| SocketAddr::new(cluster_ip(n, family), 80);
+        Family::BOTH.map(|family| connected(&site, from, to(family), "remote-0"))
+    };
+    let (pod, host) = (Place::Pod(1), Place::Host);
+    let mut pods: Vec<Flow> = [open(asks, pod), open(last, pod)].into_iter().flatten().collect();
+    let mut hosts: Vec<Flow> = [open(asks, host), open(last, host)].into_iter().flatten().collect();
+    let mut kept: Vec<Flow> =
+        [open(silent, pod), open(silent, host)].into_iter().flatten().collect();
+    let (mut strict_pods, mut strict_hosts) = (open(strict, pod), open(strict, host));
+    let to = SocketAddr::new(cluster_ip(asks, Family::V4), 80);
+    let mut living = connected(&site, pod, to, "pod-0");
+
+    lab.elsewhere.ip("link set eth0 down").unwrap();
+    let removed = Instant::now();
+    [asks, silent].into_iter().for_each(|n| put(n, &[lives]));
+    put(last, &[]);
+    let end = |flow: &mut Flow| {
+        let mut outcome = Outcome::Silent;
+        site.wait(&proxy, "the end", || {
+            outcome = flow.ask(INTERVAL);
+            outcome != Outcome::Silent
+        });
+        outcome
+    };
+    for flow in &mut pods {
+        assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionReset));
+    }
+    assert!(removed.elapsed() >= Duration::from_secs(1), "{:?}", removed.elapsed());
+    for flow in &mut hosts {
+        assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionAborted));
+    }
+    assert!(kept.iter_mut().all(|flow| flow.ask(INTERVAL) == Outcome::Silent));
+    assert_eq!(server_of(&living.ask(SOON)), Some("pod-0"));
+
+    let event = site.wait_event("ConnectionsEnded");
+    assert!(["asks", "last"].map(Value::from).contains(&event["regarding"]["name"]), "{event}");
+    let ended = |each: u64| {
+        let name = "kubeweir_ended_connections_total";
+        let is = |family| site.scrape().value(name, &[("ip_family", family)]) == Some(each as f64);
+        site.wait(&proxy, "the counts", || is("IPv4") && is("IPv6"));
+        let expected = json!({ "ended": 2 * each, "draining": 0, "held": 0 });
+        site.wait(&proxy, "the status", || {
+            site.json(METRICS, kubeweir::status::PATH)["endings"] == expected
+        });
+    };
+    ended(4);
+
+    site.node().sysctl("net/netfilter/nf_conntrack_tcp_loose", "0").unwrap();
+    put(strict, &[lives]);
+    for flow in &mut strict_hosts {
+        assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionAborted));
+    }
+    ended(6);
+    for flow in &mut strict_pods {
+        assert_eq!(flow.ask(10 * INTERVAL), Outcome::Silent);
     }
 }

@@ -17,6 +17,8 @@
 //!   `manifests::what_is_skipped_is_counted`
 //! - `kubeweir_quarantined_services`, and `kubeweir_rejected_commits_total` by an errno of an element:
 //!   `quarantine::a_service_the_kernel_refuses_is_set_aside_and_taken_back`
+//! - `kubeweir_ended_connections_total`:
+//!   `flows::connections_to_endpoints_that_are_gone_are_ended_on_request`
 //! - `kubeweir_conntrack_entries`, `kubeweir_conntrack_entries_limit`,
 //!   `kubeweir_conntrack_early_drops_total`:
 //!   `conntrack::figures_are_the_kernels_and_a_full_table_is_told`

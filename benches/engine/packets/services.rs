@@ -219,6 +219,7 @@ impl Spec {
                 false => TrafficPolicy::Cluster,
             },
             health_check_node_port: None,
+            end_connections: Default::default(),
         }
     }
 

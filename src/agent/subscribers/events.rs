@@ -20,6 +20,13 @@ pub enum Note {
         /// Why.
         reason: String,
     },
+    /// Connections to an endpoint that is gone were ended; says how many.
+    ConnectionsEnded {
+        /// Of which service.
+        service: ObjectName,
+        /// What.
+        note: String,
+    },
     /// The conntrack table is nearly full; says how full.
     ConntrackPressure(String),
     /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).

@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use crate::conntrack::{Frontend, Served, ServedPort};
+use crate::conntrack::{Drained, Frontend, Served, ServedPort};
 use crate::engine::Conflict;
 use crate::model::{Family, ObjectName, PerFamily, Protocol};
 use crate::program::{FrontendAt, FrontendKey, Surroundings};
 use crate::sync::{InForce, Subscriber, Synced, Turn};
 
-pub use thread::start;
+pub use thread::{Told, start};
 
 /// What to reconcile: only services that changed.
 #[derive(Debug, Clone)]
@@ -24,6 +25,9 @@ pub struct Job {
     pub udp: BTreeMap<ObjectName, Ports>,
     /// Services with TCP ports whose rules were made anew; `None` if they are gone.
     pub tcp: BTreeMap<ObjectName, Option<Served>>,
+    /// Services whose connections to endpoints that are gone are to be ended, if their rules were made
+    /// anew; `None` if they are not any more.
+    pub drained: Vec<(ObjectName, Option<Drained>)>,
     /// Addresses on which NodePorts are served.
     pub node_port_addresses: HashSet<IpAddr>,
 }
@@ -47,17 +51,27 @@ pub struct Flows {
     known: PerFamily<HashMap<ObjectName, Vec<ServedPort>>>,
     /// Services in force that have NodePorts.
     with_node_ports: PerFamily<HashMap<ObjectName, Served>>,
+    /// After which time connections to endpoints that are gone are ended, where a service does not say.
+    end_after: Option<Duration>,
+    /// Services of which that was told.
+    drained: PerFamily<HashSet<ObjectName>>,
 }
 
 impl Flows {
     /// Nothing is in force yet; `surroundings` are those of the start.
-    pub fn new(jobs: Sender<Job>, surroundings: &Surroundings) -> Self {
+    pub fn new(
+        jobs: Sender<Job>,
+        surroundings: &Surroundings,
+        end_after: Option<Duration>,
+    ) -> Self {
         Flows {
             jobs,
             node_port_addresses: node_ports(surroundings),
             extended: PerFamily::default(),
             known: PerFamily::default(),
             with_node_ports: PerFamily::default(),
+            end_after,
+            drained: PerFamily::default(),
         }
     }
 
@@ -72,6 +86,7 @@ impl Flows {
             family,
             udp: BTreeMap::new(),
             tcp: BTreeMap::new(),
+            drained: Vec::new(),
             node_port_addresses: self.node_port_addresses[family].clone(),
         };
         let Some(synced) = synced else { return job };
@@ -88,6 +103,15 @@ impl Flows {
                     with_node_ports.insert(service.name.clone(), s.clone());
                 }
                 _ => drop(with_node_ports.remove(&service.name)),
+            }
+            let drained = served.as_ref().and_then(|s| s.drained(family, self.end_after));
+            let told = &mut self.drained[family];
+            let known = match drained {
+                Some(_) => !told.insert(service.name.clone()),
+                None => told.remove(&service.name),
+            };
+            if drained.is_some() || known {
+                job.drained.push((service.name.clone(), drained));
             }
             let gone = served.is_none();
             let tcp = served.filter(|s| has(s, |port| port.protocol == Protocol::Tcp));
@@ -145,7 +169,7 @@ impl Subscriber for Flows {
             if settled && std::mem::take(&mut self.extended[family]) {
                 self.extend(&mut job);
             }
-            if !job.udp.is_empty() || !job.tcp.is_empty() {
+            if !job.udp.is_empty() || !job.tcp.is_empty() || !job.drained.is_empty() {
                 // The thread ends only with the process.
                 let _ = self.jobs.send(job);
             }

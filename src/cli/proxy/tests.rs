@@ -55,7 +55,7 @@ fn every_flag_and_its_default() {
         conntrack-tcp-be-liberal="false" conntrack-tcp-timeout-close-wait="1h0m0s"
         conntrack-tcp-timeout-established="24h0m0s" conntrack-udp-timeout="0s"
         conntrack-udp-timeout-stream="0s" detect-local-mode="" drop-invalid="false"
-        feature-gates=""
+        end-connections-after="0s" feature-gates=""
         healthz-bind-address="0.0.0.0:10256" healthz-port="10256" help="false"
         hostname-override="" init-only="false" iptables-localhost-nodeports="true"
         iptables-masquerade-bit="14" iptables-min-sync-period="0s" iptables-sync-period="30s"

@@ -24,6 +24,7 @@ fn entry(client: &str, frontend: &str, endpoint: &str) -> Entry {
         tcp: Some("ESTABLISHED"),
         started: None,
         counts: None,
+        id: None,
     }
 }
 

@@ -109,6 +109,7 @@ fn read_entry(attributes: Attributes<'_>, family: Family) -> Option<Entry> {
         tcp: state,
         started: attributes.nest(CTA_TIMESTAMP).u64(CTA_TIMESTAMP_START),
         counts: read_counts(attributes),
+        id: attributes.u32(CTA_ID),
     })
 }
 

@@ -103,7 +103,7 @@ struct World {
 
 /// A subscriber that has heard nothing; nobody does its jobs.
 fn flows() -> Flows {
-    Flows::new(channel().0, &surroundings())
+    Flows::new(channel().0, &surroundings(), None)
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -38,6 +38,7 @@ pub fn service(name: &str, n: usize) -> ServiceBuilder {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         health_check_node_port: None,
+        end_connections: Default::default(),
     })
 }
 

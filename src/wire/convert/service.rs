@@ -4,8 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Conversion, ToModel, family_from_api, push_unique};
-use crate::model::{Family, Kind, Object, Service, ServicePort, ServiceType, TrafficPolicy};
-use crate::wire::message::{self, LABEL_SERVICE_PROXY_NAME, ObjectMeta, ServiceSpec};
+use crate::model::{
+    EndConnections, Family, Kind, Object, Service, ServicePort, ServiceType, TrafficPolicy,
+};
+use crate::wire::message::{
+    self, ANNOTATION_END_CONNECTIONS, LABEL_SERVICE_PROXY_NAME, ObjectMeta, ServiceSpec,
+};
 
 /// What the API server fills in for `sessionAffinityConfig.clientIP.timeoutSeconds`; manifests have
 /// no server.
@@ -45,6 +49,7 @@ impl ToModel for message::Service {
                 .policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
             external_policy,
             health_check_node_port: conversion.health_check_node_port(spec, kind, external_policy),
+            end_connections: conversion.end_connections(),
         };
         Some(Object::Service(Arc::new(service)))
     }
@@ -191,6 +196,24 @@ impl Conversion<'_> {
                     format!("{seconds} is not between 1 and 86400, taken as 10800"),
                 );
                 Some(DEFAULT_AFFINITY_TIMEOUT)
+            }
+        }
+    }
+
+    fn end_connections(&mut self) -> EndConnections {
+        let Some(text) = self.metadata.annotation(ANNOTATION_END_CONNECTIONS) else {
+            return EndConnections::AsNode;
+        };
+        if text == "never" {
+            return EndConnections::Never;
+        }
+        let time = text.parse::<jiff::SignedDuration>().ok();
+        match time.and_then(|time| std::time::Duration::try_from(time).ok()) {
+            Some(time) => EndConnections::After(time),
+            None => {
+                let field = format!("metadata.annotations[{ANNOTATION_END_CONNECTIONS}]");
+                self.error(&field, format!("{text:?} is neither a duration nor never, ignored"));
+                EndConnections::AsNode
             }
         }
     }

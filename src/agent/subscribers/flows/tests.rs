@@ -8,14 +8,15 @@ use std::sync::mpsc::{Receiver, channel};
 
 use jiff::Timestamp;
 
-use super::thread::{FlowTable, work};
+use super::thread::{FlowTable, Told, work};
 use super::*;
 use crate::agent::subscribers::tests::{in_force, surroundings, synced};
 use crate::conntrack::Reconciliation;
 use crate::engine::Claim;
 use crate::metrics::{BuildInfo, Metrics, Mode};
-use crate::model::ServicePortName;
+use crate::model::{EndConnections, ServicePortName};
 use crate::netlink::conntrack::{Cleaned, ConntrackError};
+use crate::status::SharedStatus;
 use crate::sync::SyncError;
 use crate::testing::objects::{name, port, service, slice};
 use crate::transaction::{CommitError, Rejection};
@@ -30,7 +31,7 @@ fn dns(external: &[&str], endpoint: &str) -> InForce {
 
 fn flows() -> (Flows, Receiver<Job>) {
     let (sender, jobs) = channel();
-    (Flows::new(sender, &surroundings()), jobs)
+    (Flows::new(sender, &surroundings(), None), jobs)
 }
 
 fn turn(in_force: Vec<InForce>, result: Result<(), SyncError>) -> Turn {
@@ -126,6 +127,34 @@ fn a_frontend_of_another_service_is_not_judged_by_its_claimant() {
     assert_eq!(*addresses, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
 }
 
+// Without the option nothing is told of a service, whatever becomes of its endpoints. A service's own
+// word goes before the node's.
+#[test]
+fn connections_are_to_be_ended_only_where_that_is_asked_for() {
+    let web = |own: EndConnections| {
+        let mut web = web(None);
+        Arc::make_mut(web.service.as_mut().expect("in force")).end_connections = own;
+        web
+    };
+    let told = |of_node: Option<u64>, own: &[EndConnections]| -> Vec<Option<Duration>> {
+        let (sender, jobs) = channel();
+        let mut flows = Flows::new(sender, &surroundings(), of_node.map(Duration::from_secs));
+        own.iter().for_each(|&own| flows.turn(&turn(vec![web(own)], Ok(()))));
+        let drained = jobs.try_iter().flat_map(|job| job.drained);
+        drained.map(|(_, drained)| drained.map(|drained| drained.after)).collect()
+    };
+    let secs = |n| Some(Duration::from_secs(n));
+    let after = |n| EndConnections::After(Duration::from_secs(n));
+    assert_eq!(told(None, &[EndConnections::AsNode, EndConnections::Never]), []);
+    assert_eq!(told(Some(30), &[EndConnections::AsNode]), [secs(30)]);
+    assert_eq!(told(None, &[after(5)]), [secs(5)]);
+    assert_eq!(told(Some(30), &[after(5), EndConnections::Never]), [secs(5), None]);
+    assert_eq!(
+        told(None, &[after(5), EndConnections::AsNode, EndConnections::AsNode]),
+        [secs(5), None]
+    );
+}
+
 /// Answers as it was told, and keeps which flows each reconciliation calls stale.
 #[derive(Clone)]
 struct Scripted {
@@ -178,9 +207,26 @@ impl FlowTable for Scripted {
         answer
     }
 
+    fn end(
+        &mut self,
+        _: IpAddr,
+        _: &dyn Fn(&crate::conntrack::Entry) -> bool,
+    ) -> Result<(usize, bool), ConntrackError> {
+        panic!("nothing is to be ended")
+    }
+
     fn delete(&mut self, flows: &[crate::conntrack::Flow]) {
         self.echoes.borrow_mut().extend(flows.iter().map(|flow| flow.original));
         self.end.borrow_mut().take();
+    }
+}
+
+/// Nobody listens.
+fn told() -> Told {
+    Told {
+        metrics: Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now())),
+        notes: tokio::sync::mpsc::unbounded_channel().0,
+        status: SharedStatus::default(),
     }
 }
 
@@ -195,9 +241,8 @@ fn a_failed_reconciliation_stays_due_until_it_was_done() {
     let failed = Err(ConntrackError::List { family: Family::V4, source: error() });
     let partial = Ok(Cleaned { partial: true, ..Cleaned::default() });
     let scripted = Scripted::new([failed, partial, Ok(Cleaned::default())], sender);
-    let metrics = Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now());
     let mut refusals = 1;
-    work(&jobs, &metrics, || {
+    work(&jobs, "here".into(), &told(), || {
         if refusals > 0 {
             refusals -= 1;
             return Err(ConntrackError::Open(error()));
@@ -217,7 +262,6 @@ fn what_an_answer_on_its_way_begins_is_deleted_too() {
     let untranslated = flow_to("10.96.0.10:53");
     let cleaned = Cleaned { deleted: 1, untranslated: vec![untranslated], ..Cleaned::default() };
     let scripted = Scripted::new([Ok(cleaned)], sender);
-    let metrics = Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now());
-    work(&jobs, &metrics, || Ok(scripted.clone()));
+    work(&jobs, "here".into(), &told(), || Ok(scripted.clone()));
     assert_eq!(*scripted.echoes.borrow(), [untranslated.reply]);
 }

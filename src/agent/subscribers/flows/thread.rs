@@ -3,20 +3,26 @@
 //! A job stays due until it was done: what fails waits, merged with what comes after it, and is
 //! tried again (`world.md`, C7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info};
 
 use super::Job;
+use crate::agent::subscribers::Note;
 use crate::backoff::Backoff;
-use crate::conntrack::{Flow, Reconciliation, ServedPort};
+use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort, Within};
 use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
+use crate::netlink::request::Dump;
+use crate::netlink::sockets::Sockets;
+use crate::status::SharedStatus;
 
 /// Pauses before a job that failed is tried again.
 const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
@@ -24,6 +30,13 @@ const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 /// From one look at TCP flows to the next. Nearly every change concerns a TCP port, and a client
 /// repeats its first packet after a second at the earliest.
 const TCP_PAUSE: Duration = Duration::from_secs(1);
+
+/// So many connections are ended at once; the next ones wait for the pace of endings.
+const MOST_ENDED: usize = 1000;
+
+/// A look at all connections of IPv6 takes a while where there are many. So many times as long as the last
+/// one took, none is made.
+const REST: u32 = 4;
 
 /// How long an answer to a packet may take that passed before its flow was deleted.
 const ECHO: Duration = Duration::from_secs(1);
@@ -42,6 +55,17 @@ pub trait FlowTable {
 
     /// Deletes these flows if they are there.
     fn delete(&mut self, flows: &[Flow]);
+
+    /// Ends some of the TCP connections with an endpoint that `which` names: how many, and whether there
+    /// may be more.
+    ///
+    /// # Errors
+    /// If they could not be read.
+    fn end(
+        &mut self,
+        endpoint: IpAddr,
+        which: &dyn Fn(&Entry) -> bool,
+    ) -> Result<(usize, bool), ConntrackError>;
 }
 
 impl FlowTable for Conntrack {
@@ -57,24 +81,55 @@ impl FlowTable for Conntrack {
         // They are hardly ever there, and no worse than before if they stay.
         let _ = Conntrack::delete(self, flows);
     }
+
+    fn end(
+        &mut self,
+        endpoint: IpAddr,
+        which: &dyn Fn(&Entry) -> bool,
+    ) -> Result<(usize, bool), ConntrackError> {
+        let family = Family::of(&endpoint);
+        let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
+        let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
+        let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
+        // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
+        // after all. Where the kernel cannot, their next packet is answered as others' are.
+        if let Ok(mut sockets) = Sockets::open() {
+            for flow in &flows {
+                let _ = sockets.destroy(flow.original.source, flow.original.destination);
+            }
+        }
+        let ended = Conntrack::delete(self, &flows).deleted;
+        Ok((ended, more && ended > 0))
+    }
+}
+
+/// Who is told what the thread did.
+pub struct Told {
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Tells of it.
+    pub notes: UnboundedSender<Note>,
+    /// Shows it.
+    pub status: SharedStatus,
 }
 
 /// Starts the thread; it ends when the sender is dropped. Jobs are done one after the other, in the
 /// network namespace of the caller.
-pub fn start(metrics: Arc<Metrics>) -> std::io::Result<Sender<Job>> {
+pub fn start(node: Arc<str>, told: Told) -> std::io::Result<Sender<Job>> {
     let (sender, jobs) = channel();
     std::thread::Builder::new()
         .name("conntrack".to_owned())
-        .spawn(move || work(&jobs, &metrics, Conntrack::open))?;
+        .spawn(move || work(&jobs, node, &told, Conntrack::open))?;
     Ok(sender)
 }
 
 pub(super) fn work<T: FlowTable>(
     jobs: &Receiver<Job>,
-    metrics: &Metrics,
+    node: Arc<str>,
+    told: &Told,
     mut open: impl FnMut() -> Result<T, ConntrackError>,
 ) {
-    let mut due = Due::new(Instant::now());
+    let mut due = Due::new(Instant::now(), node);
     let mut table: Option<T> = None;
     let mut failures = 0;
     while due.wait(jobs) {
@@ -82,13 +137,15 @@ pub(super) fn work<T: FlowTable>(
         if let (Some(table), Some(echoes)) = (&mut table, due.echoes(now)) {
             table.delete(&echoes);
         }
+        end(&mut due, &mut table, &mut open, told);
+        due.show(&told.status);
         let taken = due.take(now);
         if taken.is_empty() {
             continue;
         }
         let mut failed = false;
         for job in taken {
-            let outcome = attempt(&mut table, &mut open, &job, metrics, &mut due);
+            let outcome = attempt(&mut table, &mut open, &job, &told.metrics, &mut due);
             if let Err(reason) = outcome {
                 error!(family = %job.family, reason, "Failed to clean up stale flows, trying again");
                 due.put_back(job);
@@ -97,6 +154,51 @@ pub(super) fn work<T: FlowTable>(
         }
         failures = if failed { failures + 1 } else { 0 };
         due.from = Instant::now() + RETRIES.pause(failures);
+    }
+}
+
+/// Ends what is due of connections to endpoints that are gone.
+fn end<T: FlowTable>(
+    due: &mut Due,
+    table: &mut Option<T>,
+    open: &mut impl FnMut() -> Result<T, ConntrackError>,
+    told: &Told,
+) {
+    let now = due.age();
+    let Some(ending) = due.endings.due(now) else { return };
+    let Some(port) = due.endings.port(&ending) else {
+        due.endings.ended(now, &ending);
+        return;
+    };
+    let (endpoint, family) = (ending.endpoint, port.family);
+    let addresses = &due.node_port_addresses[family];
+    let which = |entry: &Entry| port.leads(entry, endpoint, addresses);
+    let opened = match table {
+        Some(opened) => Ok(opened),
+        None => open().map(|opened| table.insert(opened)),
+    };
+    match opened.and_then(|table| table.end(endpoint.ip(), &which)) {
+        Ok((ended, more)) => {
+            told.metrics.agent.connections_ended(family, ended);
+            told.status.update(|status| status.endings.ended += ended as u64);
+            if !more {
+                due.endings.ended(now, &ending);
+            }
+            due.endings.pause(due.age(), due.age().saturating_sub(now) * REST);
+            if ended > 0 {
+                let service = ending.service;
+                let note = format!("{ended} connections to {endpoint}, which is gone, were ended");
+                info!(%service, note, "Ended connections");
+                // Nobody listens any more only when the process ends.
+                let _ = told.notes.send(Note::ConnectionsEnded { service, note });
+            }
+        }
+        Err(reason) => {
+            *table = None;
+            let reason = with_causes(&reason);
+            error!(%endpoint, reason, "Failed to end connections, trying again");
+            due.endings.pause(now, RETRIES.pause(1));
+        }
     }
 }
 
@@ -151,11 +253,38 @@ struct Due {
     tcp_from: Instant,
     /// See [`Flow::echo`]; and when the last of them has come.
     echoes: Option<(Instant, Vec<Flow>)>,
+    /// Connections to endpoints that are gone, by the time since the start.
+    endings: Endings,
+    /// What of it was shown last.
+    shown: (usize, usize),
+    started: Instant,
+    node_port_addresses: PerFamily<HashSet<IpAddr>>,
 }
 
 impl Due {
-    fn new(now: Instant) -> Self {
-        Due { jobs: PerFamily::default(), from: now, tcp_from: now, echoes: None }
+    fn new(now: Instant, node: Arc<str>) -> Self {
+        Due {
+            jobs: PerFamily::default(),
+            from: now,
+            tcp_from: now,
+            echoes: None,
+            endings: Endings::new(node),
+            shown: (0, 0),
+            started: now,
+            node_port_addresses: PerFamily::default(),
+        }
+    }
+
+    /// Only what changed: without endings, nothing ever does.
+    fn show(&mut self, status: &SharedStatus) {
+        let waiting = self.endings.waiting();
+        if std::mem::replace(&mut self.shown, waiting) != waiting {
+            status.update(|status| (status.endings.draining, status.endings.held) = waiting);
+        }
+    }
+
+    fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn expect_echoes(&mut self, deleted: &[Flow], now: Instant) {
@@ -177,7 +306,8 @@ impl Due {
         let tcp = waiting().any(|job| !job.tcp.is_empty());
         let tcp = tcp.then(|| self.from.max(self.tcp_from));
         let echoes = self.echoes.as_ref().map(|(end, _)| *end);
-        [udp, tcp, echoes].into_iter().flatten().min()
+        let endings = self.endings.next().map(|age| self.started + age);
+        [udp, tcp, echoes, endings].into_iter().flatten().min()
     }
 
     /// Waits until there is something to do; what waits then is done in one go, for reading the table
@@ -210,13 +340,17 @@ impl Due {
             let udp = std::mem::take(&mut job.udp);
             let node_port_addresses = job.node_port_addresses.clone();
             if !udp.is_empty() {
-                taken.push(Job { family, udp, tcp: BTreeMap::new(), node_port_addresses });
+                let (tcp, drained) = (BTreeMap::new(), Vec::new());
+                taken.push(Job { family, udp, tcp, drained, node_port_addresses });
             }
         }
         taken
     }
 
-    fn add(&mut self, job: Job) {
+    fn add(&mut self, mut job: Job) {
+        let drained = std::mem::take(&mut job.drained);
+        self.endings.told(self.age(), job.family, drained);
+        self.node_port_addresses[job.family].clone_from(&job.node_port_addresses);
         match &mut self.jobs[job.family] {
             Some(waiting) => waiting.follow(job),
             empty => *empty = Some(job),

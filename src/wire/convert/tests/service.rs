@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::{fields, ip, service, service_with};
-use crate::model::{Family, Kind, Protocol, ServiceType, TrafficPolicy};
+use crate::model::{EndConnections, Family, Kind, Protocol, ServiceType, TrafficPolicy};
 use crate::wire::Decoder;
 
 // B-075: headless Services are not even taken, ExternalName ones have no ClusterIP of any family.
@@ -177,6 +177,28 @@ fn the_annotation_of_source_ranges_is_ignored() {
         json!({"service.beta.kubernetes.io/load-balancer-source-ranges": "192.0.2.0/24"});
     let decoded = service_with(json!({"metadata": {"annotations": annotations}}));
     assert_eq!((service(&decoded).source_ranges.len(), decoded.skips.len()), (0, 0));
+}
+
+#[test]
+fn the_annotation_of_ended_connections() {
+    let with = |text: &str| {
+        let annotations = json!({"kubeweir.io/end-connections-after": text});
+        service_with(json!({"metadata": {"annotations": annotations}}))
+    };
+    let secs = |n| EndConnections::After(std::time::Duration::from_secs(n));
+    let cases = [("30s", secs(30)), ("1m30s", secs(90)), ("0s", secs(0))];
+    for (text, expected) in cases.into_iter().chain([("never", EndConnections::Never)]) {
+        let conversion = with(text);
+        assert_eq!(service(&conversion).end_connections, expected, "{text}");
+        assert_eq!(fields(&conversion), [""; 0], "{text}");
+    }
+    assert_eq!(service(&service_with(json!({}))).end_connections, EndConnections::AsNode);
+    for text in ["", "soon", "-5s", "30"] {
+        let conversion = with(text);
+        assert_eq!(service(&conversion).end_connections, EndConnections::AsNode, "{text:?}");
+        let annotation = "metadata.annotations[kubeweir.io/end-connections-after]";
+        assert_eq!(fields(&conversion), [annotation], "{text:?}");
+    }
 }
 
 #[test]
