@@ -15,7 +15,7 @@ use kubeweir::program::{RuleOptions, elements};
 use kubeweir::ruleset::Table;
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
-use kubeweir::topology::{Needs, Vantage, merge, usable};
+use kubeweir::topology::{Needs, NodeTopology, merge, usable};
 use kubeweir::wire::{Decoder, Encoding};
 
 #[path = "engine/cluster.rs"]
@@ -78,7 +78,7 @@ fn steps(criterion: &mut Criterion) {
     engine.applied(Family::V4, plan);
 
     let slices = size.slices(7);
-    let vantage = engine.vantage().clone();
+    let node_topology = engine.node_topology().clone();
     let name = cluster::name(7);
     let placement = engine.applied_placements(Family::V4, &name)[0].clone();
     let needs = Needs { cluster: true, local: false };
@@ -86,7 +86,7 @@ fn steps(criterion: &mut Criterion) {
         bencher.iter(|| {
             let port = &placement.name;
             let merged = merge(slices.iter(), Family::V4, &port.port, port.protocol);
-            black_box(usable(&merged, &vantage, needs));
+            black_box(usable(&merged, &node_topology, needs));
             elements(black_box(&placement), Family::V4, engine.options())
         });
     });
@@ -112,8 +112,8 @@ fn steps(criterion: &mut Criterion) {
 }
 
 fn engine() -> Engine {
-    let vantage = Vantage { node: NODE.into(), zone: None };
-    Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true)
+    let node_topology = NodeTopology { node: NODE.into(), zone: None };
+    Engine::new(RuleOptions::nftables(), node_topology, Families::DUAL, true)
 }
 
 /// Everything but the kernel: an endpoint comes or goes, its service is planned.

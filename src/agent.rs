@@ -7,11 +7,11 @@ mod cleaning;
 mod error;
 mod node_source;
 mod pages;
-mod patience;
 mod prepare;
 mod pressure;
 pub mod privilege;
 mod programming;
+mod retry;
 mod servers;
 pub(crate) mod subscribers;
 
@@ -39,8 +39,8 @@ use crate::metrics::Metrics;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
-use prepare::Ready;
-use programming::Subject;
+use prepare::PreparedNode;
+use programming::NodeIdentity;
 use servers::Servers;
 use subscribers::{Fatal, Note, Outlets, Told};
 
@@ -147,9 +147,9 @@ async fn prepared(
     node: String,
     inbox: &Arc<Inbox>,
     metrics: &Arc<Metrics>,
-) -> Result<Ready, AgentError> {
-    let sighted = node_source::open(launch, &node, inbox, metrics).await?;
-    let ready = prepare::prepare(launch, node, sighted).await?;
+) -> Result<PreparedNode, AgentError> {
+    let node_source = node_source::open(launch, &node, inbox, metrics).await?;
+    let ready = prepare::prepare(launch, node, node_source).await?;
     if launch.init_only {
         for family in ready.families.iter() {
             info!(%family, "System initialized and --init-only specified");
@@ -165,16 +165,16 @@ fn hostname() -> String {
 /// Starts everything that goes on, and waits for what ends it.
 async fn serve(
     launch: &Launch,
-    ready: Ready,
+    ready: PreparedNode,
     metrics: Arc<Metrics>,
     inbox: &Arc<Inbox>,
     endings: &mut Endings,
 ) -> Result<Ended, AgentError> {
-    let Ready { node, sighted, traffic, families, owned } = ready;
+    let PreparedNode { node, node_source, traffic, families, owned } = ready;
     let config = &launch.config;
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
     let node: Arc<str> = node.into();
-    let recorder = sighted.source.recorder(&node);
+    let recorder = node_source.source.recorder(&node);
     let health = ProxyHealth::new(config.sync_period);
     let health = match launch.source {
         Source::Api => health,
@@ -214,7 +214,7 @@ async fn serve(
         },
         end_connections_after: config.end_connections_after,
     };
-    let subject = Subject { node, object: sighted.node, families, owned, traffic };
+    let subject = NodeIdentity { node, object: node_source.node, families, owned, traffic };
     let programming = tokio::select! {
         started = programming::start(launch, subject, outlets, inbox) => started?,
         ended = endings.next() => return ended,
@@ -223,7 +223,7 @@ async fn serve(
     for family in families.iter() {
         health.loop_started(family);
     }
-    sighted.source.start(inbox, &metrics)?;
+    node_source.source.start(inbox, &metrics)?;
     announce(recorder.as_ref(), config);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {

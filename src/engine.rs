@@ -32,14 +32,14 @@ pub use adopt::Adoption;
 pub use applied::surviving_clients;
 pub use claims::Claim;
 pub use plan::{Draft, Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, Totals, Unserved};
+pub use queries::{Conflict, FamilySummary, ServiceCounts, UnservedReason};
 pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};
-use crate::program::{NodePortMatch, Placement, Program, RuleOptions, Surroundings, program};
+use crate::program::{NodeAddressing, NodePortMatch, Placement, Program, RuleOptions, program};
 use crate::ruleset::{Ownership, Table};
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 use applied::Applied;
 use claims::Claims;
 
@@ -47,7 +47,7 @@ use claims::Claims;
 #[derive(Debug)]
 pub struct Engine {
     options: RuleOptions,
-    vantage: Vantage,
+    node_topology: NodeTopology,
     families: Families,
     /// Whether the kernel can own tables for us (design: 6.9 or newer, probed).
     owned: bool,
@@ -66,12 +66,12 @@ struct FamilyState {
     /// Services that are set aside, and what they keep.
     set_aside: BTreeMap<ObjectName, Vec<Placement>>,
     /// Addresses and networks that belong to no service, as they should be.
-    statics: Statics,
+    node_elements: NodeElements,
 }
 
 /// Elements that belong to no service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Statics {
+struct NodeElements {
     /// Sorted, without duplicates.
     node_port_ips: Vec<IpAddr>,
     /// Aggregated, sorted.
@@ -83,16 +83,26 @@ struct Statics {
 impl Engine {
     /// An engine without objects, in front of kernels without tables. `owned` says whether tables are
     /// created owned and persistent.
-    pub fn new(options: RuleOptions, vantage: Vantage, families: Families, owned: bool) -> Self {
+    pub fn new(
+        options: RuleOptions,
+        node_topology: NodeTopology,
+        families: Families,
+        owned: bool,
+    ) -> Self {
         let state = PerFamily::from_fn(|family| FamilyState {
             program: program(family, &options),
             claims: Claims::default(),
             applied: Applied::default(),
             dirty: BTreeSet::new(),
             set_aside: BTreeMap::new(),
-            statics: statics(family, &options, &Store::default(), initial(family, &options)),
+            node_elements: node_elements(
+                family,
+                &options,
+                &Store::default(),
+                initial(family, &options),
+            ),
         });
-        Engine { options, vantage, families, owned, store: Store::default(), state }
+        Engine { options, node_topology, families, owned, store: Store::default(), state }
     }
 
     /// The families that are programmed.
@@ -111,8 +121,8 @@ impl Engine {
     }
 
     /// This node as endpoint selection sees it.
-    pub fn vantage(&self) -> &Vantage {
-        &self.vantage
+    pub fn node_topology(&self) -> &NodeTopology {
+        &self.node_topology
     }
 
     /// The program of a family.
@@ -167,7 +177,7 @@ impl Engine {
 
     fn of_this_node(&self, change: Change) -> Change {
         let is_other = |object: &Object| {
-            object.kind() == Kind::Node && object.name().name != self.vantage.node
+            object.kind() == Kind::Node && object.name().name != self.node_topology.node
         };
         match change {
             Change::Apply(object) if is_other(&object) => {
@@ -183,9 +193,9 @@ impl Engine {
 
     /// The node's zone changed: every cluster list may (B-060).
     pub fn set_zone(&mut self, zone: Option<std::sync::Arc<str>>) -> bool {
-        let changed = self.vantage.zone != zone;
+        let changed = self.node_topology.zone != zone;
         if changed {
-            self.vantage.zone = zone;
+            self.node_topology.zone = zone;
             self.mark_all_dirty();
         }
         changed
@@ -194,8 +204,8 @@ impl Engine {
     /// The node's addresses, or what its Node says of them, are others now. Returns the families that
     /// have work with it, and those whose rules are others: their tables have to be read, so that
     /// affinity outlives them, and are replaced.
-    pub fn set_surroundings(&mut self, surroundings: &Surroundings) -> (Families, Families) {
-        let Surroundings { options, local_addresses } = surroundings;
+    pub fn set_surroundings(&mut self, addressing: &NodeAddressing) -> (Families, Families) {
+        let NodeAddressing { options, local_addresses } = addressing;
         let mut rewritten = Families::default();
         for family in self.families.iter() {
             let program = program(family, options);
@@ -241,7 +251,7 @@ impl Engine {
         let state = &self.state[family];
         let settled = state.dirty.is_empty()
             && state.applied.is_settled(self.owned)
-            && state.applied.statics == state.statics;
+            && state.applied.node_elements == state.node_elements;
         self.is_ready() && self.families.contains(family) && !settled
     }
 
@@ -277,11 +287,11 @@ impl Engine {
     fn refresh_statics(&mut self, addresses: Option<&PerFamily<Vec<IpAddr>>>) -> Families {
         let mut changed = Families::default();
         for family in self.families.iter() {
-            let current = &self.state[family].statics.node_port_ips;
+            let current = &self.state[family].node_elements.node_port_ips;
             let addresses = addresses.map_or(current, |addresses| &addresses[family]).clone();
-            let new = statics(family, &self.options, &self.store, &addresses);
-            if new != self.state[family].statics {
-                self.state[family].statics = new;
+            let new = node_elements(family, &self.options, &self.store, &addresses);
+            if new != self.state[family].node_elements {
+                self.state[family].node_elements = new;
                 changed = changed.with(family);
             }
         }
@@ -297,7 +307,12 @@ fn initial(family: Family, options: &RuleOptions) -> &[IpAddr] {
     }
 }
 
-fn statics(family: Family, options: &RuleOptions, store: &Store, addresses: &[IpAddr]) -> Statics {
+fn node_elements(
+    family: Family,
+    options: &RuleOptions,
+    store: &Store,
+    addresses: &[IpAddr],
+) -> NodeElements {
     let mut node_port_ips = addresses.to_vec();
     node_port_ips.sort_unstable();
     node_port_ips.dedup();
@@ -312,5 +327,5 @@ fn statics(family: Family, options: &RuleOptions, store: &Store, addresses: &[Ip
         service_cidrs.sort();
     }
     let refused_on_localhost = options.localhost[family].refused();
-    Statics { node_port_ips, service_cidrs, refused_on_localhost }
+    NodeElements { node_port_ips, service_cidrs, refused_on_localhost }
 }

@@ -16,7 +16,7 @@
 //! | Layer | Modules | Must not know |
 //! | --- | --- | --- |
 //! | model | [`model`], [`backoff`] | everything else |
-//! | core (pure) | [`topology`], [`ruleset`], [`program`], [`transaction`], [`engine`] | I/O, clocks, async, logging |
+//! | core (pure) | [`topology`], [`ruleset`], [`program`], [`kernel`], [`engine`] | I/O, clocks, async, logging |
 //! | adapters | [`source`], [`wire`], [`manifest`], [`api`], [`netlink`], [`conntrack`], [`node`], [`sysctl`], [`cleanup`], [`health`], [`metrics`], [`http_server`], [`localhost`] | how traffic is decided |
 //! | what the agent tells | [`status`] | who asks |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types |
@@ -37,6 +37,7 @@ pub mod engine;
 pub mod health;
 pub mod http_server;
 pub mod inspect;
+pub mod kernel;
 pub mod localhost;
 pub mod logging;
 pub mod manifest;
@@ -53,5 +54,4 @@ pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod topology;
-pub mod transaction;
 pub mod wire;

@@ -46,11 +46,11 @@ use std::time::{Duration, Instant};
 use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
 
+use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 use crate::model::Family;
 use crate::ruleset::{
     Chain, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
 };
-use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
 /// `sendmsg` returns; without one after this time there will be none.

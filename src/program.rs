@@ -20,9 +20,9 @@ pub use chains::{Program, RuleId, program};
 pub use extension::{Extension, ExtensionObjects};
 pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
-pub use options::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions, Surroundings};
+pub use options::{LocalPods, LocalhostNodePorts, NodeAddressing, NodePortMatch, RuleOptions};
 pub use placement::{
     Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, comment, elements,
 };
-pub use set::{Class, Plane, Scope, SetId};
+pub use set::{Class, FrontendSpace, ListScope, SetId};
 pub use slots::Slots;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::conntrack::Statistics;
-use crate::engine::{FamilySummary, Unserved};
+use crate::engine::{FamilySummary, UnservedReason};
 
 /// Where the metrics server serves it.
 pub const PATH: &str = "/kubeweir/status";
@@ -63,7 +63,7 @@ pub struct FamilyStatus {
     pub earlier_syncs: Vec<LastSync>,
     pub contested: Vec<Contested>,
     /// Service ports that are not served to everyone, by reason; no reason without one.
-    pub unserved: BTreeMap<Unserved, UnservedPorts>,
+    pub unserved: BTreeMap<UnservedReason, UnservedPorts>,
     pub quarantine: Vec<QuarantinedService>,
 }
 

@@ -17,7 +17,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use inbox::{Inbox, Mail};
+pub use inbox::{Inbox, Incoming};
 pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::Limits;
 pub use thread::{Programmer, StartError, watch_foreign_changes};
@@ -25,9 +25,9 @@ pub use turn::{Arrival, FamilyState, Foreign, InForce, Subscriber, Synced, Turn}
 pub use worker::{Survey, Worker};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
+use crate::kernel::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 use crate::model::{Family, ObjectName, PerFamily};
 use crate::ruleset::{Name, Ownership, Table};
-use crate::transaction::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
 const BATCH: usize = 10_000;
@@ -79,7 +79,7 @@ pub struct CommitReport {
     /// What the transaction asked for.
     pub counts: Counts,
     /// What it took.
-    pub committed: crate::transaction::Committed,
+    pub committed: crate::kernel::Committed,
 }
 
 /// Engine and kernel together.

@@ -16,7 +16,7 @@ use crate::model::{Endpoint, EndpointSlice, Family, Protocol};
 
 /// What endpoint selection needs to know of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vantage {
+pub struct NodeTopology {
     /// The node's name, compared exactly with `nodeName` and node hints (B-114).
     pub node: Arc<str>,
     /// The node's zone; `None` when unknown (B-118).
@@ -99,18 +99,18 @@ pub fn merge<'a>(
 }
 
 /// Chooses the endpoints this node may use. `endpoints` is sorted and free of duplicates.
-pub fn usable(endpoints: &[Merged<'_>], vantage: &Vantage, needs: Needs) -> Usable {
+pub fn usable(endpoints: &[Merged<'_>], node_topology: &NodeTopology, needs: Needs) -> Usable {
     let ready = |m: &&Merged<'_>| m.endpoint.ready;
     let fallback = |m: &&Merged<'_>| m.endpoint.serving && m.endpoint.terminating;
-    let local = |m: &&Merged<'_>| is_local(m.endpoint, vantage);
+    let local = |m: &&Merged<'_>| is_local(m.endpoint, node_topology);
     let backends = |chosen: &mut dyn Iterator<Item = &Merged<'_>>| -> Vec<Backend> {
         chosen.map(|m| m.backend).collect()
     };
 
     let mut usable = Usable::default();
     if needs.cluster {
-        let topology = topology(endpoints, vantage);
-        let admitted = |m: &&Merged<'_>| topology.admits(m.endpoint, vantage);
+        let topology = topology(endpoints, node_topology);
+        let admitted = |m: &&Merged<'_>| topology.admits(m.endpoint, node_topology);
         usable.cluster = backends(&mut endpoints.iter().filter(ready).filter(admitted));
         if usable.cluster.is_empty() {
             usable.cluster = backends(&mut endpoints.iter().filter(fallback));
@@ -136,19 +136,19 @@ pub fn usable(endpoints: &[Merged<'_>], vantage: &Vantage, needs: Needs) -> Usab
 /// health-check node port reports it (B-243, B-244).
 pub fn local_ready_addresses<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice>,
-    vantage: &Vantage,
+    node_topology: &NodeTopology,
 ) -> usize {
     slices
         .filter(|slice| !slice.ports.is_empty())
         .flat_map(|slice| &slice.endpoints)
-        .filter(|endpoint| endpoint.ready && is_local(endpoint, vantage))
+        .filter(|endpoint| endpoint.ready && is_local(endpoint, node_topology))
         .map(|endpoint| endpoint.address)
         .collect::<BTreeSet<IpAddr>>()
         .len()
 }
 
-fn is_local(endpoint: &Endpoint, vantage: &Vantage) -> bool {
-    endpoint.node.as_deref() == Some(&*vantage.node)
+fn is_local(endpoint: &Endpoint, node_topology: &NodeTopology) -> bool {
+    endpoint.node.as_deref() == Some(&*node_topology.node)
 }
 
 /// Which hints filter the cluster list (section 4.7).
@@ -160,20 +160,20 @@ enum Topology {
 }
 
 impl Topology {
-    fn admits(self, endpoint: &Endpoint, vantage: &Vantage) -> bool {
+    fn admits(self, endpoint: &Endpoint, node_topology: &NodeTopology) -> bool {
         match self {
             Topology::Everywhere => true,
-            Topology::SameZone => hints_zone(endpoint, vantage),
-            Topology::SameNode => endpoint.node_hints.contains(&vantage.node),
+            Topology::SameZone => hints_zone(endpoint, node_topology),
+            Topology::SameNode => endpoint.node_hints.contains(&node_topology.node),
         }
     }
 }
 
-fn hints_zone(endpoint: &Endpoint, vantage: &Vantage) -> bool {
-    vantage.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone))
+fn hints_zone(endpoint: &Endpoint, node_topology: &NodeTopology) -> bool {
+    node_topology.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone))
 }
 
-fn topology(endpoints: &[Merged<'_>], vantage: &Vantage) -> Topology {
+fn topology(endpoints: &[Merged<'_>], node_topology: &NodeTopology) -> Topology {
     let mut ready = endpoints.iter().map(|m| m.endpoint).filter(|e| e.ready).peekable();
     if ready.peek().is_none() {
         return Topology::Everywhere;
@@ -181,9 +181,9 @@ fn topology(endpoints: &[Merged<'_>], vantage: &Vantage) -> Topology {
     let (mut all_node, mut here, mut all_zone, mut in_zone) = (true, false, true, false);
     for endpoint in ready {
         all_node &= !endpoint.node_hints.is_empty();
-        here |= endpoint.node_hints.contains(&vantage.node);
+        here |= endpoint.node_hints.contains(&node_topology.node);
         all_zone &= !endpoint.zone_hints.is_empty();
-        in_zone |= hints_zone(endpoint, vantage);
+        in_zone |= hints_zone(endpoint, node_topology);
     }
     match (all_node && here, all_zone && in_zone) {
         (true, _) => Topology::SameNode,

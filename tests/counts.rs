@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use cluster::{NODE, Size};
 use kubeweir::engine::Engine;
+use kubeweir::kernel::{CommitError, Committed, Counts, DumpError, Kernel, Op, Transaction};
 use kubeweir::model::{Change, Families, Family, Kind};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::RuleOptions;
 use kubeweir::ruleset::{Element, Expr, Name, Ruleset};
 use kubeweir::sync::{CommitReport, Synchronizer};
 use kubeweir::testing::FakeKernel;
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::{CommitError, Committed, Counts, DumpError, Kernel, Op, Transaction};
+use kubeweir::topology::NodeTopology;
 use netns::in_netns;
 
 const SMALL: Size = Size { services: 10, endpoints: 10 };
@@ -45,8 +45,8 @@ impl Kernel for Believer {
 }
 
 fn loaded<K: Kernel>(kernel: K, size: Size) -> Synchronizer<K> {
-    let vantage = Vantage { node: NODE.into(), zone: None };
-    let engine = Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true);
+    let node_topology = NodeTopology { node: NODE.into(), zone: None };
+    let engine = Engine::new(RuleOptions::nftables(), node_topology, Families::DUAL, true);
     let mut synchronizer = Synchronizer::new(engine, kernel);
     sync(&mut synchronizer, size.lists().into());
     synchronizer

@@ -7,6 +7,7 @@ mod netns;
 use std::time::Duration;
 
 use kubeweir::engine::{Adoption, Engine};
+use kubeweir::kernel::Kernel;
 use kubeweir::model::{
     Change, Families, Family, Kind, Object, PerFamily, Protocol, ServiceType, TrafficPolicy,
 };
@@ -16,8 +17,7 @@ use kubeweir::sync::{Report, Synchronizer};
 use kubeweir::testing::FakeKernel;
 use kubeweir::testing::normal::{assert_alike, normal_form};
 use kubeweir::testing::objects::{name, port, service, service_cidr, slice};
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::Kernel;
+use kubeweir::topology::NodeTopology;
 use netns::{in_netns, run};
 
 fn options() -> RuleOptions {
@@ -36,8 +36,8 @@ fn options() -> RuleOptions {
 }
 
 fn start<K: Kernel>(kernel: K, objects: &[Object]) -> Synchronizer<K> {
-    let vantage = Vantage { node: "a".into(), zone: None };
-    let mut engine = Engine::new(options(), vantage, Families::DUAL, true);
+    let node_topology = NodeTopology { node: "a".into(), zone: None };
+    let mut engine = Engine::new(options(), node_topology, Families::DUAL, true);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
         engine.apply(Change::Replace(kind, of_kind));

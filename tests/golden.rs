@@ -18,20 +18,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kubeweir::engine::Engine;
+use kubeweir::kernel::Kernel;
 use kubeweir::model::{Change, Families, Family, Kind, Object};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::RuleOptions;
 use kubeweir::ruleset::{Ownership, Ruleset, Table, render, render_part};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::Kernel;
+use kubeweir::topology::NodeTopology;
 use listing::sorted_blocks;
 use netns::{in_netns, run};
 
 fn synced<K: Kernel>(kernel: K, options: &RuleOptions, objects: &[Object]) -> Synchronizer<K> {
-    let vantage = Vantage { node: "node-a".into(), zone: None };
-    let mut engine = Engine::new(options.clone(), vantage, Families::DUAL, false);
+    let node_topology = NodeTopology { node: "node-a".into(), zone: None };
+    let mut engine = Engine::new(options.clone(), node_topology, Families::DUAL, false);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
         engine.apply(Change::Replace(kind, of_kind));

@@ -119,7 +119,7 @@ fn check_rules(lab: &Lab, place: Place, protocol: Protocol, family: Family) {
     }
     let refused = lab.dial(place, to(REJECTED), 2);
     assert_eq!(refused, [Outcome::Refused, Outcome::Refused], "{case}");
-    let dropped = to(DROPPED).patience(SILENCE);
+    let dropped = to(DROPPED).timeout(SILENCE);
     assert_eq!(lab.dial(place, dropped, 1), [Outcome::Silent], "{case}");
 }
 

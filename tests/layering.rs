@@ -15,15 +15,15 @@ const USES: &[(&str, &[&str])] = &[
     // core
     ("topology", &["model"]),
     ("ruleset", &["model"]),
-    ("transaction", &["model", "ruleset"]),
+    ("kernel", &["model", "ruleset"]),
     ("program", &["model", "ruleset", "topology"]),
-    ("engine", &["model", "program", "ruleset", "topology", "transaction"]),
+    ("engine", &["model", "program", "ruleset", "topology", "kernel"]),
     // adapters
     ("source", &["model"]),
     ("wire", &["model"]),
     ("manifest", &["model", "source", "wire"]),
     ("api", &["backoff", "model", "source", "wire"]),
-    ("netlink", &["conntrack", "model", "ruleset", "transaction"]),
+    ("netlink", &["conntrack", "model", "ruleset", "kernel"]),
     ("conntrack", &["model"]),
     ("node", &["model", "program"]),
     ("sysctl", &[]),
@@ -31,35 +31,34 @@ const USES: &[(&str, &[&str])] = &[
     ("http_server", &[]),
     ("localhost", &["http_server", "metrics", "model", "program", "topology"]),
     ("health", &["http_server", "metrics", "model"]),
-    ("metrics", &["conntrack", "http_server", "model", "transaction"]),
+    ("metrics", &["conntrack", "http_server", "model", "kernel"]),
     // what the agent tells
     ("status", &["conntrack", "engine"]),
     // orchestration
     ("sync", &[
         "backoff", "engine", "logging", "model", "netlink", "program", "ruleset", "source", "topology",
-        "transaction",
+        "kernel",
     ]),
     ("agent", &[
         "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "localhost",
         "logging", "manifest", "metrics", "model", "netlink", "node", "program", "ruleset", "source", "status", "sync",
-        "sysctl", "topology", "transaction",
+        "sysctl", "topology", "kernel",
     ]),
     // shell
     ("config", &["model", "node", "program"]),
     ("cli", &["config"]),
     ("logging", &["config"]),
-    ("inspect", &["conntrack", "engine", "model", "program", "ruleset", "status", "topology", "transaction"]),
+    ("inspect", &["conntrack", "engine", "model", "program", "ruleset", "status", "topology", "kernel"]),
     ("command", &[
         "api", "cli", "config", "conntrack", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
-        "source", "status", "sync", "topology", "transaction",
+        "source", "status", "sync", "topology", "kernel",
     ]),
     // what tests share; nobody else knows it
-    ("testing", &["model", "program", "ruleset", "transaction", "wire"]),
+    ("testing", &["model", "program", "ruleset", "kernel", "wire"]),
 ];
 
 /// What decides about traffic.
-const CORE: [&str; 7] =
-    ["model", "backoff", "topology", "ruleset", "transaction", "program", "engine"];
+const CORE: [&str; 7] = ["model", "backoff", "topology", "ruleset", "kernel", "program", "engine"];
 
 /// The other crates that the core may use: values, and nothing that does anything.
 const CORE_CRATES: [&str; 8] =

@@ -22,13 +22,13 @@ use axum::routing::get as on_get;
 use jiff::Timestamp;
 use kubeweir::conntrack::Statistics;
 use kubeweir::http_server;
+use kubeweir::kernel::{CommitError, Committed, Rejection};
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
     BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request,
     ServiceConnections, reference,
 };
 use kubeweir::model::{Family, Kind, ObjectName, Protocol, ServicePortName, Skip, SkipLevel};
-use kubeweir::transaction::{CommitError, Committed, Rejection};
 use serde_json::{Value, json};
 
 use http_client::{Answer, get, request};

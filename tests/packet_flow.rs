@@ -16,7 +16,7 @@ use kubeweir::ruleset::{Environment, Flow, FlowState, Outcome, Packet, Ruleset, 
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
 use kubeweir::testing::objects::{port, service, service_cidr, slice};
-use kubeweir::topology::Vantage;
+use kubeweir::topology::NodeTopology;
 
 /// A pod on this node, the node itself, a client outside, and one outside the source ranges.
 const POD: &str = "10.180.0.99";
@@ -95,14 +95,14 @@ fn cluster() -> Vec<Object> {
 }
 
 fn programmed(options: RuleOptions, objects: &[Object], family: Family) -> Ruleset {
-    let vantage = Vantage { node: "a".into(), zone: None };
+    let node_topology = NodeTopology { node: "a".into(), zone: None };
     let chosen = |all: &[&str], family: Family| match &options.node_ports[family] {
         NodePortMatch::Addresses(addresses) => addresses.clone(),
         NodePortMatch::AnyLocal => all.iter().map(|ip| ip.parse().unwrap()).collect(),
     };
     let addresses =
         PerFamily { v4: chosen(&[NODE, NODE_TOO], Family::V4), v6: chosen(&[NODE_V6], Family::V6) };
-    let mut engine = Engine::new(options, vantage, Families::DUAL, true);
+    let mut engine = Engine::new(options, node_topology, Families::DUAL, true);
     engine.set_local_addresses(&addresses);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();

@@ -9,17 +9,17 @@ mod netns;
 
 use std::collections::BTreeMap;
 
+use kubeweir::kernel::{Kernel, Op, Transaction};
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{
-    Class, Extension, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, program,
+    Class, Extension, FrontendSpace, ListScope, LocalPods, NodePortMatch, RuleOptions, program,
 };
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, Field, Hook, Hooked, Key, MetaKey,
     Ownership, PayloadBase, Register, Rule, Ruleset, Set, SetKind, SetUpdate, Table, Verdict,
     apply, render,
 };
-use kubeweir::transaction::{Kernel, Op, Transaction};
 use listing::sorted_blocks;
 use netns::{in_netns, run};
 
@@ -75,7 +75,7 @@ fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
     ops.extend(program.sets.iter().cloned().map(Op::AddSet));
     let mut chains = program.chains.clone();
     chains.extend(program.base_chains.clone());
-    let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
+    let class = Extension::Class(FrontendSpace::Services, ListScope::Cluster, Class::FOUR);
     let mut dispatch = Vec::new();
     let mut rewritten = BTreeMap::new();
     let extensions: Vec<Extension> = [class].into_iter().chain(Extension::FEATURES).collect();

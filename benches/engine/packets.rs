@@ -16,7 +16,7 @@ use kubeweir::model::{Families, Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::sync::Synchronizer;
-use kubeweir::topology::Vantage;
+use kubeweir::topology::NodeTopology;
 
 use crate::cluster::NODE;
 use crate::report::{Table, percentile};
@@ -245,9 +245,9 @@ fn program(
         service_counters: counters,
         ..RuleOptions::nftables()
     };
-    let vantage = Vantage { node: NODE.into(), zone: None };
+    let node_topology = NodeTopology { node: NODE.into(), zone: None };
     let kernel = path.node.run(NetlinkKernel::open).expect("nf_tables");
-    let engine = Engine::new(options, vantage, Families::default().with(family), true);
+    let engine = Engine::new(options, node_topology, Families::default().with(family), true);
     let mut proxy = Synchronizer::new(engine, kernel);
     for change in cluster.lists(family) {
         proxy.engine.apply(change);

@@ -8,14 +8,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use kubeweir::engine::Engine;
+use kubeweir::kernel::{CommitError, Committed, DumpError, Kernel, Transaction};
 use kubeweir::model::{Change, Families, Family, PerFamily};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::ruleset::{Element, Name, Ruleset};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::lab::Netns;
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::{CommitError, Committed, DumpError, Kernel, Transaction};
+use kubeweir::topology::NodeTopology;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendmsg,
     setsockopt, socket, sockopt,
@@ -197,6 +197,6 @@ pub fn engine() -> Engine {
         },
         ..RuleOptions::nftables()
     };
-    let vantage = Vantage { node: NODE.into(), zone: None };
-    Engine::new(options, vantage, Families::DUAL, true)
+    let node_topology = NodeTopology { node: NODE.into(), zone: None };
+    Engine::new(options, node_topology, Families::DUAL, true)
 }

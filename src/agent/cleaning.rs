@@ -7,12 +7,12 @@ use tracing::{error, info};
 
 use super::with_causes;
 use crate::cleanup::{self, Removed};
+use crate::kernel::{Kernel, Op, Transaction};
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
 use crate::ruleset::{Ownership, Table};
 use crate::status::SharedStatus;
 use crate::sync::release;
-use crate::transaction::{Kernel, Op, Transaction};
 
 /// How often to look whether our rules are in force.
 const LOOK: Duration = Duration::from_millis(200);

@@ -18,7 +18,7 @@ use crate::source::{self, Sink};
 use crate::sync::Inbox;
 
 /// The source, opened, and the Node it showed.
-pub struct Sighted {
+pub struct NodeSource {
     /// This node's object, if there is one.
     pub node: Option<Arc<Node>>,
     /// The rest of the source.
@@ -48,7 +48,7 @@ pub async fn open(
     node: &str,
     inbox: &Arc<Inbox>,
     metrics: &Arc<Metrics>,
-) -> Result<Sighted, AgentError> {
+) -> Result<NodeSource, AgentError> {
     let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
     match &launch.source {
         Source::Manifests(directory) => {
@@ -65,7 +65,7 @@ pub async fn open(
                 Object::Node(found) if *found.name.name == *node => Some(found.clone()),
                 _ => None,
             });
-            Ok(Sighted { node, source: Opened::Manifests(Box::new(directory)) })
+            Ok(NodeSource { node, source: Opened::Manifests(Box::new(directory)) })
         }
         Source::Api => {
             // Files may be slow and exec plugins slower: signals are heard meanwhile.
@@ -81,7 +81,7 @@ pub async fn open(
             let found = wait(&mut seen, node, pod_cidrs).await?;
             let node = node.to_owned();
             let source = Opened::Api { client, node, allow_external_ips, streaming_lists };
-            Ok(Sighted { node: found, source })
+            Ok(NodeSource { node: found, source })
         }
     }
 }

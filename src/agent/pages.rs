@@ -12,14 +12,14 @@ use jiff::Timestamp;
 use super::{Launch, pressure};
 use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
+use crate::kernel::Kernel;
 use crate::metrics::server::{Pages, Statusz};
 use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceConnections};
 use crate::model::{Family, ObjectName, Protocol, ServicePortName};
 use crate::netlink::NetlinkKernel;
-use crate::program::{Plane, SetId};
+use crate::program::{FrontendSpace, SetId};
 use crate::status::{PATH, SharedStatus};
 use crate::sysctl::ConntrackSettings;
-use crate::transaction::Kernel;
 
 /// Most series of connection counters in one scrape.
 const CONNECTION_SERIES: usize = 10_000;
@@ -81,11 +81,11 @@ fn connections() -> Vec<ServiceConnections> {
     let Ok(mut kernel) = NetlinkKernel::open() else { return Vec::new() };
     let mut sums: BTreeMap<(String, u8, Family), u64> = BTreeMap::new();
     for family in Family::BOTH {
-        for plane in Plane::BOTH {
-            let set = SetId::Connections(plane).name();
-            let protocol_at = match plane {
-                Plane::Services => family.address_len(),
-                Plane::NodePorts => 0,
+        for space in FrontendSpace::BOTH {
+            let set = SetId::Connections(space).name();
+            let protocol_at = match space {
+                FrontendSpace::Services => family.address_len(),
+                FrontendSpace::NodePorts => 0,
             };
             for element in kernel.dump_set(family, &set).unwrap_or_default() {
                 let label = element.comment.as_deref().unwrap_or_default().to_owned();

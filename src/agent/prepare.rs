@@ -8,24 +8,24 @@ use std::path::Path;
 
 use tracing::info;
 
-use super::node_source::Sighted;
-use super::patience::patiently;
+use super::node_source::NodeSource;
+use super::retry::with_retries;
 use super::{AgentError, Launch, Source, Traffic, pages};
 use crate::config::sanity::{self, NodeFacts};
 use crate::config::{Config, ProxyMode};
+use crate::kernel::DumpError;
 use crate::model::Families;
 use crate::netlink::{NetlinkKernel, load_conntrack, probe_ownership};
 use crate::node::families::{self, Ipv6State, programmed};
 use crate::node::object::NodeIps;
 use crate::sysctl::{self, Wanted};
-use crate::transaction::DumpError;
 
 /// A node that can be programmed.
-pub struct Ready {
+pub struct PreparedNode {
     /// The node's name.
     pub node: String,
     /// The source, and the Node it showed.
-    pub sighted: Sighted,
+    pub node_source: NodeSource,
     /// What decides about traffic.
     pub traffic: Traffic,
     /// Families to program.
@@ -35,21 +35,25 @@ pub struct Ready {
 }
 
 /// Checks and prepares the node.
-pub async fn prepare(launch: &Launch, node: String, sighted: Sighted) -> Result<Ready, AgentError> {
+pub async fn prepare(
+    launch: &Launch,
+    node: String,
+    node_source: NodeSource,
+) -> Result<PreparedNode, AgentError> {
     let config = &launch.config;
-    let ips = config.node_ips(sighted.node.as_deref());
+    let ips = config.node_ips(node_source.node.as_deref());
     if ips.primary_is_loopback() {
         info!("The node's IP is not known; consider setting bindAddress");
     }
     let families = programmed(Ipv6State::read(Path::new("/")), ips.primary)?;
-    let traffic = Traffic::new(config.clone(), sighted.node.as_deref());
+    let traffic = Traffic::new(config.clone(), node_source.node.as_deref());
     check_sanity(config, &ips, families, &traffic.pod_cidrs)?;
     let wanted = config.table_ownership;
     let probe = async || apart(move || try_nftables(wanted, families)).await;
-    let owned = patiently("nf_tables", probe).await?;
+    let owned = with_retries("nf_tables", probe).await?;
     write_sysctls(launch, families).await?;
     tell_mode(config.mode);
-    Ok(Ready { node, sighted, traffic, families, owned })
+    Ok(PreparedNode { node, node_source, traffic, families, owned })
 }
 
 /// Does what may block on a thread of its own, so that a signal is seen meanwhile.
@@ -96,7 +100,7 @@ async fn write_sysctls(launch: &Launch, families: Families) -> Result<(), AgentE
         let settings = pages::conntrack_settings(&config.conntrack);
         let wanted = sysctl::conntrack(&settings, sysctl::cpus(root));
         let load = move || families.iter().try_for_each(load_conntrack).map_err(AgentError::Probe);
-        let load = async || patiently("nf_conntrack", async || apart(load).await).await;
+        let load = async || with_retries("nf_conntrack", async || apart(load).await).await;
         with_module(root, &wanted, load).await?;
     }
     if config.localhost_nodeports && families.v4 {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::patience::patiently;
+use super::retry::with_retries;
 use super::subscribers::{self, Outlets};
 use super::{AgentError, Launch, Traffic};
 use crate::engine::Engine;
@@ -18,15 +18,15 @@ use crate::logging::with_causes;
 use crate::model::{Families, Node, NodeAddresses};
 use crate::node::addresses;
 use crate::node::nodeport::Hint;
-use crate::program::Surroundings;
+use crate::program::NodeAddressing;
 use crate::sync::{Inbox, Limits, Programmer, Survey, watch_foreign_changes};
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 
 /// Pause before a broken stream of addresses is opened anew.
 const ADDRESSES_RETRY: Duration = Duration::from_secs(1);
 
 /// What the worker is about.
-pub struct Subject {
+pub struct NodeIdentity {
     /// This node's name.
     pub node: Arc<str>,
     /// This node as it was at the start.
@@ -44,7 +44,7 @@ pub struct Subject {
 /// Returns the one that programs: it ends when the inbox is closed. The others end with the process.
 pub async fn start(
     launch: &Launch,
-    subject: Subject,
+    subject: NodeIdentity,
     outlets: Outlets,
     inbox: &Arc<Inbox>,
 ) -> Result<JoinHandle<()>, AgentError> {
@@ -52,7 +52,7 @@ pub async fn start(
     let assigned = addresses.borrow_and_update().clone();
     let owned = subject.owned;
     let programmer = Programmer::spawn()?;
-    patiently("nf_tables", async || {
+    with_retries("nf_tables", async || {
         let portid = programmer.open().await?;
         // Where others cannot be kept off the table, they are watched at least.
         if !owned {
@@ -62,14 +62,14 @@ pub async fn start(
     })
     .await?;
     let mut surveyor = Surveyor::new(subject.traffic.clone(), assigned);
-    let surroundings = surveyor.survey();
-    let engine = engine(subject, &surroundings);
+    let addressing = surveyor.survey();
+    let engine = engine(subject, &addressing);
     let limits = Limits {
         min_interval: launch.config.min_sync_period,
         retry: launch.config.sync_period,
         audit: Limits::AUDIT,
     };
-    let subscribers = subscribers::all(outlets, &surroundings);
+    let subscribers = subscribers::all(outlets, &addressing);
     let survey = surveyor.into_survey();
     let programming = programmer.start(engine, inbox.clone(), survey, subscribers, limits);
     let inbox = inbox.clone();
@@ -97,15 +97,15 @@ async fn follow_addresses() -> Result<watch::Receiver<NodeAddresses>, AgentError
 }
 
 async fn read_addresses() -> Result<NodeAddresses, AgentError> {
-    patiently("the interfaces' addresses", async || Ok(addresses::read().await?)).await
+    with_retries("the interfaces' addresses", async || Ok(addresses::read().await?)).await
 }
 
-fn engine(subject: Subject, surroundings: &Surroundings) -> Engine {
+fn engine(subject: NodeIdentity, addressing: &NodeAddressing) -> Engine {
     let zone = subject.object.as_ref().and_then(|node| node.zone.clone());
-    let vantage = Vantage { node: subject.node, zone };
-    let options = surroundings.options.clone();
-    let mut engine = Engine::new(options, vantage, subject.families, subject.owned);
-    engine.set_local_addresses(&surroundings.local_addresses);
+    let node_topology = NodeTopology { node: subject.node, zone };
+    let options = addressing.options.clone();
+    let mut engine = Engine::new(options, node_topology, subject.families, subject.owned);
+    engine.set_local_addresses(&addressing.local_addresses);
     engine
 }
 
@@ -124,13 +124,13 @@ impl Surveyor {
     }
 
     /// What follows from it. New hints are logged.
-    pub fn survey(&mut self) -> Surroundings {
-        let (surroundings, hints) = self.traffic.surroundings(&self.assigned);
+    pub fn survey(&mut self) -> NodeAddressing {
+        let (addressing, hints) = self.traffic.addressing(&self.assigned);
         for hint in hints.iter().filter(|hint| !self.told.contains(hint)) {
             error!("{hint}");
         }
         self.told = hints;
-        surroundings
+        addressing
     }
 
     /// For the worker, which tells of what is new.

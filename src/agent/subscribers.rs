@@ -30,7 +30,7 @@ use crate::health::Health;
 use crate::localhost::Desired;
 use crate::metrics::Metrics;
 use crate::netlink::heap;
-use crate::program::Surroundings;
+use crate::program::NodeAddressing;
 use crate::status::SharedStatus;
 use crate::sync::{Subscriber, Turn};
 
@@ -56,16 +56,16 @@ pub struct Outlets {
     pub end_connections_after: Option<std::time::Duration>,
 }
 
-/// All of them, in order; `surroundings` are those of the start.
-pub fn all(outlets: Outlets, surroundings: &Surroundings) -> Vec<Box<dyn Subscriber>> {
+/// All of them, in order; `addressing` are those of the start.
+pub fn all(outlets: Outlets, addressing: &NodeAddressing) -> Vec<Box<dyn Subscriber>> {
     let Outlets { metrics, health, status, flows, health_checks, localhost, notes, fatal, .. } =
         outlets;
     vec![
         Box::new(Figures::new(metrics)),
         Box::new(Shown::new(status)),
-        Box::new(Healthy::new(health, health_checks, surroundings)),
+        Box::new(Healthy::new(health, health_checks, addressing)),
         Box::new(Localhost(localhost)),
-        Box::new(Flows::new(flows, surroundings, outlets.end_connections_after)),
+        Box::new(Flows::new(flows, addressing, outlets.end_connections_after)),
         Box::new(Events::new(notes, fatal)),
         Box::new(Heap),
     ]

@@ -8,12 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::subscribers::tests::surroundings;
+use super::subscribers::tests::addressing;
 use super::subscribers::{self, Fatal, Note, Outlets, Told, no_health_checks, start_flows};
 use super::tell;
 use crate::api::{Client, Options, Reason, Recorder, Regarding};
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
+use crate::kernel::Op;
 use crate::metrics::{BuildInfo, Exposition, Metrics, Mode};
 use crate::model::{Change, Families, Kind, Node, Object, Protocol};
 use crate::program::RuleOptions;
@@ -24,8 +25,7 @@ use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::testing::api_server::text;
 use crate::testing::objects::{port, service, slice};
 use crate::testing::{ApiServer, FakeKernel};
-use crate::topology::Vantage;
-use crate::transaction::Op;
+use crate::topology::NodeTopology;
 
 /// What was logged.
 #[derive(Clone, Default)]
@@ -88,9 +88,9 @@ fn outlets(
 }
 
 fn synchronizer(kernel: FakeKernel) -> Synchronizer<FakeKernel> {
-    let vantage = Vantage { node: "a".into(), zone: None };
+    let node_topology = NodeTopology { node: "a".into(), zone: None };
     let families = Families { v4: true, v6: false };
-    Synchronizer::new(Engine::new(RuleOptions::nftables(), vantage, families, true), kernel)
+    Synchronizer::new(Engine::new(RuleOptions::nftables(), node_topology, families, true), kernel)
 }
 
 fn worker(
@@ -103,9 +103,9 @@ fn worker(
         retry: Duration::from_secs(30),
         audit: Limits::AUDIT,
     };
-    let surroundings = surroundings();
-    let subscribers = subscribers::all(around, &surroundings);
-    let survey = Box::new(move |_: Option<&Node>, _| surroundings.clone());
+    let addressing = addressing();
+    let subscribers = subscribers::all(around, &addressing);
+    let survey = Box::new(move |_: Option<&Node>, _| addressing.clone());
     Worker::new(synchronizer, inbox.clone(), survey, subscribers, limits)
 }
 

@@ -313,7 +313,7 @@ fn pings() -> Pings {
     let usual = Pings::default();
     Pings {
         after: seconds("HTTP2_READ_IDLE_TIMEOUT_SECONDS").unwrap_or(usual.after),
-        patience: seconds("HTTP2_PING_TIMEOUT_SECONDS").unwrap_or(usual.patience),
+        timeout: seconds("HTTP2_PING_TIMEOUT_SECONDS").unwrap_or(usual.timeout),
     }
 }
 

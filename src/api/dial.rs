@@ -136,12 +136,12 @@ impl Tls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pings {
     pub(super) after: Duration,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Default for Pings {
     fn default() -> Self {
-        Pings { after: Duration::from_secs(30), patience: Duration::from_secs(15) }
+        Pings { after: Duration::from_secs(30), timeout: Duration::from_secs(15) }
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) fn client(connector: Connector, pings: Pings) -> Client<Connector, Bo
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .http2_keep_alive_interval((!pings.after.is_zero()).then_some(pings.after))
-        .http2_keep_alive_timeout(pings.patience)
+        .http2_keep_alive_timeout(pings.timeout)
         .http2_keep_alive_while_idle(true)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)

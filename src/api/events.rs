@@ -127,8 +127,8 @@ impl Recorder {
         }
     }
 
-    /// Waits until every Event so far is written or given up, at most `patience`.
-    pub async fn flush(&self, patience: Duration) {
+    /// Waits until every Event so far is written or given up, at most `timeout`.
+    pub async fn flush(&self, timeout: Duration) {
         let (done, flushed) = oneshot::channel();
         let wait = async {
             if self.0.send(Order::Flush(done)).await.is_ok() {
@@ -136,7 +136,7 @@ impl Recorder {
                 let _ = flushed.await;
             }
         };
-        let _ = tokio::time::timeout(patience, wait).await;
+        let _ = tokio::time::timeout(timeout, wait).await;
     }
 }
 

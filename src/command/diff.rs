@@ -13,11 +13,11 @@ use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
 use crate::inspect::listing::{Listing, parse};
 use crate::inspect::view::View;
 use crate::inspect::wanted::wanted;
+use crate::kernel::Kernel;
 use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
 use crate::node::addresses;
 use crate::node::families::Ipv6State;
-use crate::transaction::Kernel;
 
 /// Compares, prints, and answers with the exit code.
 pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {

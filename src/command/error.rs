@@ -11,6 +11,7 @@ use crate::cli::Exit;
 use crate::config::{CompleteError, NodeNameError, Violations};
 use crate::inspect::listing::NoListing;
 use crate::inspect::wanted::Refused;
+use crate::kernel::DumpError;
 use crate::model::Family;
 use crate::netlink::OpenError;
 use crate::netlink::conntrack::ConntrackError;
@@ -18,7 +19,6 @@ use crate::node::addresses::AddressError;
 use crate::node::families::FamilyError;
 use crate::node::route::RouteError;
 use crate::sync::SyncError;
-use crate::transaction::DumpError;
 
 /// Why a sub-command could not be carried out.
 #[derive(Debug, thiserror::Error)]

@@ -8,12 +8,12 @@ use super::input::{self, object_name};
 use super::print::{print, print_json, red};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
+use crate::kernel::Kernel;
 use crate::model::address::{parse_ip, parse_ip_port};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
 use crate::ruleset::{Environment, Ruleset};
-use crate::transaction::Kernel;
 
 /// A port that no service port is: only the source address is of interest.
 const SOURCE_PORT: u16 = 0;

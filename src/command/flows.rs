@@ -12,13 +12,13 @@ use crate::cli::people::{FlowsArgs, Output};
 use crate::conntrack::{Change, Entry};
 use crate::inspect::flows::{Flow, Live, Names, Selector, rows};
 use crate::inspect::view::{Frontends, frontends};
+use crate::kernel::Kernel;
 use crate::model::Family;
 use crate::netlink::NetlinkKernel;
 use crate::netlink::conntrack::{Conntrack, Watch};
 use crate::netlink::request::Dump;
 use crate::node::addresses;
 use crate::ruleset::Environment;
-use crate::transaction::Kernel;
 
 /// Between two lists while changes are followed: flows that are older than the first watcher end
 /// without a message, and Services come and go.

@@ -20,9 +20,9 @@ use crate::inspect::wanted::NodeSetup;
 use crate::logging::with_causes;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Families, Kind, Node, NodeAddresses, Object, ObjectName};
-use crate::program::Surroundings;
+use crate::program::NodeAddressing;
 use crate::source::Sink;
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 
 /// Configuration and name of the node whose tables are meant.
 pub struct Setup {
@@ -65,12 +65,12 @@ impl Setup {
         let owned = can_own && self.config.table_ownership;
         let traffic = Traffic::new(self.config, node);
         let assigned = assigned.unwrap_or_else(|| addresses_of(node));
-        let (Surroundings { options, local_addresses }, hints) = traffic.surroundings(&assigned);
+        let (NodeAddressing { options, local_addresses }, hints) = traffic.addressing(&assigned);
         hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
         NodeSetup {
             local_addresses,
             options,
-            vantage: Vantage {
+            node_topology: NodeTopology {
                 node: self.node.into(),
                 zone: node.and_then(|node| node.zone.clone()),
             },

@@ -10,6 +10,7 @@ use super::CommandError;
 use super::print::{print, print_json, red, table};
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
+use crate::kernel::{DumpError, Kernel};
 use crate::logging::with_causes;
 use crate::model::{Families, Family};
 use crate::netlink::{NetlinkKernel, rehearse};
@@ -17,7 +18,6 @@ use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};
 use crate::program::SetId;
 use crate::ruleset::{Ownership, Table};
 use crate::sync;
-use crate::transaction::{DumpError, Kernel};
 
 /// A line of the answer.
 #[derive(Debug, Serialize)]

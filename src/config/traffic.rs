@@ -8,7 +8,7 @@ use super::{Config, DetectLocal, ProxyMode};
 use crate::model::{Family, Node, NodeAddresses, PerFamily};
 use crate::node::nodeport::{Hint, nodeport_addresses};
 use crate::node::object::NodeIps;
-use crate::program::{LocalPods, LocalhostNodePorts, NodePortMatch, RuleOptions, Surroundings};
+use crate::program::{LocalPods, LocalhostNodePorts, NodeAddressing, NodePortMatch, RuleOptions};
 
 /// What of the configuration decides about traffic, together with what the node says.
 #[derive(Debug, Clone)]
@@ -37,9 +37,9 @@ impl Traffic {
     }
 
     /// Where the node is reached, and what an operator should be told about it.
-    pub fn surroundings(&self, assigned: &NodeAddresses) -> (Surroundings, Vec<Hint>) {
+    pub fn addressing(&self, assigned: &NodeAddresses) -> (NodeAddressing, Vec<Hint>) {
         let (options, hints) = self.options(assigned);
-        (Surroundings { options, local_addresses: self.local_addresses(assigned) }, hints)
+        (NodeAddressing { options, local_addresses: self.local_addresses(assigned) }, hints)
     }
 
     /// The options of the program, and what an operator should be told about them.

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 
 use super::affinity::remembered;
 use super::applied::{Applied, Stage};
-use super::{Engine, Statics};
+use super::{Engine, NodeElements};
 use crate::model::Family;
 use crate::program::objects::is_as_declared;
 use crate::program::{Class, Extension, Program, SetId};
@@ -68,8 +68,8 @@ fn replacing(observed: &Ruleset, family: Family) -> Applied {
 /// What another table has in sets like ours.
 fn alike(observed: &Ruleset, family: Family) -> Applied {
     let mut applied = Applied::default();
-    let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
-        [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+    let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
+        [SetId::Members(space, scope, class), SetId::Endpoints(space, scope, class)]
     });
     for id in SetId::fixed().filter(|id| !id.is_filled_by_packets()).chain(classes) {
         let Some((set, elements)) = observed.sets.get(&id.name()) else { continue };
@@ -105,9 +105,9 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
 
     let mut known: Vec<SetId> = SetId::fixed().collect();
     applied.extensions = extensions(observed, program, family)?;
-    for (plane, scope, class) in applied.classes() {
-        known.push(SetId::Members(plane, scope, class));
-        known.push(SetId::Endpoints(plane, scope, class));
+    for (space, scope, class) in applied.classes() {
+        known.push(SetId::Members(space, scope, class));
+        known.push(SetId::Endpoints(space, scope, class));
     }
     for id in known {
         let declared = program.sets.iter().any(|set| set.name == id.name());
@@ -130,7 +130,7 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         .map(|(name, (set, elements))| (name.clone(), (set.clone(), elements.clone())))
         .collect();
 
-    applied.statics = Statics::default();
+    applied.node_elements = NodeElements::default();
     recognise_chains(observed, program, family, &mut applied)?;
     Some(applied)
 }

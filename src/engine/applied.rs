@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 
-use super::changes::Found;
-use super::queries::Unserved;
-use super::{Statics, Totals};
+use super::changes::FoundElements;
+use super::queries::UnservedReason;
+use super::{NodeElements, ServiceCounts};
 use crate::model::{Family, ObjectName};
-use crate::program::{Class, Extension, Placement, Plane, Role, Scope, SetId, Slots};
+use crate::program::{Class, Extension, FrontendSpace, ListScope, Placement, Role, SetId, Slots};
 use crate::ruleset::{Element, Key, Name, Ownership, Rule, Set, Value};
 use crate::topology::Backend;
 
@@ -44,12 +44,12 @@ pub struct Applied {
     pub(super) restricted: HashSet<ObjectName>,
     pub(super) shared: HashMap<(SetId, Key), u32>,
     pub(super) extensions: BTreeSet<Extension>,
-    pub(super) statics: Statics,
-    pub(super) totals: Totals,
+    pub(super) node_elements: NodeElements,
+    pub(super) totals: ServiceCounts,
     /// Labels of service ports that are not served to everyone; no reason without one.
-    pub(super) unserved: BTreeMap<Unserved, BTreeSet<Arc<str>>>,
+    pub(super) unserved: BTreeMap<UnservedReason, BTreeSet<Arc<str>>>,
     /// Elements found in the kernel that nobody owns yet.
-    pub(super) found: Found,
+    pub(super) found: FoundElements,
     /// Chains and sets of single services found in the kernel that nobody owns yet.
     pub(super) found_chains: BTreeMap<Name, Vec<Rule>>,
     pub(super) found_sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,
@@ -68,14 +68,14 @@ impl Applied {
     /// Keeps up which ports are not served; before the service is replaced.
     pub(super) fn note_unserved(&mut self, service: &ObjectName, after: &[Placement]) {
         for placement in self.services.get(service).into_iter().flatten() {
-            for reason in Unserved::of(placement) {
+            for reason in UnservedReason::of(placement) {
                 if let Some(labels) = self.unserved.get_mut(&reason) {
                     labels.remove(&placement.label);
                 }
             }
         }
         for placement in after {
-            for reason in Unserved::of(placement) {
+            for reason in UnservedReason::of(placement) {
                 self.unserved.entry(reason).or_default().insert(placement.label.clone());
             }
         }
@@ -93,9 +93,9 @@ impl Applied {
     }
 
     /// Classes with slots whose objects are there.
-    pub fn classes(&self) -> impl Iterator<Item = (Plane, Scope, Class)> {
+    pub fn classes(&self) -> impl Iterator<Item = (FrontendSpace, ListScope, Class)> {
         self.extensions.iter().filter_map(|extension| match *extension {
-            Extension::Class(plane, scope, class) => Some((plane, scope, class)),
+            Extension::Class(space, scope, class) => Some((space, scope, class)),
             _ => None,
         })
     }
@@ -133,28 +133,28 @@ impl Applied {
         if self.found.is_empty() {
             return (Slots::default(), Slots::default());
         }
-        let find = |role: Role, scope: Scope| {
+        let find = |role: Role, scope: ListScope| {
             let frontend = placement.frontends.iter().find(|f| placement.role(f) == role)?;
-            self.found_list(frontend.key.plane(), scope, frontend.key.element_key(), family)
+            self.found_list(frontend.key.space(), scope, frontend.key.element_key(), family)
         };
-        let cluster =
-            find(Role::Cluster, Scope::Cluster).or_else(|| find(Role::LocalPolicy, Scope::Cluster));
-        let local =
-            find(Role::Local, Scope::Cluster).or_else(|| find(Role::LocalPolicy, Scope::Local));
+        let cluster = find(Role::Cluster, ListScope::Cluster)
+            .or_else(|| find(Role::LocalPolicy, ListScope::Cluster));
+        let local = find(Role::Local, ListScope::Cluster)
+            .or_else(|| find(Role::LocalPolicy, ListScope::Local));
         (cluster.unwrap_or_default(), local.unwrap_or_default())
     }
 
     /// Everything found in the kernel under a frontend's key and not owned yet, except shared
     /// elements: whoever takes the frontend over replaces all of it at once.
-    pub fn found_of(&self, plane: Plane, key: Key) -> Vec<(SetId, Element)> {
+    pub fn found_of(&self, space: FrontendSpace, key: Key) -> Vec<(SetId, Element)> {
         let mut all = Vec::new();
         for (&set, elements) in self.found.iter().filter(|(set, _)| !set.is_shared()) {
             let take = |key: &Key| elements.get(key).cloned().map(|element| (set, element));
             match set {
-                SetId::Endpoints(p, _, class) if p == plane && class != Class::ONE => {
+                SetId::Endpoints(p, _, class) if p == space && class != Class::ONE => {
                     all.extend((0..class.slots()).map_while(|slot| take(&key.slot(slot))));
                 }
-                _ if set.plane() == Some(plane) => all.extend(take(&key)),
+                _ if set.space() == Some(space) => all.extend(take(&key)),
                 _ => {}
             }
         }
@@ -163,20 +163,20 @@ impl Applied {
 
     pub(super) fn found_list(
         &self,
-        plane: Plane,
-        scope: Scope,
+        space: FrontendSpace,
+        scope: ListScope,
         key: Key,
         family: Family,
     ) -> Option<Slots> {
-        let one = SetId::Endpoints(plane, scope, Class::ONE);
+        let one = SetId::Endpoints(space, scope, Class::ONE);
         if let Some(backend) = self.found(one, &key).and_then(|e| backend(e, family)) {
             return Some(Slots::found(Class::ONE, vec![backend]));
         }
         let (_, _, class) = self.classes().find(|(p, s, class)| {
-            (*p, *s) == (plane, scope)
-                && self.found(SetId::Members(plane, scope, *class), &key).is_some()
+            (*p, *s) == (space, scope)
+                && self.found(SetId::Members(space, scope, *class), &key).is_some()
         })?;
-        let endpoints = SetId::Endpoints(plane, scope, class);
+        let endpoints = SetId::Endpoints(space, scope, class);
         let members = (0..class.slots())
             .map_while(|slot| self.found(endpoints, &key.slot(slot)))
             .map_while(|element| backend(element, family))

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use foldhash::HashMap;
 
 use super::applied::Applied;
+use crate::kernel::Op;
 use crate::program::SetId;
 use crate::ruleset::{Element, Key};
-use crate::transaction::Op;
 
 /// What is to happen with elements.
 ///
@@ -26,7 +26,7 @@ pub struct Changes {
 struct Both {
     gone: Vec<Element>,
     come: Vec<Element>,
-    /// Found in the kernel, and nobody's.
+    /// FoundElements in the kernel, and nobody's.
     orphans: Vec<Key>,
 }
 
@@ -190,4 +190,4 @@ fn replacements(
 }
 
 /// Elements by set and key, as found in the kernel.
-pub type Found = HashMap<SetId, HashMap<Key, Element>>;
+pub type FoundElements = HashMap<SetId, HashMap<Key, Element>>;

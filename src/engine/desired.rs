@@ -11,7 +11,7 @@ use crate::model::{
 use crate::program::{
     Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, RuleOptions, Slots, comment,
 };
-use crate::topology::{Backend, Needs, Usable, Vantage, merge, usable};
+use crate::topology::{Backend, Needs, NodeTopology, Usable, merge, usable};
 
 /// The name of a service port.
 pub fn port_name(service: &Service, port: &ServicePort) -> ServicePortName {
@@ -80,7 +80,7 @@ pub struct Context<'a> {
     /// The program's options.
     pub options: &'a RuleOptions,
     /// This node.
-    pub vantage: &'a Vantage,
+    pub node_topology: &'a NodeTopology,
     /// Who owns which frontend.
     pub claims: &'a Claims,
 }
@@ -111,7 +111,7 @@ fn outline(
     port: &ServicePort,
     slices: &[Arc<EndpointSlice>],
 ) -> Option<(Placement, Usable)> {
-    let Context { family, options, vantage, claims } = context;
+    let Context { family, options, node_topology, claims } = context;
     let name = port_name(service, port);
     let owned = |frontend: &Frontend| claims.owner(&frontend.key) == Some(&name);
     let frontends: Vec<Frontend> =
@@ -126,7 +126,7 @@ fn outline(
         local: internal_local || scope == ExternalScope::Local,
     };
     let endpoints = merge(slices.iter().map(|slice| &**slice), family, &port.name, port.protocol);
-    let usable = usable(&endpoints, vantage, needs);
+    let usable = usable(&endpoints, node_topology, needs);
     let placement = Placement {
         label: comment(&name),
         internal: service.internal_policy,

@@ -12,12 +12,12 @@ use super::applied::{Applied, Stage};
 use super::aside::still_owned;
 use super::changes::{Changes, Settled};
 use super::desired::{Context, placements};
-use super::{Engine, FamilyState, Statics, Totals};
+use super::{Engine, FamilyState, NodeElements, ServiceCounts};
+use crate::kernel::{Op, Rejection, Transaction};
 use crate::model::{Family, ObjectName};
 use crate::program::{Extension, Placement, SetId, elements as program_elements, service_objects};
 use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
-use crate::transaction::{Op, Rejection, Transaction};
 pub use clients::replace_clients;
 pub use draft::Draft;
 use objects::ObjectChanges;
@@ -55,7 +55,7 @@ pub struct Plan {
     restricted: BTreeSet<ObjectName>,
     objects: ObjectChanges,
     clients: Vec<Op>,
-    statics: Option<Statics>,
+    node_elements: Option<NodeElements>,
     /// No service is left to be planned.
     covers: bool,
     /// Nor is anything left that was found.
@@ -100,7 +100,7 @@ impl Engine {
         let context = Context {
             family,
             options: &self.options,
-            vantage: &self.vantage,
+            node_topology: &self.node_topology,
             claims: &state.claims,
         };
         placements(context, object, self.store.slices(service), |placement| {
@@ -231,7 +231,7 @@ impl Plan {
             restricted: BTreeSet::new(),
             objects: ObjectChanges::default(),
             clients: Vec::new(),
-            statics: None,
+            node_elements: None,
             covers: false,
             finishes: false,
             stage: state.applied.stage,
@@ -239,34 +239,34 @@ impl Plan {
         }
     }
 
-    fn statics(&mut self, state: &FamilyState, changes: &mut Changes) {
-        if state.statics == state.applied.statics {
+    fn node_elements(&mut self, state: &FamilyState, changes: &mut Changes) {
+        if state.node_elements == state.applied.node_elements {
             return;
         }
         let ips = SetId::NodePortIps(state.program.addresses);
-        let elements = |statics: &Statics| -> Vec<(SetId, Element)> {
-            let addresses = statics.node_port_ips.iter().map(|ip| Key::new().address(*ip));
+        let elements = |node_elements: &NodeElements| -> Vec<(SetId, Element)> {
+            let addresses = node_elements.node_port_ips.iter().map(|ip| Key::new().address(*ip));
             let members = addresses.map(|key| (ips, Element::member(key)));
-            let cidrs = statics.service_cidrs.iter().map(|net| Element {
+            let cidrs = node_elements.service_cidrs.iter().map(|net| Element {
                 last: Some(Key::new().address(net.broadcast())),
                 ..Element::member(Key::new().address(net.network()))
             });
             // Alone in its key, a protocol is one byte.
-            let protocols = statics.refused_on_localhost.iter().map(|p| [p.number()]);
+            let protocols = node_elements.refused_on_localhost.iter().map(|p| [p.number()]);
             let refused = protocols.filter_map(|bytes| Key::from_bytes(&bytes));
             let refused = refused.map(|key| (SetId::RefusedOnLocalhost, Element::member(key)));
             members.chain(cidrs.map(|cidr| (SetId::ServiceCidrs, cidr))).chain(refused).collect()
         };
-        let wants = elements(&state.statics);
+        let wants = elements(&state.node_elements);
         match state.applied.found.get(&SetId::ServiceCidrs).filter(|found| !found.is_empty()) {
             // Networks overlap: the kernel takes a new one only when those in its way go with it.
             Some(found) => {
                 let found = found.values().map(|net| (SetId::ServiceCidrs, net.clone()));
                 changes.takeover(found.collect(), wants);
             }
-            None => changes.difference(elements(&state.applied.statics), wants),
+            None => changes.difference(elements(&state.applied.node_elements), wants),
         }
-        self.statics = Some(state.statics.clone());
+        self.node_elements = Some(state.node_elements.clone());
     }
 
     /// Puts the operations in an order in which each finds what it refers to.
@@ -371,7 +371,7 @@ impl Applied {
         for (service, placements) in plan.placements {
             self.before.remove(&service);
             let (before, after) = (self.placements(&service), &placements);
-            self.totals = self.totals.replace(Totals::of(before), Totals::of(after));
+            self.totals = self.totals.replace(ServiceCounts::of(before), ServiceCounts::of(after));
             self.note_unserved(&service, &placements);
             if placements.iter().any(|placement| placement.affinity.is_some()) {
                 self.sticky.insert(service.clone());
@@ -406,8 +406,8 @@ impl Applied {
             self.garbage_chains.remove(&hook);
         }
         self.extensions.extend(plan.extensions);
-        if let Some(statics) = plan.statics {
-            self.statics = statics;
+        if let Some(node_elements) = plan.node_elements {
+            self.node_elements = node_elements;
         }
         let objects = plan.objects;
         for name in &objects.used_chains {

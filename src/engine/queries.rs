@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::applied::Stage;
-use super::{Claim, Engine, Statics};
+use super::{Claim, Engine, NodeElements};
 use crate::model::{Family, ObjectName, TrafficPolicy};
 use crate::program::{FrontendKey, LocalhostPort, Placement, elements, localhost_port};
 use crate::topology::local_ready_addresses;
@@ -25,7 +25,7 @@ pub struct Conflict {
 pub struct FamilySummary {
     /// What is applied.
     #[serde(flatten)]
-    pub totals: Totals,
+    pub totals: ServiceCounts,
     /// Services waiting to be planned.
     pub dirty: usize,
     /// Services set aside.
@@ -40,7 +40,7 @@ pub struct FamilySummary {
 
 /// Sums over everything that is applied in one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct Totals {
+pub struct ServiceCounts {
     /// Services with something in the kernel.
     pub services: usize,
     /// Service ports.
@@ -60,7 +60,7 @@ pub struct Totals {
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
-pub enum Unserved {
+pub enum UnservedReason {
     /// There is no usable endpoint anywhere: refused.
     NoEndpoints,
     /// Internal policy Local and no endpoint here (B-256): the ClusterIP drops.
@@ -69,36 +69,38 @@ pub enum Unserved {
     ExternalLocal,
 }
 
-impl Unserved {
+impl UnservedReason {
     /// Every reason that holds for a port.
-    pub(super) fn of(placement: &Placement) -> impl Iterator<Item = Unserved> + use<> {
+    pub(super) fn of(placement: &Placement) -> impl Iterator<Item = UnservedReason> + use<> {
         let without_local = placement.any && placement.local.is_empty();
         let local = |policy| policy == TrafficPolicy::Local && without_local;
         [
-            (!placement.any && !placement.frontends.is_empty(), Unserved::NoEndpoints),
-            (local(placement.internal), Unserved::InternalLocal),
-            (local(placement.external), Unserved::ExternalLocal),
+            (!placement.any && !placement.frontends.is_empty(), UnservedReason::NoEndpoints),
+            (local(placement.internal), UnservedReason::InternalLocal),
+            (local(placement.external), UnservedReason::ExternalLocal),
         ]
         .into_iter()
         .filter_map(|(holds, reason)| holds.then_some(reason))
     }
 }
 
-impl Totals {
+impl ServiceCounts {
     /// What a service with these placements counts for.
-    pub(super) fn of(placements: &[Placement]) -> Totals {
-        let mut totals =
-            Totals { services: usize::from(!placements.is_empty()), ..Totals::default() };
+    pub(super) fn of(placements: &[Placement]) -> ServiceCounts {
+        let mut totals = ServiceCounts {
+            services: usize::from(!placements.is_empty()),
+            ..ServiceCounts::default()
+        };
         for placement in placements {
             let endpoints = placement.cluster.members().len().max(placement.local.members().len());
             totals.ports += 1;
             totals.frontends += placement.frontends.len();
             totals.endpoints += endpoints;
-            for reason in Unserved::of(placement) {
+            for reason in UnservedReason::of(placement) {
                 match reason {
-                    Unserved::NoEndpoints => {}
-                    Unserved::InternalLocal => totals.internal_without_local += 1,
-                    Unserved::ExternalLocal => totals.external_without_local += 1,
+                    UnservedReason::NoEndpoints => {}
+                    UnservedReason::InternalLocal => totals.internal_without_local += 1,
+                    UnservedReason::ExternalLocal => totals.external_without_local += 1,
                 }
             }
         }
@@ -106,9 +108,9 @@ impl Totals {
     }
 
     /// With a service's part replaced.
-    pub(super) fn replace(self, before: Totals, after: Totals) -> Totals {
+    pub(super) fn replace(self, before: ServiceCounts, after: ServiceCounts) -> ServiceCounts {
         let swap = |total: usize, before: usize, after: usize| total + after - before;
-        Totals {
+        ServiceCounts {
             services: swap(self.services, before.services, after.services),
             ports: swap(self.ports, before.ports, after.ports),
             frontends: swap(self.frontends, before.frontends, after.frontends),
@@ -142,7 +144,7 @@ impl Engine {
     }
 
     /// Labels of applied service ports that are not served to everyone, by reason.
-    pub fn unserved(&self, family: Family) -> &BTreeMap<Unserved, BTreeSet<Arc<str>>> {
+    pub fn unserved(&self, family: Family) -> &BTreeMap<UnservedReason, BTreeSet<Arc<str>>> {
         &self.state[family].applied.unserved
     }
 
@@ -153,9 +155,10 @@ impl Engine {
         let placements = applied.services.values().flatten();
         let own = placements.flat_map(|p| elements(p, family, &self.options));
         let own = own.filter(|(set, _)| !set.is_shared()).count();
-        let Statics { node_port_ips, service_cidrs, refused_on_localhost } = &applied.statics;
-        let statics = node_port_ips.len() + service_cidrs.len() + refused_on_localhost.len();
-        own + applied.shared.len() + statics
+        let NodeElements { node_port_ips, service_cidrs, refused_on_localhost } =
+            &applied.node_elements;
+        let node_elements = node_port_ips.len() + service_cidrs.len() + refused_on_localhost.len();
+        own + applied.shared.len() + node_elements
     }
 
     /// What is applied for a service, in the order of its ports.
@@ -183,6 +186,6 @@ impl Engine {
     /// Number of distinct ready local addresses of a service in a family (B-243, B-244).
     pub fn local_ready(&self, family: Family, service: &ObjectName) -> usize {
         let slices = self.store.slices(service).iter().map(|slice| &**slice);
-        local_ready_addresses(slices.filter(|slice| slice.family == family), &self.vantage)
+        local_ready_addresses(slices.filter(|slice| slice.family == family), &self.node_topology)
     }
 }

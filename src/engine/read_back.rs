@@ -13,8 +13,8 @@ use super::applied::Applied;
 use crate::model::{Family, ObjectName, ServicePortName, TrafficPolicy};
 use crate::program::objects::chain_name;
 use crate::program::{
-    Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, Plane, Scope, SetId, Slots,
-    clients_map,
+    Frontend, FrontendAt, FrontendKey, FrontendKind, FrontendSpace, ListScope, Placement, SetId,
+    Slots, clients_map,
 };
 use crate::ruleset::{Element, Expr, Key, Name, Value, Verdict};
 use crate::topology::Backend;
@@ -34,13 +34,13 @@ impl Applied {
         let label = service.to_string();
         let mut ports: BTreeMap<ServicePortName, Vec<FrontendKey>> = BTreeMap::new();
         for (set, elements) in &self.found {
-            let Some(plane) = set.plane().filter(|_| is_labelled(*set)) else { continue };
+            let Some(space) = set.space().filter(|_| is_labelled(*set)) else { continue };
             for element in elements.values() {
                 let Some(port) = element.comment.as_deref().and_then(|text| port(text, &label))
                 else {
                     continue;
                 };
-                let Some(key) = frontend_key(&element.key, plane, family) else { continue };
+                let Some(key) = frontend_key(&element.key, space, family) else { continue };
                 let name = ServicePortName {
                     service: service.clone(),
                     port: port.into(),
@@ -68,28 +68,28 @@ impl Applied {
         frontends.sort_by_key(|frontend| (frontend.kind, frontend.key));
         let list = |frontend: Option<&Frontend>, scope| -> Slots {
             let found = frontend
-                .and_then(|f| self.found_list(f.key.plane(), scope, f.key.element_key(), family));
+                .and_then(|f| self.found_list(f.key.space(), scope, f.key.element_key(), family));
             found.unwrap_or_default()
         };
         let internal = frontends.iter().find(|frontend| !frontend.is_external());
         let external = frontends.iter().find(|frontend| frontend.is_external());
-        let is_local = external.is_some_and(|f| has(SetId::LocalPolicy(f.key.plane()), &f.key));
+        let is_local = external.is_some_and(|f| has(SetId::LocalPolicy(f.key.space()), &f.key));
         let is_internal_local = internal.is_some_and(|f| {
-            let plane = f.key.plane();
+            let space = f.key.space();
             let differs = external.is_some()
-                && list(internal, Scope::Cluster) != list(external, Scope::Cluster);
-            has(SetId::Dropped(plane), &f.key)
+                && list(internal, ListScope::Cluster) != list(external, ListScope::Cluster);
+            has(SetId::Dropped(space), &f.key)
                 || differs
-                || self.jumps_to(plane, f, &chain_name("sticky.local", &name))
+                || self.jumps_to(space, f, &chain_name("sticky.local", &name))
         });
         let cluster = match external {
             None if is_internal_local => Slots::default(),
-            None => list(internal, Scope::Cluster),
-            Some(_) => list(external, Scope::Cluster),
+            None => list(internal, ListScope::Cluster),
+            Some(_) => list(external, ListScope::Cluster),
         };
         let local = match external {
-            Some(_) if is_local => list(external, Scope::Local),
-            _ if is_internal_local => list(internal, Scope::Cluster),
+            Some(_) if is_local => list(external, ListScope::Local),
+            _ if is_internal_local => list(internal, ListScope::Cluster),
             _ => Slots::default(),
         };
         let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
@@ -97,7 +97,7 @@ impl Applied {
             label: name.to_string().into(),
             internal: policy(is_internal_local),
             external: policy(is_local),
-            any: !keys.iter().any(|key| has(SetId::Refused(key.plane()), key)),
+            any: !keys.iter().any(|key| has(SetId::Refused(key.space()), key)),
             hairpin: self.hairpin_found(&name, &cluster, &local),
             cluster,
             local,
@@ -109,21 +109,21 @@ impl Applied {
     }
 
     fn kind_found(&self, key: &FrontendKey) -> FrontendKind {
-        let plane = key.plane();
+        let space = key.space();
         let has = |set: SetId| self.found(set, &key.element_key()).is_some();
-        if plane == Plane::NodePorts {
+        if space == FrontendSpace::NodePorts {
             FrontendKind::NodePort
         } else if has(SetId::Restricted) {
             FrontendKind::LoadBalancer
-        } else if has(SetId::Masquerade(plane)) || has(SetId::LocalPolicy(plane)) {
+        } else if has(SetId::Masquerade(space)) || has(SetId::LocalPolicy(space)) {
             FrontendKind::ExternalIp
         } else {
             FrontendKind::ClusterIp
         }
     }
 
-    fn jumps_to(&self, plane: Plane, frontend: &Frontend, chain: &Name) -> bool {
-        let found = self.found(SetId::Sticky(plane), &frontend.key.element_key());
+    fn jumps_to(&self, space: FrontendSpace, frontend: &Frontend, chain: &Name) -> bool {
+        let found = self.found(SetId::Sticky(space), &frontend.key.element_key());
         found.is_some_and(|e| matches!(&e.value, Value::Verdict(Verdict::Jump(to)) if to == chain))
     }
 
@@ -148,7 +148,7 @@ impl Applied {
     /// Affinity's timeout is in the rule that remembers.
     fn affinity_found(&self, name: &ServicePortName, keys: &[FrontendKey]) -> Option<u32> {
         let is_sticky = |key: &FrontendKey| {
-            self.found(SetId::Sticky(key.plane()), &key.element_key()).is_some()
+            self.found(SetId::Sticky(key.space()), &key.element_key()).is_some()
         };
         if !keys.iter().any(is_sticky) {
             return None;
@@ -188,10 +188,12 @@ fn port<'a>(text: &'a str, service: &str) -> Option<&'a str> {
     if rest.is_empty() { Some("") } else { rest.strip_prefix(':') }
 }
 
-fn frontend_key(key: &Key, plane: Plane, family: Family) -> Option<FrontendKey> {
-    let (at, offset) = match plane {
-        Plane::Services => (FrontendAt::Address(key.address_at(0, family)?), family.address_len()),
-        Plane::NodePorts => (FrontendAt::NodePort, 0),
+fn frontend_key(key: &Key, space: FrontendSpace, family: Family) -> Option<FrontendKey> {
+    let (at, offset) = match space {
+        FrontendSpace::Services => {
+            (FrontendAt::Address(key.address_at(0, family)?), family.address_len())
+        }
+        FrontendSpace::NodePorts => (FrontendAt::NodePort, 0),
     };
     Some(FrontendKey { at, protocol: key.protocol_at(offset)?, port: key.port_at(offset + 4)? })
 }

@@ -88,14 +88,14 @@ impl Places {
         let mut permit = std::pin::pin!(Arc::clone(&self.free).acquire_owned());
         loop {
             let room = lock(&self.taken).make_room(Instant::now());
-            let patience = match room {
+            let timeout = match room {
                 Room::Of(task) => {
                     task.abort();
                     FOR_A_REQUEST
                 }
                 Room::Later(wait) => wait,
             };
-            if let Ok(permit) = tokio::time::timeout(patience, &mut permit).await {
+            if let Ok(permit) = tokio::time::timeout(timeout, &mut permit).await {
                 return permit.expect("the semaphore is never closed");
             }
         }

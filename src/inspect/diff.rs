@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::view::{Frontend, Frontends, Member, Property, RuleView, View};
 use crate::program::set::LocalAddresses;
-use crate::program::{Extension, FrontendAt, FrontendKey, Scope, SetId};
+use crate::program::{Extension, FrontendAt, FrontendKey, ListScope, SetId};
 
 /// On which side something is that the other lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -142,7 +142,7 @@ impl FamilyDiff {
             if let FrontendAt::Address(address) = key.at {
                 told.insert(address);
             }
-            for scope in Scope::BOTH {
+            for scope in ListScope::BOTH {
                 let [found, wanted] = [found, wanted].map(|frontend| {
                     frontend.and_then(|f| f.endpoints.get(&scope).cloned()).unwrap_or_default()
                 });
@@ -209,12 +209,12 @@ fn of_frontend(found: &Frontend, wanted: &Frontend) -> Vec<(String, Side)> {
         differences.push((format!("owner {a}"), Side::Found));
         differences.push((format!("owner {b}"), Side::Wanted));
     }
-    for scope in Scope::BOTH {
+    for scope in ListScope::BOTH {
         let list =
             |frontend: &Frontend| frontend.endpoints.get(&scope).cloned().unwrap_or_default();
         let words = match scope {
-            Scope::Cluster => "endpoint",
-            Scope::Local => "endpoint for traffic under policy Local",
+            ListScope::Cluster => "endpoint",
+            ListScope::Local => "endpoint for traffic under policy Local",
         };
         let sides = one_sided(&list(found), &list(wanted));
         differences.extend(

@@ -2,14 +2,14 @@
 //!
 //! Place in the flow: `kubeweir check` rehearses each in a table of its own. Pure.
 
+use crate::kernel::Op;
 use crate::model::Family;
 use crate::program::rule::{CtState, Part, rule};
 use crate::program::set::Class;
-use crate::program::{Plane, RuleOptions, Scope, SetId, program};
+use crate::program::{FrontendSpace, ListScope, RuleOptions, SetId, program};
 use crate::ruleset::{
     Chain, ChainType, Field, Hook, Hooked, Ownership, RejectKind, Rule, Set, SetKind, Table,
 };
-use crate::transaction::Op;
 
 /// One feature.
 #[derive(Debug, Clone)]
@@ -53,21 +53,21 @@ fn sets(family: Family) -> Vec<Feature> {
     };
     let update = rule(family).update("clients", &[Part::Saddr], &[Part::Daddr, Part::Dport], 1000);
     vec![
-        needed("sets of concatenated keys", set(SetId::Refused(Plane::Services))),
+        needed("sets of concatenated keys", set(SetId::Refused(FrontendSpace::Services))),
         needed("interval sets", set(SetId::ServiceCidrs)),
         needed("verdict maps", set(SetId::Restricted)),
         needed("maps filled by packets", [vec![Op::AddSet(clients)], filter(update)].concat()),
         Feature {
             required: false,
-            ..needed("counters of elements", set(SetId::Connections(Plane::Services)))
+            ..needed("counters of elements", set(SetId::Connections(FrontendSpace::Services)))
         },
     ]
 }
 
 fn rules(family: Family) -> Vec<Feature> {
     let rule = || rule(family);
-    let refused = SetId::Refused(Plane::Services);
-    let endpoints = SetId::Endpoints(Plane::Services, Scope::Cluster, Class::ONE);
+    let refused = SetId::Refused(FrontendSpace::Services);
+    let endpoints = SetId::Endpoints(FrontendSpace::Services, ListScope::Cluster, Class::ONE);
     let slots = Op::AddSet(Set::plain("slots", vec![Field::Mark]));
     let original = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
     let original = rule().is_in(&original, refused.name()).drops();

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::view::{Frontends, Member, Property, RuleView, View};
 use crate::model::Protocol;
-use crate::program::{Extension, FrontendAt, FrontendKey, Plane, SetId};
+use crate::program::{Extension, FrontendAt, FrontendKey, FrontendSpace, SetId};
 use crate::ruleset::Table;
 
 /// One table.
@@ -183,7 +183,7 @@ impl Listing {
         let mut view = View { frontends: self.frontends(), ..View::default() };
         for (name, set) in &self.sets {
             view.sets.insert(name.clone());
-            if let Some(id) = SetId::from_name(name).filter(|id| id.plane().is_none()) {
+            if let Some(id) = SetId::from_name(name).filter(|id| id.space().is_none()) {
                 view.addresses.insert(id, set.elements.iter().map(member).collect());
             }
         }
@@ -197,9 +197,9 @@ impl Listing {
         let mut frontends = Frontends::new();
         for (name, set) in &self.sets {
             let Some(id) = SetId::from_name(name) else { continue };
-            let Some(plane) = id.plane() else { continue };
+            let Some(space) = id.space() else { continue };
             for element in &set.elements {
-                let Some(key) = frontend_key(&element.key, plane) else { continue };
+                let Some(key) = frontend_key(&element.key, space) else { continue };
                 let frontend = frontends.entry(key).or_default();
                 if let Some(comment) = &element.comment {
                     frontend.label = Some(comment.as_str().into());
@@ -257,11 +257,11 @@ fn member(element: &ListedElement) -> Member {
     Member { text: element.key.clone(), address }
 }
 
-fn frontend_key(key: &str, plane: Plane) -> Option<FrontendKey> {
+fn frontend_key(key: &str, space: FrontendSpace) -> Option<FrontendKey> {
     let mut fields = key.split(" . ");
-    let at = match plane {
-        Plane::Services => FrontendAt::Address(fields.next()?.parse().ok()?),
-        Plane::NodePorts => FrontendAt::NodePort,
+    let at = match space {
+        FrontendSpace::Services => FrontendAt::Address(fields.next()?.parse().ok()?),
+        FrontendSpace::NodePorts => FrontendAt::NodePort,
     };
     let protocol = Protocol::from_api(&fields.next()?.to_uppercase())?;
     Some(FrontendKey { at, protocol, port: fields.next()?.parse().ok()? })

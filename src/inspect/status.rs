@@ -4,7 +4,7 @@
 //! Pure.
 
 use crate::conntrack::Statistics;
-use crate::engine::Unserved;
+use crate::engine::UnservedReason;
 use crate::status::{Endings, FamilyStatus, LastSync, Status, UnservedPorts};
 
 /// Names of the columns of [`syncs`].
@@ -155,13 +155,13 @@ pub fn endings(status: &Status) -> Option<String> {
     })
 }
 
-fn unserved(reason: Unserved, ports: &UnservedPorts) -> String {
+fn unserved(reason: UnservedReason, ports: &UnservedPorts) -> String {
     let what = match reason {
-        Unserved::NoEndpoints => "refused, no usable endpoint anywhere",
-        Unserved::InternalLocal => {
+        UnservedReason::NoEndpoints => "refused, no usable endpoint anywhere",
+        UnservedReason::InternalLocal => {
             "ClusterIP dropped, internalTrafficPolicy: Local and no endpoint here"
         }
-        Unserved::ExternalLocal => {
+        UnservedReason::ExternalLocal => {
             "dropped from outside, externalTrafficPolicy: Local and no endpoint here"
         }
     };
@@ -283,8 +283,8 @@ mod tests {
             first: first.iter().map(|&port| port.to_owned()).collect(),
         };
         family.unserved = [
-            (Unserved::NoEndpoints, ports(1, &["a/b:c"])),
-            (Unserved::ExternalLocal, ports(7, &["a/d", "a/e"])),
+            (UnservedReason::NoEndpoints, ports(1, &["a/b:c"])),
+            (UnservedReason::ExternalLocal, ports(7, &["a/d", "a/e"])),
         ]
         .into();
         let families = [("IPv4".to_owned(), family)].into();

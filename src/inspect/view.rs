@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::model::Family;
-use crate::program::{Extension, FrontendKey, Scope, SetId};
+use crate::program::{Extension, FrontendKey, ListScope, SetId};
 use crate::ruleset::{
     Element, Expr, Key, Name, Rule, Ruleset, Set, Value, Verdict, duration, render_key, render_rule,
 };
@@ -19,7 +19,7 @@ use crate::ruleset::{
 pub struct Frontend {
     /// `namespace/service:port`; `None` if no element of it says so.
     pub label: Option<Arc<str>>,
-    pub endpoints: BTreeMap<Scope, BTreeSet<SocketAddr>>,
+    pub endpoints: BTreeMap<ListScope, BTreeSet<SocketAddr>>,
     pub properties: BTreeSet<Property>,
 }
 
@@ -78,7 +78,7 @@ impl View {
             text: render_rule(rule, table),
             extension: rule.exprs.iter().find_map(extension),
         };
-        let of_addresses = known_sets(table).filter(|(id, ..)| id.plane().is_none());
+        let of_addresses = known_sets(table).filter(|(id, ..)| id.space().is_none());
         Some(View {
             frontends: frontends(table),
             addresses: of_addresses
@@ -116,9 +116,9 @@ fn known_sets(table: &Ruleset) -> impl Iterator<Item = (SetId, &Set, &BTreeMap<K
 pub fn frontends(table: &Ruleset) -> Frontends {
     let mut frontends = Frontends::new();
     for (id, _, elements) in known_sets(table) {
-        let Some(plane) = id.plane() else { continue };
+        let Some(space) = id.space() else { continue };
         for element in elements.values() {
-            let key = FrontendKey::of_element(plane, table.family, &element.key);
+            let key = FrontendKey::of_element(space, table.family, &element.key);
             let Some(key) = key else { continue };
             let frontend = frontends.entry(key).or_default();
             if let Some(comment) = &element.comment {

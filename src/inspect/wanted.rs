@@ -7,18 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::engine::{Engine, Selection};
+use crate::kernel::Rejection;
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily};
 use crate::program::{RuleOptions, elements, service_objects};
 use crate::ruleset::{Key, Name, Ruleset, apply};
-use crate::topology::Vantage;
-use crate::transaction::Rejection;
+use crate::topology::NodeTopology;
 
 /// What of a node shapes its tables.
 #[derive(Debug, Clone)]
 pub struct NodeSetup {
     pub options: RuleOptions,
     /// The node as endpoint selection sees it.
-    pub vantage: Vantage,
+    pub node_topology: NodeTopology,
     pub families: Families,
     pub owned: bool,
     /// Addresses that accept NodePorts, or all of the node's; see [`Engine::set_local_addresses`].
@@ -47,8 +47,8 @@ pub struct Wanted {
 ///
 /// Errors: the first operation that the kernel would refuse.
 pub fn wanted(objects: &[Object], setup: NodeSetup) -> Result<Wanted, Refused> {
-    let NodeSetup { options, vantage, families, owned, local_addresses } = setup;
-    let mut engine = Engine::new(options, vantage, families, owned);
+    let NodeSetup { options, node_topology, families, owned, local_addresses } = setup;
+    let mut engine = Engine::new(options, node_topology, families, owned);
     engine.set_local_addresses(&local_addresses);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|object| object.kind() == kind).cloned().collect();
@@ -129,7 +129,7 @@ mod tests {
         let one = slice("small-x", "small", ("http", Protocol::Tcp, 8080), &["10.244.0.1"]);
         let setup = NodeSetup {
             options: RuleOptions::nftables(),
-            vantage: Vantage { node: "a".into(), zone: None },
+            node_topology: NodeTopology { node: "a".into(), zone: None },
             families: Families { v4: true, v6: false },
             owned: true,
             local_addresses: PerFamily::default(),

@@ -36,7 +36,7 @@ pub(super) const SETTLED_FOR: Duration = Duration::from_secs(1);
 
 /// What to look at.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct Rescan {
     /// Nothing that was seen before is to be relied on.
     pub at_everything: bool,
     /// Files whose stamp may not show that they changed.
@@ -143,7 +143,7 @@ impl Reader {
     ///
     /// # Errors
     /// If the directory cannot be read; it was reported.
-    pub fn look(&mut self, look: &Look, now: Instant) -> io::Result<()> {
+    pub fn look(&mut self, look: &Rescan, now: Instant) -> io::Result<()> {
         let (identity, existing) = match directory::identified(&self.directory) {
             Ok(found) => found,
             Err(source) => {
@@ -195,7 +195,7 @@ impl Reader {
         }
     }
 
-    fn read_all(&mut self, existing: &BTreeSet<PathBuf>, look: &Look, anew: bool, now: Instant) {
+    fn read_all(&mut self, existing: &BTreeSet<PathBuf>, look: &Rescan, anew: bool, now: Instant) {
         for path in existing {
             if !self.being_written.contains(path) {
                 self.read(path, look, anew, now);
@@ -211,7 +211,7 @@ impl Reader {
 
     /// Reads a file if there may be something new. What was read before stays in force when that
     /// fails.
-    fn read(&mut self, path: &Path, look: &Look, anew: bool, now: Instant) {
+    fn read(&mut self, path: &Path, look: &Rescan, anew: bool, now: Instant) {
         let was_empty = self.found_empty.get(path).is_some_and(|found| now >= *found + EMPTY_FOR);
         let is_named = look.at_everything || anew || look.at.contains(path) || was_empty;
         let read = stamp(path).and_then(|stamp| {
@@ -250,7 +250,7 @@ impl Reader {
 
     /// Whether there is something to read. The writer of a file that stayed in its place is waited
     /// for: an event tells when it closes the file, or the file stays as it is for a while.
-    fn tells_of_another(&mut self, path: &Path, stamp: &Stamp, look: &Look) -> bool {
+    fn tells_of_another(&mut self, path: &Path, stamp: &Stamp, look: &Rescan) -> bool {
         let known = match self.stamps.get(path) {
             Some(known) if !self.unreadable.contains_key(path) => known,
             _ => return true,
@@ -326,7 +326,7 @@ mod tests {
         reader.being_written.insert("/d/web.yaml".into());
         assert_eq!(reader.empty_due(), None);
         reader.being_written.clear();
-        assert!(reader.look(&Look::default(), now).is_err());
+        assert!(reader.look(&Rescan::default(), now).is_err());
         assert_eq!(reader.empty_due(), None);
     }
 }

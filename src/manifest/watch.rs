@@ -20,7 +20,7 @@ use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tracing::{error, warn};
 
-use super::reader::{Look, Reader, SETTLED_FOR};
+use super::reader::{Reader, Rescan, SETTLED_FOR};
 use crate::model::Object;
 use crate::source::Sink;
 use crate::wire::Decoder;
@@ -107,7 +107,7 @@ impl Directory {
         });
         let mut reader = Reader::new(path.clone(), Decoder::new(allow_external_ips), sink);
         reader
-            .look(&Look::default(), Instant::now())
+            .look(&Rescan::default(), Instant::now())
             .map_err(|source| WatchError::Read { directory: path.clone(), source })?;
         let watcher = match watcher {
             Ok(watcher) => Some(watcher),
@@ -176,7 +176,7 @@ impl Follower {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => unreachable!("it has a sender itself"),
             };
-            let mut look = Look::default();
+            let mut look = Rescan::default();
             let mut is_needed = false;
             for signal in first.into_iter().chain(signals.try_iter().take(AT_ONCE)) {
                 match signal {
@@ -191,7 +191,7 @@ impl Follower {
         }
     }
 
-    fn look(&mut self, mut look: Look, now: Instant) {
+    fn look(&mut self, mut look: Rescan, now: Instant) {
         look.at_stamps = now >= self.next_look;
         let was_lost = self.reader.is_lost();
         // It was reported, and is tried again.
@@ -225,7 +225,7 @@ impl Follower {
     }
 
     /// Whether an event asks for a look, and at what.
-    fn note(&mut self, event: notify::Result<Event>, look: &mut Look) -> bool {
+    fn note(&mut self, event: notify::Result<Event>, look: &mut Rescan) -> bool {
         let event = match event {
             Ok(event) => event,
             Err(error) => {

@@ -8,8 +8,8 @@ use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::definition::{Registrar, Spec};
 use super::proxy::{gauge_value, label};
+use crate::kernel::{CommitError, Committed};
 use crate::model::{Family, Skip, SkipLevel};
-use crate::transaction::{CommitError, Committed};
 
 const FAMILY: &[&str] = &["ip_family"];
 

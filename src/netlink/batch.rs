@@ -1,6 +1,6 @@
 //! A transaction as one netlink batch.
 //!
-//! Place in the flow: between [`crate::transaction`] and the socket. Pure: operations in, bytes and a
+//! Place in the flow: between [`crate::kernel`] and the socket. Pure: operations in, bytes and a
 //! table of messages out; with that table an error reply is traced back to the operation and element
 //! it is about. It knows nothing of sockets.
 
@@ -14,11 +14,11 @@ use super::expr::{Encodable, c_string};
 use super::set::Declaration;
 use super::uapi::*;
 use super::userdata;
+use crate::kernel::{Op, Rejection, Transaction};
 use crate::model::Family;
 use crate::ruleset::{
     Chain, ChainType, Element, Hook, Hooked, Name, Ownership, Rule, Set, Table, describe,
 };
-use crate::transaction::{Op, Rejection, Transaction};
 
 /// Room for the largest message of `nftnl` (64 KiB and a page of up to 64 KiB).
 const SCRATCH: usize = 2 << 16;

@@ -19,9 +19,9 @@ use super::request::{Dump, Request, Requests};
 use super::socket::Socket;
 use super::uapi::*;
 use super::witness::Witness;
+use crate::kernel::DumpError;
 use crate::model::Family;
 use crate::ruleset::{Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
-use crate::transaction::DumpError;
 
 /// How often a table that changes is read, and how often an answer that is marked as interrupted is
 /// asked for.

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
 use super::{
-    Class, Extension, LocalPods, LocalhostNodePorts, NodePortMatch, Plane, RuleOptions, Scope,
-    SetId,
+    Class, Extension, FrontendSpace, ListScope, LocalPods, LocalhostNodePorts, NodePortMatch,
+    RuleOptions, SetId,
 };
 use crate::model::Family;
 use crate::ruleset::{
@@ -102,7 +102,7 @@ fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
         hash.update(format!("{chain:?}\n{rules:?}\n"));
     }
     // Extensions are not in the program, but a change of their shape is a change of program.
-    let class = Extension::Class(Plane::Services, Scope::Cluster, Class::FOUR);
+    let class = Extension::Class(FrontendSpace::Services, ListScope::Cluster, Class::FOUR);
     for extension in [class].into_iter().chain(Extension::FEATURES) {
         let objects = extension.objects(family, LocalAddresses::Chosen);
         hash.update(format!("{objects:?}\n"));
@@ -136,19 +136,19 @@ fn regular(name: impl Into<Name>, rules: Vec<Rule>) -> (Chain, Vec<Rule>) {
 
 fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     let mut chains = Vec::new();
-    for plane in Plane::BOTH {
-        for scope in Scope::BOTH {
+    for space in FrontendSpace::BOTH {
+        for scope in ListScope::BOTH {
             chains.push(regular(
-                pick_chain(plane, scope, Class::ONE),
+                pick_chain(space, scope, Class::ONE),
                 vec![
                     rule(family)
-                        .dnat(dialled(plane), SetId::Endpoints(plane, scope, Class::ONE).name()),
+                        .dnat(dialled(space), SetId::Endpoints(space, scope, Class::ONE).name()),
                 ],
             ));
-            chains.push(choose(family, plane, scope));
+            chains.push(choose(family, space, scope));
         }
-        chains.push(local_policy(family, plane, &options.local_pods[family]));
-        chains.extend(frontends(family, plane, options));
+        chains.push(local_policy(family, space, &options.local_pods[family]));
+        chains.extend(frontends(family, space, options));
     }
     // Empty until an extension fills it.
     chains.push(regular(REMEMBERING, Vec::new()));
@@ -167,29 +167,29 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     chains
 }
 
-pub(super) fn dialled(plane: Plane) -> &'static [Part] {
-    match plane {
-        Plane::Services => &DIALLED,
-        Plane::NodePorts => &DIALLED_NODE_PORT,
+pub(super) fn dialled(space: FrontendSpace) -> &'static [Part] {
+    match space {
+        FrontendSpace::Services => &DIALLED,
+        FrontendSpace::NodePorts => &DIALLED_NODE_PORT,
     }
 }
 
 /// The chain that picks an endpoint from a list.
-pub fn pick_chain(plane: Plane, scope: Scope, class: Class) -> Name {
+pub fn pick_chain(space: FrontendSpace, scope: ListScope, class: Class) -> Name {
     let class = if class == Class::ONE { String::new() } else { format!("-{}", class.slots()) };
-    Name::new(format!("pick{}{class}", suffix(plane, scope)))
+    Name::new(format!("pick{}{class}", suffix(space, scope)))
 }
 
-fn choose_chain(plane: Plane, scope: Scope) -> Name {
-    Name::new(format!("choose{}", suffix(plane, scope)))
+fn choose_chain(space: FrontendSpace, scope: ListScope) -> Name {
+    Name::new(format!("choose{}", suffix(space, scope)))
 }
 
-fn suffix(plane: Plane, scope: Scope) -> &'static str {
-    match (plane, scope) {
-        (Plane::Services, Scope::Cluster) => "",
-        (Plane::Services, Scope::Local) => "-local",
-        (Plane::NodePorts, Scope::Cluster) => "-nodeport",
-        (Plane::NodePorts, Scope::Local) => "-nodeport-local",
+fn suffix(space: FrontendSpace, scope: ListScope) -> &'static str {
+    match (space, scope) {
+        (FrontendSpace::Services, ListScope::Cluster) => "",
+        (FrontendSpace::Services, ListScope::Local) => "-local",
+        (FrontendSpace::NodePorts, ListScope::Cluster) => "-nodeport",
+        (FrontendSpace::NodePorts, ListScope::Local) => "-nodeport-local",
     }
 }
 
@@ -197,75 +197,80 @@ fn suffix(plane: Plane, scope: Scope) -> &'static str {
 /// moment, so one that a commit overtakes may look for a list in its old class before and in its new
 /// class after (seen with kernel 6.18 about once in a thousand such commits). The next pass sees the
 /// new generation, unless one more commit overtakes it. A hit ends here, so it pays for none of this.
-fn choose(family: Family, plane: Plane, scope: Scope) -> (Chain, Vec<Rule>) {
-    let pick = || pick_chain(plane, scope, Class::ONE);
+fn choose(family: Family, space: FrontendSpace, scope: ListScope) -> (Chain, Vec<Rule>) {
+    let pick = || pick_chain(space, scope, Class::ONE);
     let again = || rule(family).comment("if a change came in between");
     regular(
-        choose_chain(plane, scope),
+        choose_chain(space, scope),
         vec![rule(family).jump(pick()), again().jump(pick()), again().goto(pick())],
     )
 }
 
-pub(super) fn local_policy_chain(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Services => "local-policy",
-        Plane::NodePorts => "local-policy-nodeport",
+pub(super) fn local_policy_chain(space: FrontendSpace) -> &'static str {
+    match space {
+        FrontendSpace::Services => "local-policy",
+        FrontendSpace::NodePorts => "local-policy-nodeport",
     }
 }
 
-pub(super) fn frontends_chain(plane: Plane) -> &'static str {
-    match plane {
-        Plane::Services => "frontends",
-        Plane::NodePorts => "nodeports",
+pub(super) fn frontends_chain(space: FrontendSpace) -> &'static str {
+    match space {
+        FrontendSpace::Services => "frontends",
+        FrontendSpace::NodePorts => "nodeports",
     }
 }
 
 /// Where flows to frontends go first.
-fn entrance(plane: Plane, family: Family, options: &RuleOptions) -> &'static str {
-    match (first_rules(family, plane, options).is_empty(), plane) {
-        (true, _) => frontends_chain(plane),
-        (false, Plane::Services) => "to-frontends",
-        (false, Plane::NodePorts) => "to-nodeports",
+fn entrance(space: FrontendSpace, family: Family, options: &RuleOptions) -> &'static str {
+    match (first_rules(family, space, options).is_empty(), space) {
+        (true, _) => frontends_chain(space),
+        (false, FrontendSpace::Services) => "to-frontends",
+        (false, FrontendSpace::NodePorts) => "to-nodeports",
     }
 }
 
 /// What every flow to a frontend passes, whatever its service has.
-fn first_rules(family: Family, plane: Plane, options: &RuleOptions) -> Vec<Rule> {
+fn first_rules(family: Family, space: FrontendSpace, options: &RuleOptions) -> Vec<Rule> {
     let mut rules = Vec::new();
-    if plane == Plane::NodePorts && local_addresses(family, options) == LocalAddresses::All {
+    if space == FrontendSpace::NodePorts && local_addresses(family, options) == LocalAddresses::All
+    {
         let no_interface_has =
             rule(family).is_not_in(&[Part::Daddr], node_port_ips(family, options));
         rules.push(no_interface_has.keep(&[Part::Daddr], SetId::RoutedIps.name(), ROUTED_MILLIS));
     }
     if options.service_counters {
-        rules.push(rule(family).is_in(dialled(plane), SetId::Connections(plane).name()).done());
+        rules.push(rule(family).is_in(dialled(space), SetId::Connections(space).name()).done());
     }
     rules
 }
 
 /// To the list; affinity and policy Local come before, once a service has them.
-fn frontends(family: Family, plane: Plane, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
-    let to_list = rule(family).goto(choose_chain(plane, Scope::Cluster));
-    let mut chains = vec![regular(frontends_chain(plane), vec![to_list])];
-    let mut first = first_rules(family, plane, options);
+fn frontends(
+    family: Family,
+    space: FrontendSpace,
+    options: &RuleOptions,
+) -> Vec<(Chain, Vec<Rule>)> {
+    let to_list = rule(family).goto(choose_chain(space, ListScope::Cluster));
+    let mut chains = vec![regular(frontends_chain(space), vec![to_list])];
+    let mut first = first_rules(family, space, options);
     if !first.is_empty() {
-        first.push(rule(family).goto(frontends_chain(plane)));
-        chains.push(regular(entrance(plane, family, options), first));
+        first.push(rule(family).goto(frontends_chain(space)));
+        chains.push(regular(entrance(space, family, options), first));
     }
     chains
 }
 
 /// Pods and the host reach every endpoint in spite of the policy; everyone else those on this node.
-fn local_policy(family: Family, plane: Plane, pods: &LocalPods) -> (Chain, Vec<Rule>) {
-    let everywhere = || choose_chain(plane, Scope::Cluster);
+fn local_policy(family: Family, space: FrontendSpace, pods: &LocalPods) -> (Chain, Vec<Rule>) {
+    let everywhere = || choose_chain(space, ListScope::Cluster);
     let from_pod = rule(family).pod(CmpOp::Eq, pods);
     let mut rules: Vec<Rule> = from_pod
         .map(|from_pod| from_pod.comment("short-circuit pod traffic").goto(everywhere()))
         .into_iter()
         .collect();
     rules.push(rule(family).from_host().comment("short-circuit local traffic").goto(everywhere()));
-    rules.push(rule(family).goto(choose_chain(plane, Scope::Local)));
-    regular(local_policy_chain(plane), rules)
+    rules.push(rule(family).goto(choose_chain(space, ListScope::Local)));
+    regular(local_policy_chain(space), rules)
 }
 
 /// A rule that people are told of in words of its own: known by what it does and where.
@@ -283,9 +288,9 @@ impl RuleId {
     /// Which of them a rule of a chain is.
     pub fn of(chain: &Name, rule: &Rule) -> Option<RuleId> {
         let everywhere = |to: &Name| {
-            Plane::BOTH.into_iter().any(|plane| {
-                chain.as_str() == local_policy_chain(plane)
-                    && *to == choose_chain(plane, Scope::Cluster)
+            FrontendSpace::BOTH.into_iter().any(|space| {
+                chain.as_str() == local_policy_chain(space)
+                    && *to == choose_chain(space, ListScope::Cluster)
             })
         };
         match &rule.exprs[..] {
@@ -315,9 +320,9 @@ pub(super) fn local_ips(addresses: LocalAddresses) -> impl Iterator<Item = SetId
 /// Sends new flows to an endpoint. In the base chains themselves: most new flows are no Service's and
 /// should be gone soon.
 fn services(family: Family, options: &RuleOptions) -> Vec<Rule> {
-    let node_ports = entrance(Plane::NodePorts, family, options);
+    let node_ports = entrance(FrontendSpace::NodePorts, family, options);
     let to_frontend = rule(family).is_in(&[Part::Daddr], SetId::FrontendIps.name()).jump(entrance(
-        Plane::Services,
+        FrontendSpace::Services,
         family,
         options,
     ));
@@ -345,13 +350,15 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
     let mut rules = vec![rule(family).is_in(&hairpin, SetId::Hairpin.name()).masquerade()];
     rules.extend(between_pods(family, options));
     rules.extend([
-        rule(family).is_in(&ORIGINAL, SetId::Masquerade(Plane::Services).name()).masquerade(),
         rule(family)
-            .is_in(&ORIGINAL, SetId::MasqueradeHost(Plane::Services).name())
+            .is_in(&ORIGINAL, SetId::Masquerade(FrontendSpace::Services).name())
+            .masquerade(),
+        rule(family)
+            .is_in(&ORIGINAL, SetId::MasqueradeHost(FrontendSpace::Services).name())
             .from_host()
             .masquerade(),
         // The rest of the chain is about ClusterIPs and NodePorts.
-        rule(family).is_in(&ORIGINAL, SetId::LocalPolicy(Plane::Services).name()).returns(),
+        rule(family).is_in(&ORIGINAL, SetId::LocalPolicy(FrontendSpace::Services).name()).returns(),
     ]);
     let cluster_ip = rule(family).is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
     if options.masquerade_all {
@@ -407,8 +414,8 @@ fn not_from_pods(matched: RuleBuilder, pods: &LocalPods) -> Vec<RuleBuilder> {
 }
 
 fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
-    let always = SetId::Masquerade(Plane::NodePorts).name();
-    let host = SetId::MasqueradeHost(Plane::NodePorts).name();
+    let always = SetId::Masquerade(FrontendSpace::NodePorts).name();
+    let host = SetId::MasqueradeHost(FrontendSpace::NodePorts).name();
     regular(
         "masquerading-nodeports",
         vec![
@@ -420,18 +427,18 @@ fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
 
 /// What was not translated and may not pass.
 fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
-    let of_endpoints = |plane: Plane| {
+    let of_endpoints = |space: FrontendSpace| {
         vec![
-            rule(family).is_in(dialled(plane), SetId::Dropped(plane).name()).drops(),
-            rule(family).is_in(dialled(plane), SetId::Refused(plane).name()).goto("reject-chain"),
+            rule(family).is_in(dialled(space), SetId::Dropped(space).name()).drops(),
+            rule(family).is_in(dialled(space), SetId::Refused(space).name()).goto("reject-chain"),
         ]
     };
     let to_frontend =
         |chain: &str| rule(family).is_in(&[Part::Daddr], SetId::FrontendIps.name()).jump(chain);
     let endpoints_check = "service-endpoints-check";
     let mut chains = vec![
-        regular(endpoints_check, of_endpoints(Plane::Services)),
-        regular("nodeport-endpoints-check", of_endpoints(Plane::NodePorts)),
+        regular(endpoints_check, of_endpoints(FrontendSpace::Services)),
+        regular("nodeport-endpoints-check", of_endpoints(FrontendSpace::NodePorts)),
     ];
     if options.guard_cluster_ips {
         // Every ClusterIP is a frontend's address: what goes elsewhere is spared one more lookup.
@@ -469,7 +476,8 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
 fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
     const REFUSAL: &str = "localhost-refusal";
     // Every NodePort has either policy.
-    let policies = [SetId::Masquerade(Plane::NodePorts), SetId::LocalPolicy(Plane::NodePorts)];
+    let policies =
+        [SetId::Masquerade(FrontendSpace::NodePorts), SetId::LocalPolicy(FrontendSpace::NodePorts)];
     let node_ports =
         policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
     let refuse =

@@ -12,7 +12,7 @@ use super::chains::{
 };
 use super::rule::{CtState, Part, rule};
 use super::set::LocalAddresses;
-use super::{Class, Plane, Scope, SetId};
+use super::{Class, FrontendSpace, ListScope, SetId};
 use crate::model::Family;
 use crate::ruleset::{Chain, ChainType, Hook, Name, Rule, Set};
 
@@ -25,7 +25,7 @@ const DRAWS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Extension {
     /// Lists of a class with slots.
-    Class(Plane, Scope, Class),
+    Class(FrontendSpace, ListScope, Class),
     /// Session affinity: known clients are looked for first, and all are remembered after DNAT.
     Affinity,
     /// `externalTrafficPolicy: Local`; after affinity.
@@ -57,8 +57,8 @@ impl Extension {
     /// The extension without which elements of a set have no effect.
     pub fn of(set: SetId) -> Option<Extension> {
         match set {
-            SetId::Endpoints(plane, scope, class) | SetId::Members(plane, scope, class) => {
-                (class != Class::ONE).then_some(Extension::Class(plane, scope, class))
+            SetId::Endpoints(space, scope, class) | SetId::Members(space, scope, class) => {
+                (class != Class::ONE).then_some(Extension::Class(space, scope, class))
             }
             SetId::Sticky(_) | SetId::Remember(_) => Some(Extension::Affinity),
             SetId::LocalPolicy(_) => Some(Extension::LocalPolicy),
@@ -70,17 +70,17 @@ impl Extension {
     /// Every extension there can be.
     pub fn all() -> impl Iterator<Item = Extension> {
         let classes = Class::all_with_slots()
-            .map(|(plane, scope, class)| Extension::Class(plane, scope, class));
+            .map(|(space, scope, class)| Extension::Class(space, scope, class));
         Extension::FEATURES.into_iter().chain(classes)
     }
 
     /// Its objects in a family's table, `addresses` being what the program knows of the node's.
     pub fn objects(self, family: Family, addresses: LocalAddresses) -> ExtensionObjects {
         match self {
-            Extension::Class(plane, scope, class) => class_objects(family, plane, scope, class),
+            Extension::Class(space, scope, class) => class_objects(family, space, scope, class),
             Extension::Affinity => affinity(family, addresses),
             Extension::LocalPolicy => ExtensionObjects {
-                before: Plane::BOTH.map(|plane| local_policy(family, plane)).into(),
+                before: FrontendSpace::BOTH.map(|space| local_policy(family, space)).into(),
                 ..ExtensionObjects::default()
             },
             Extension::SourceRanges => ExtensionObjects {
@@ -98,10 +98,10 @@ impl Extension {
     }
 }
 
-fn local_policy(family: Family, plane: Plane) -> (Name, Rule) {
-    let local = SetId::LocalPolicy(plane).name();
-    let rule = rule(family).is_in(dialled(plane), local).goto(local_policy_chain(plane));
-    (frontends_chain(plane).into(), rule)
+fn local_policy(family: Family, space: FrontendSpace) -> (Name, Rule) {
+    let local = SetId::LocalPolicy(space).name();
+    let rule = rule(family).is_in(dialled(space), local).goto(local_policy_chain(space));
+    (frontends_chain(space).into(), rule)
 }
 
 /// Before DNAT, when the packet still has the address that was dialled.
@@ -116,9 +116,9 @@ fn firewall(family: Family) -> [(Chain, Vec<Rule>); 2] {
 }
 
 fn affinity(family: Family, addresses: LocalAddresses) -> ExtensionObjects {
-    let known = Plane::BOTH.map(|plane| {
-        let known = rule(family).vmap(dialled(plane), SetId::Sticky(plane).name());
-        (frontends_chain(plane).into(), known)
+    let known = FrontendSpace::BOTH.map(|space| {
+        let known = rule(family).vmap(dialled(space), SetId::Sticky(space).name());
+        (frontends_chain(space).into(), known)
     });
     let remember = rule(family).jump(REMEMBERING);
     let dispatch = remembering(family, addresses).into_iter();
@@ -134,28 +134,33 @@ fn remembering(family: Family, addresses: LocalAddresses) -> Vec<Rule> {
     let node_ports = local_ips(addresses).map(|local| {
         rule(family)
             .is_in(&[Part::OriginalDaddr], local.name())
-            .vmap(&ORIGINAL_NODE_PORT, SetId::Remember(Plane::NodePorts).name())
+            .vmap(&ORIGINAL_NODE_PORT, SetId::Remember(FrontendSpace::NodePorts).name())
     });
-    let services = rule(family).vmap(&ORIGINAL, SetId::Remember(Plane::Services).name());
+    let services = rule(family).vmap(&ORIGINAL, SetId::Remember(FrontendSpace::Services).name());
     [services].into_iter().chain(node_ports).collect()
 }
 
-fn class_objects(family: Family, plane: Plane, scope: Scope, class: Class) -> ExtensionObjects {
-    let endpoints = SetId::Endpoints(plane, scope, class);
-    let members = SetId::Members(plane, scope, class);
+fn class_objects(
+    family: Family,
+    space: FrontendSpace,
+    scope: ListScope,
+    class: Class,
+) -> ExtensionObjects {
+    let endpoints = SetId::Endpoints(space, scope, class);
+    let members = SetId::Members(space, scope, class);
     let draw = |modulus: u32| {
-        let mut key = dialled(plane).to_vec();
+        let mut key = dialled(space).to_vec();
         key.push(Part::Slot(modulus));
         rule(family).dnat(&key, endpoints.name())
     };
     let mut rules: Vec<Rule> = (0..DRAWS).map(|_| draw(class.slots())).collect();
     rules.push(draw(class.slots() / 4));
-    let name = pick_chain(plane, scope, class);
-    let dispatch = rule(family).is_in(dialled(plane), members.name()).goto(name.clone());
+    let name = pick_chain(space, scope, class);
+    let dispatch = rule(family).is_in(dialled(space), members.name()).goto(name.clone());
     ExtensionObjects {
         sets: vec![members.declaration(family), endpoints.declaration(family)],
         chain: Some((Chain { name, hooked: None, comment: None }, rules)),
-        dispatch: vec![(pick_chain(plane, scope, Class::ONE), dispatch)],
+        dispatch: vec![(pick_chain(space, scope, Class::ONE), dispatch)],
         ..ExtensionObjects::default()
     }
 }
@@ -187,9 +192,10 @@ mod tests {
         let needed: Vec<SetId> =
             SetId::fixed().filter(|set| Extension::of(*set).is_some()).collect();
         let of_plane =
-            |plane| [SetId::LocalPolicy, SetId::Sticky, SetId::Remember].map(|s| s(plane));
-        let want =
-            [SetId::Restricted].into_iter().chain(Plane::BOTH.into_iter().flat_map(of_plane));
+            |space| [SetId::LocalPolicy, SetId::Sticky, SetId::Remember].map(|s| s(space));
+        let want = [SetId::Restricted]
+            .into_iter()
+            .chain(FrontendSpace::BOTH.into_iter().flat_map(of_plane));
         assert_eq!(needed, want.collect::<Vec<_>>());
     }
 }

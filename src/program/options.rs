@@ -100,7 +100,7 @@ pub struct RuleOptions {
 
 /// Where the node is reached, and what follows from it: all of this may change while the program runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct NodeAddressing {
     /// The options, as the node's addresses have them.
     pub options: RuleOptions,
     /// Addresses that accept NodePort traffic or, where every one does, all addresses of the node.

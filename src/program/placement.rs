@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::objects::{Role, chain_name};
-use super::{Class, Plane, RuleOptions, Scope, SetId, Slots};
+use super::{Class, FrontendSpace, ListScope, RuleOptions, SetId, Slots};
 use crate::model::{Family, Protocol, ServicePortName, TrafficPolicy};
 use crate::ruleset::{Element, Key, Verdict};
 use crate::topology::Backend;
@@ -85,11 +85,11 @@ pub struct Placement {
 }
 
 impl FrontendKey {
-    /// The plane the frontend's sets are in.
-    pub fn plane(&self) -> Plane {
+    /// The space the frontend's sets are in.
+    pub fn space(&self) -> FrontendSpace {
         match self.at {
-            FrontendAt::Address(_) => Plane::Services,
-            FrontendAt::NodePort => Plane::NodePorts,
+            FrontendAt::Address(_) => FrontendSpace::Services,
+            FrontendAt::NodePort => FrontendSpace::NodePorts,
         }
     }
 
@@ -102,13 +102,13 @@ impl FrontendKey {
         key.protocol(self.protocol).port(self.port)
     }
 
-    /// The frontend whose element has a key, in a set of a plane; what follows in the key is a slot.
-    pub fn of_element(plane: Plane, family: Family, key: &Key) -> Option<FrontendKey> {
-        let (at, offset) = match plane {
-            Plane::Services => {
+    /// The frontend whose element has a key, in a set of a space; what follows in the key is a slot.
+    pub fn of_element(space: FrontendSpace, family: Family, key: &Key) -> Option<FrontendKey> {
+        let (at, offset) = match space {
+            FrontendSpace::Services => {
                 (FrontendAt::Address(key.address_at(0, family)?), family.address_len())
             }
-            Plane::NodePorts => (FrontendAt::NodePort, 0),
+            FrontendSpace::NodePorts => (FrontendAt::NodePort, 0),
         };
         let (protocol, port) = (key.protocol_at(offset)?, key.port_at(offset + 4)?);
         Some(FrontendKey { at, protocol, port })
@@ -197,7 +197,7 @@ fn policy_elements(
     options: &RuleOptions,
     out: &mut Vec<(SetId, Element)>,
 ) {
-    let plane = frontend.key.plane();
+    let space = frontend.key.space();
     let key = frontend.key.element_key();
     if let FrontendAt::Address(address) = frontend.key.at {
         let address = Key::new().address(address);
@@ -208,18 +208,18 @@ fn policy_elements(
     }
     if frontend.is_external() {
         match placement.external {
-            TrafficPolicy::Cluster => out.push((SetId::Masquerade(plane), Element::member(key))),
+            TrafficPolicy::Cluster => out.push((SetId::Masquerade(space), Element::member(key))),
             TrafficPolicy::Local => {
-                out.push((SetId::LocalPolicy(plane), Element::member(key)));
-                out.push((SetId::MasqueradeHost(plane), Element::member(key)));
+                out.push((SetId::LocalPolicy(space), Element::member(key)));
+                out.push((SetId::MasqueradeHost(space), Element::member(key)));
             }
         }
     }
     if placement.affinity.is_some() {
         let role = placement.role(frontend);
         let jump = |verb| Verdict::Jump(chain_name(role.chain_prefix(verb), &placement.name));
-        out.push((SetId::Sticky(plane), Element::verdict(key, jump("sticky"))));
-        out.push((SetId::Remember(plane), Element::verdict(key, jump("remember"))));
+        out.push((SetId::Sticky(space), Element::verdict(key, jump("sticky"))));
+        out.push((SetId::Remember(space), Element::verdict(key, jump("remember"))));
     }
     if placement.is_restricted(frontend, options) {
         let ranges = Verdict::Goto(chain_name("ranges", &placement.name));
@@ -228,29 +228,29 @@ fn policy_elements(
     if options.service_counters {
         // Uncut: the counters are told apart by it.
         let element = Element::member(key).with_comment(placement.name.to_string().into());
-        out.push((SetId::Connections(plane), element));
+        out.push((SetId::Connections(space), element));
     }
 }
 
 /// What the endpoints decide: the lists, or refusal, or drop (section 5.5).
 fn endpoint_elements(placement: &Placement, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
-    let plane = frontend.key.plane();
+    let space = frontend.key.space();
     let key = frontend.key.element_key();
     let member = |set: SetId| (set, Element::member(key).with_comment(placement.label.clone()));
     if !placement.any {
-        out.push(member(SetId::Refused(plane)));
+        out.push(member(SetId::Refused(space)));
         return;
     }
     let role = placement.role(frontend);
     if role != Role::Cluster && placement.local.is_empty() {
-        out.push(member(SetId::Dropped(plane)));
+        out.push(member(SetId::Dropped(space)));
     }
     match role {
-        Role::Cluster => list(placement, key, plane, Scope::Cluster, &placement.cluster, out),
-        Role::Local => list(placement, key, plane, Scope::Cluster, &placement.local, out),
+        Role::Cluster => list(placement, key, space, ListScope::Cluster, &placement.cluster, out),
+        Role::Local => list(placement, key, space, ListScope::Cluster, &placement.local, out),
         Role::LocalPolicy => {
-            list(placement, key, plane, Scope::Cluster, &placement.cluster, out);
-            list(placement, key, plane, Scope::Local, &placement.local, out);
+            list(placement, key, space, ListScope::Cluster, &placement.cluster, out);
+            list(placement, key, space, ListScope::Local, &placement.local, out);
         }
     }
 }
@@ -258,12 +258,12 @@ fn endpoint_elements(placement: &Placement, frontend: &Frontend, out: &mut Vec<(
 fn list(
     placement: &Placement,
     key: Key,
-    plane: Plane,
-    scope: Scope,
+    space: FrontendSpace,
+    scope: ListScope,
     slots: &Slots,
     out: &mut Vec<(SetId, Element)>,
 ) {
-    let endpoints = SetId::Endpoints(plane, scope, slots.class());
+    let endpoints = SetId::Endpoints(space, scope, slots.class());
     let data = |backend: &Backend| Key::new().address(backend.address).port(backend.port);
     if slots.class() == Class::ONE {
         out.extend(slots.members().iter().map(|backend| {
@@ -272,7 +272,7 @@ fn list(
         return;
     }
     if !slots.is_empty() {
-        let members = SetId::Members(plane, scope, slots.class());
+        let members = SetId::Members(space, scope, slots.class());
         out.push((members, Element::member(key).with_comment(placement.label.clone())));
     }
     out.extend(

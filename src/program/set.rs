@@ -10,46 +10,46 @@ use crate::ruleset::{Field, Name, Set, SetKind};
 
 /// Which kind of key a frontend has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Plane {
+pub enum FrontendSpace {
     /// `address . protocol . port`: ClusterIPs, external IPs, load-balancer IPs.
     Services,
     /// `protocol . port` on the NodePort addresses.
     NodePorts,
 }
 
-impl Plane {
-    /// Both planes.
-    pub const BOTH: [Plane; 2] = [Plane::Services, Plane::NodePorts];
+impl FrontendSpace {
+    /// Both spaces.
+    pub const BOTH: [FrontendSpace; 2] = [FrontendSpace::Services, FrontendSpace::NodePorts];
 
     fn frontend(self, family: Family) -> Vec<Field> {
         match self {
-            Plane::Services => {
+            FrontendSpace::Services => {
                 vec![Field::address(family), Field::InetProto, Field::InetService]
             }
-            Plane::NodePorts => vec![Field::InetProto, Field::InetService],
+            FrontendSpace::NodePorts => vec![Field::InetProto, Field::InetService],
         }
     }
 
     fn plural(self) -> &'static str {
         match self {
-            Plane::Services => "services",
-            Plane::NodePorts => "nodeports",
+            FrontendSpace::Services => "services",
+            FrontendSpace::NodePorts => "nodeports",
         }
     }
 }
 
 /// Which of a frontend's two lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Scope {
+pub enum ListScope {
     /// The list everyone gets, unless the external policy is Local.
     Cluster,
     /// `externalTrafficPolicy: Local`: the endpoints on this node.
     Local,
 }
 
-impl Scope {
+impl ListScope {
     /// Both scopes.
-    pub const BOTH: [Scope; 2] = [Scope::Cluster, Scope::Local];
+    pub const BOTH: [ListScope; 2] = [ListScope::Cluster, ListScope::Local];
 }
 
 /// A capacity class of lists: 1, 4, 16, 64, … slots.
@@ -75,13 +75,13 @@ impl Class {
             .expect("a list has fewer than 4^15 members")
     }
 
-    /// Every class with slots, in both planes and scopes.
-    pub fn all_with_slots() -> impl Iterator<Item = (Plane, Scope, Class)> {
+    /// Every class with slots, in both spaces and scopes.
+    pub fn all_with_slots() -> impl Iterator<Item = (FrontendSpace, ListScope, Class)> {
         let classes = (1..=15).map(Class);
         classes.flat_map(|class| {
-            Plane::BOTH
+            FrontendSpace::BOTH
                 .into_iter()
-                .flat_map(move |plane| Scope::BOTH.map(|scope| (plane, scope, class)))
+                .flat_map(move |space| ListScope::BOTH.map(|scope| (space, scope, class)))
         })
     }
 
@@ -110,27 +110,27 @@ pub enum SetId {
     /// Endpoints that may be reached from themselves.
     Hairpin,
     /// Frontends whose external policy is Local.
-    LocalPolicy(Plane),
+    LocalPolicy(FrontendSpace),
     /// Frontends that refuse.
-    Refused(Plane),
+    Refused(FrontendSpace),
     /// Frontends that drop what is not short-circuited.
-    Dropped(Plane),
+    Dropped(FrontendSpace),
     /// Frontends whose flows are always masqueraded.
-    Masquerade(Plane),
+    Masquerade(FrontendSpace),
     /// Frontends whose flows are masqueraded when the host itself dials.
-    MasqueradeHost(Plane),
+    MasqueradeHost(FrontendSpace),
     /// Frontends with session affinity: jump to the chain that looks for the client.
-    Sticky(Plane),
+    Sticky(FrontendSpace),
     /// Frontends with session affinity: jump to the chain that remembers the client.
-    Remember(Plane),
+    Remember(FrontendSpace),
     /// Load-balancer frontends with source ranges: go to the chain that checks them.
     Restricted,
     /// Frontends whose list is of a class with slots.
-    Members(Plane, Scope, Class),
+    Members(FrontendSpace, ListScope, Class),
     /// Lists: frontend (and slot, from class 4 on) to endpoint.
-    Endpoints(Plane, Scope, Class),
+    Endpoints(FrontendSpace, ListScope, Class),
     /// Connections by frontend.
-    Connections(Plane),
+    Connections(FrontendSpace),
     /// Protocols that are refused to NodePorts on loopback addresses, counted.
     RefusedOnLocalhost,
 }
@@ -158,18 +158,18 @@ impl SetId {
             SetId::Restricted,
             SetId::RefusedOnLocalhost,
         ];
-        let of_frontends = Plane::BOTH.into_iter().flat_map(|plane| {
+        let of_frontends = FrontendSpace::BOTH.into_iter().flat_map(|space| {
             [
-                SetId::LocalPolicy(plane),
-                SetId::Refused(plane),
-                SetId::Dropped(plane),
-                SetId::Masquerade(plane),
-                SetId::MasqueradeHost(plane),
-                SetId::Sticky(plane),
-                SetId::Remember(plane),
-                SetId::Connections(plane),
-                SetId::Endpoints(plane, Scope::Cluster, Class::ONE),
-                SetId::Endpoints(plane, Scope::Local, Class::ONE),
+                SetId::LocalPolicy(space),
+                SetId::Refused(space),
+                SetId::Dropped(space),
+                SetId::Masquerade(space),
+                SetId::MasqueradeHost(space),
+                SetId::Sticky(space),
+                SetId::Remember(space),
+                SetId::Connections(space),
+                SetId::Endpoints(space, ListScope::Cluster, Class::ONE),
+                SetId::Endpoints(space, ListScope::Local, Class::ONE),
             ]
         });
         of_addresses.into_iter().chain(of_frontends)
@@ -185,8 +185,8 @@ impl SetId {
         self == SetId::RoutedIps
     }
 
-    /// The plane whose frontends are its keys; `None` for sets of addresses.
-    pub fn plane(self) -> Option<Plane> {
+    /// The space whose frontends are its keys; `None` for sets of addresses.
+    pub fn space(self) -> Option<FrontendSpace> {
         match self {
             SetId::FrontendIps
             | SetId::ClusterIps
@@ -195,25 +195,25 @@ impl SetId {
             | SetId::ServiceCidrs
             | SetId::RefusedOnLocalhost
             | SetId::Hairpin => None,
-            SetId::Restricted => Some(Plane::Services),
-            SetId::LocalPolicy(plane)
-            | SetId::Refused(plane)
-            | SetId::Dropped(plane)
-            | SetId::Masquerade(plane)
-            | SetId::MasqueradeHost(plane)
-            | SetId::Sticky(plane)
-            | SetId::Remember(plane)
-            | SetId::Members(plane, ..)
-            | SetId::Endpoints(plane, ..)
-            | SetId::Connections(plane) => Some(plane),
+            SetId::Restricted => Some(FrontendSpace::Services),
+            SetId::LocalPolicy(space)
+            | SetId::Refused(space)
+            | SetId::Dropped(space)
+            | SetId::Masquerade(space)
+            | SetId::MasqueradeHost(space)
+            | SetId::Sticky(space)
+            | SetId::Remember(space)
+            | SetId::Members(space, ..)
+            | SetId::Endpoints(space, ..)
+            | SetId::Connections(space) => Some(space),
         }
     }
 
     /// The set with this name.
     pub fn from_name(name: &str) -> Option<SetId> {
         static BY_NAME: LazyLock<HashMap<String, SetId>> = LazyLock::new(|| {
-            let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
-                [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+            let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
+                [SetId::Members(space, scope, class), SetId::Endpoints(space, scope, class)]
             });
             SetId::fixed().chain(classes).map(|id| (id.to_string(), id)).collect()
         });
@@ -239,22 +239,22 @@ impl SetId {
             SetId::Hairpin => {
                 (vec![address, address, Field::InetProto, Field::InetService], SetKind::Set)
             }
-            SetId::LocalPolicy(plane)
-            | SetId::Refused(plane)
-            | SetId::Dropped(plane)
-            | SetId::Masquerade(plane)
-            | SetId::MasqueradeHost(plane)
-            | SetId::Connections(plane)
-            | SetId::Members(plane, ..) => (plane.frontend(family), SetKind::Set),
-            SetId::Sticky(plane) | SetId::Remember(plane) => {
-                (plane.frontend(family), SetKind::VerdictMap)
+            SetId::LocalPolicy(space)
+            | SetId::Refused(space)
+            | SetId::Dropped(space)
+            | SetId::Masquerade(space)
+            | SetId::MasqueradeHost(space)
+            | SetId::Connections(space)
+            | SetId::Members(space, ..) => (space.frontend(family), SetKind::Set),
+            SetId::Sticky(space) | SetId::Remember(space) => {
+                (space.frontend(family), SetKind::VerdictMap)
             }
-            SetId::Restricted => (Plane::Services.frontend(family), SetKind::VerdictMap),
-            SetId::Endpoints(plane, _, Class::ONE) => {
-                (plane.frontend(family), SetKind::Map(backend))
+            SetId::Restricted => (FrontendSpace::Services.frontend(family), SetKind::VerdictMap),
+            SetId::Endpoints(space, _, Class::ONE) => {
+                (space.frontend(family), SetKind::Map(backend))
             }
-            SetId::Endpoints(plane, ..) => {
-                let mut key = plane.frontend(family);
+            SetId::Endpoints(space, ..) => {
+                let mut key = space.frontend(family);
                 key.push(Field::Mark);
                 (key, SetKind::Map(backend))
             }
@@ -307,23 +307,23 @@ impl fmt::Display for SetId {
             SetId::RoutedIps => f.write_str("routed-ips"),
             SetId::ServiceCidrs => f.write_str("service-cidrs"),
             SetId::Hairpin => f.write_str("hairpin"),
-            SetId::LocalPolicy(plane) => write!(f, "local-policy-{}", plane.plural()),
-            SetId::Refused(plane) => write!(f, "refused-{}", plane.plural()),
-            SetId::Dropped(plane) => write!(f, "dropped-{}", plane.plural()),
-            SetId::Masquerade(plane) => write!(f, "masquerade-{}", plane.plural()),
-            SetId::MasqueradeHost(plane) => write!(f, "masquerade-host-{}", plane.plural()),
-            SetId::Sticky(plane) => write!(f, "sticky-{}", plane.plural()),
-            SetId::Remember(plane) => write!(f, "remember-{}", plane.plural()),
+            SetId::LocalPolicy(space) => write!(f, "local-policy-{}", space.plural()),
+            SetId::Refused(space) => write!(f, "refused-{}", space.plural()),
+            SetId::Dropped(space) => write!(f, "dropped-{}", space.plural()),
+            SetId::Masquerade(space) => write!(f, "masquerade-{}", space.plural()),
+            SetId::MasqueradeHost(space) => write!(f, "masquerade-host-{}", space.plural()),
+            SetId::Sticky(space) => write!(f, "sticky-{}", space.plural()),
+            SetId::Remember(space) => write!(f, "remember-{}", space.plural()),
             SetId::Restricted => f.write_str("restricted-services"),
             SetId::RefusedOnLocalhost => f.write_str("refused-on-localhost"),
-            SetId::Connections(plane) => write!(f, "connections-{}", plane.plural()),
-            SetId::Members(plane, scope, class) => {
-                write!(f, "{}{}-{}", local(*scope), plane.plural(), class.slots())
+            SetId::Connections(space) => write!(f, "connections-{}", space.plural()),
+            SetId::Members(space, scope, class) => {
+                write!(f, "{}{}-{}", local(*scope), space.plural(), class.slots())
             }
-            SetId::Endpoints(plane, scope, class) => {
-                let nodeport = match plane {
-                    Plane::Services => "",
-                    Plane::NodePorts => "nodeport-",
+            SetId::Endpoints(space, scope, class) => {
+                let nodeport = match space {
+                    FrontendSpace::Services => "",
+                    FrontendSpace::NodePorts => "nodeport-",
                 };
                 write!(f, "{}{nodeport}endpoints-{}", local(*scope), class.slots())
             }
@@ -331,10 +331,10 @@ impl fmt::Display for SetId {
     }
 }
 
-fn local(scope: Scope) -> &'static str {
+fn local(scope: ListScope) -> &'static str {
     match scope {
-        Scope::Cluster => "",
-        Scope::Local => "local-",
+        ListScope::Cluster => "",
+        ListScope::Local => "local-",
     }
 }
 
@@ -363,8 +363,8 @@ mod tests {
             "no-endpoint-services",
             "no-endpoint-nodeports",
         ];
-        let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
-            [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+        let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
+            [SetId::Members(space, scope, class), SetId::Endpoints(space, scope, class)]
         });
         let all: Vec<SetId> = SetId::fixed().chain(classes).collect();
         let mut names: Vec<String> = all.iter().map(|id| id.to_string()).collect();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{Report, SyncError, Synchronizer};
 use crate::engine::{Plan, Selection};
+use crate::kernel::{CommitError, Kernel, Op, Rejection, Transaction};
 use crate::model::{Family, ObjectName};
-use crate::transaction::{CommitError, Kernel, Op, Rejection, Transaction};
 
 impl<K: Kernel> Synchronizer<K> {
     /// Whether a refusal is no news: a service that was refused before is refused again, alone and in

@@ -13,7 +13,7 @@ use crate::source::Sink;
 
 /// What the worker takes out in one go.
 #[derive(Debug, Default)]
-pub struct Mail {
+pub struct Incoming {
     /// Complete lists first, then single changes in order of their objects' first arrival.
     pub changes: Vec<Change>,
     /// The node's addresses, if they changed.
@@ -80,9 +80,9 @@ impl Inbox {
         self.len() == 0
     }
 
-    /// Takes everything, waiting at most `patience` for the first thing to come (for ever if `None`).
-    pub fn take(&self, patience: Option<Duration>) -> Mail {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    /// Takes everything, waiting at most `timeout` for the first thing to come (for ever if `None`).
+    pub fn take(&self, timeout: Option<Duration>) -> Incoming {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut state = self.lock();
         state.at_work = None;
         while state.is_idle() {
@@ -155,11 +155,11 @@ impl State {
         }
     }
 
-    fn into_mail(mut self) -> Mail {
+    fn into_mail(mut self) -> Incoming {
         let lists = self.lists.into_iter().map(|(kind, objects)| Change::Replace(kind, objects));
         let mut changes: Vec<Change> = lists.collect();
         changes.extend(self.order.iter().filter_map(|key| self.latest.remove(key)));
-        Mail {
+        Incoming {
             changes,
             addresses: self.addresses,
             foreign_changes: self.foreign_changes,
@@ -192,9 +192,9 @@ mod tests {
         }
         inbox.deliver(Change::Delete(Kind::ServiceCidr, ObjectName::cluster_scoped("b")));
         assert_eq!(inbox.len(), 2);
-        let mail = inbox.take(None);
+        let incoming = inbox.take(None);
         assert_eq!(
-            mail.changes,
+            incoming.changes,
             [
                 Change::Apply(cidr("a", "10.0.231.0/24")),
                 Change::Delete(Kind::ServiceCidr, ObjectName::cluster_scoped("b")),
@@ -209,9 +209,9 @@ mod tests {
         inbox.deliver(Change::Apply(cidr("a", "10.0.0.0/16")));
         inbox.deliver(Change::Replace(Kind::ServiceCidr, vec![cidr("b", "10.1.0.0/16")]));
         inbox.deliver(Change::Apply(cidr("c", "10.2.0.0/16")));
-        let mail = inbox.take(None);
+        let incoming = inbox.take(None);
         assert_eq!(
-            mail.changes,
+            incoming.changes,
             [
                 Change::Replace(Kind::ServiceCidr, vec![cidr("b", "10.1.0.0/16")]),
                 Change::Apply(cidr("c", "10.2.0.0/16")),

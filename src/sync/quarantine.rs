@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::backoff::Backoff;
+use crate::kernel::Rejection;
 use crate::model::ObjectName;
-use crate::transaction::Rejection;
 
 /// Pauses before a refused service is tried again.
 const RETRIES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));

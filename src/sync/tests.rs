@@ -11,13 +11,13 @@ mod worker;
 
 use crate::engine::Engine;
 use crate::model::PerFamily;
-use crate::program::Surroundings;
+use crate::program::NodeAddressing;
 use crate::sync::Survey;
 
 /// Of a node that stays where it is.
 fn still(engine: &Engine) -> Survey {
     let options = engine.options().clone();
     let local_addresses = PerFamily::default();
-    let surroundings = Surroundings { options, local_addresses };
-    Box::new(move |_, _| surroundings.clone())
+    let addressing = NodeAddressing { options, local_addresses };
+    Box::new(move |_, _| addressing.clone())
 }

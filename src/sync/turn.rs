@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 
 use super::quarantine::Quarantined;
 use super::{Report, Synchronizer};
-use crate::engine::{Conflict, Effect, Engine, FamilySummary, Unserved};
+use crate::engine::{Conflict, Effect, Engine, FamilySummary, UnservedReason};
+use crate::kernel::Kernel;
 use crate::model::{Change, EndpointSlice, Families, Family, Kind, Node, ObjectName, Service};
-use crate::program::{LocalhostPort, Surroundings};
+use crate::program::{LocalhostPort, NodeAddressing};
 use crate::ruleset::Ownership;
-use crate::transaction::Kernel;
 
 /// Learns what each turn did. Called on the worker's thread: must not block.
 pub trait Subscriber: Send {
@@ -35,7 +35,7 @@ pub struct Turn {
     /// It was deleted.
     pub node_deleted: bool,
     /// Where the node is reached now, if its addresses or its object changed.
-    pub surroundings: Option<Surroundings>,
+    pub addressing: Option<NodeAddressing>,
     /// Families that what came in gave work to.
     pub requested: Families,
     /// Families that had work when the turn began to sync.
@@ -141,7 +141,7 @@ pub struct FamilyState {
     /// Contested frontends.
     pub conflicts: Vec<Conflict>,
     /// Service ports that are not served to everyone: how many, and the first of them.
-    pub unserved: BTreeMap<Unserved, (usize, Vec<Arc<str>>)>,
+    pub unserved: BTreeMap<UnservedReason, (usize, Vec<Arc<str>>)>,
     /// Services set aside.
     pub quarantine: BTreeMap<ObjectName, Quarantined>,
 }

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Synchronizer;
-use super::inbox::{Inbox, Mail};
+use super::inbox::{Inbox, Incoming};
 use super::schedule::{Limits, Schedule, Work};
 use super::turn::{Arrival, Foreign, Subscriber, Synced, Turn};
+use crate::kernel::Kernel;
 use crate::model::{Families, Family, Node, NodeAddresses, PerFamily};
-use crate::program::Surroundings;
-use crate::transaction::Kernel;
+use crate::program::NodeAddressing;
 
 /// From what is new of the node, its object or its interfaces' addresses, to what the engine is to know
 /// of it.
-pub type Survey = Box<dyn FnMut(Option<&Node>, Option<NodeAddresses>) -> Surroundings + Send>;
+pub type Survey = Box<dyn FnMut(Option<&Node>, Option<NodeAddresses>) -> NodeAddressing + Send>;
 
 /// The worker's parts.
 pub struct Worker<K> {
@@ -53,9 +53,9 @@ impl<K: Kernel> Worker<K> {
     /// Works until the inbox is closed; then engine and kernel are given back.
     pub fn run(mut self) -> Synchronizer<K> {
         loop {
-            let mail = self.inbox.take(self.patience());
-            let closed = mail.closed;
-            let mut turn = self.take(mail);
+            let incoming = self.inbox.take(self.timeout());
+            let closed = incoming.closed;
+            let mut turn = self.take(incoming);
             for family in self.synchronizer.engine.families().iter() {
                 turn.syncs.extend(self.sync(family));
             }
@@ -82,18 +82,18 @@ impl<K: Kernel> Worker<K> {
         self.schedules[family].due(work)
     }
 
-    /// How long to wait for mail: until a family is due.
-    fn patience(&self) -> Option<Duration> {
+    /// How long to wait for what comes in: until a family is due.
+    fn timeout(&self) -> Option<Duration> {
         let families = self.synchronizer.engine.families();
         let due = families.iter().filter_map(|family| self.due(family)).min()?;
         Some(due.saturating_sub(self.now()))
     }
 
-    fn take(&mut self, mail: Mail) -> Turn {
+    fn take(&mut self, incoming: Incoming) -> Turn {
         let now = self.now();
         let engine = &mut self.synchronizer.engine;
         let mut turn = Turn { families: engine.families(), ..Turn::default() };
-        for change in mail.changes {
+        for change in incoming.changes {
             let (kind, objects, list) = Arrival::shape(&change);
             let effect = engine.apply(change);
             turn.requested = turn.requested.union(effect.families);
@@ -103,11 +103,11 @@ impl<K: Kernel> Worker<K> {
             turn.node_deleted |= effect.node_deleted;
             turn.arrivals.push(Arrival { kind, objects, list, effect });
         }
-        if turn.node.is_some() || mail.addresses.is_some() {
-            let surroundings = (self.survey)(turn.node.as_deref(), mail.addresses);
-            let (changed, rewritten) = engine.set_surroundings(&surroundings);
+        if turn.node.is_some() || incoming.addresses.is_some() {
+            let addressing = (self.survey)(turn.node.as_deref(), incoming.addresses);
+            let (changed, rewritten) = engine.set_surroundings(&addressing);
             turn.requested = turn.requested.union(changed);
-            turn.surroundings = Some(surroundings);
+            turn.addressing = Some(addressing);
             rewritten.iter().for_each(|family| self.synchronizer.distrust(family));
         }
         let families = turn.families;
@@ -115,7 +115,7 @@ impl<K: Kernel> Worker<K> {
             if turn.requested.contains(family) {
                 self.schedules[family].arrived();
             }
-            if let Some(foreign) = &mail.foreign_changes[family] {
+            if let Some(foreign) = &incoming.foreign_changes[family] {
                 self.schedules[family].disturbed(now);
                 self.foreign[family] = Some(foreign.clone());
             }

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Rejection, Transaction};
 use crate::model::{Family, PerFamily};
 use crate::ruleset::{Element, Name, Ownership, Ruleset, apply, describe};
-use crate::transaction::{CommitError, Committed, DumpError, Kernel, Op, Rejection, Transaction};
 
 /// How a commit is to go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

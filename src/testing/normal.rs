@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::model::Family;
 use crate::program::set::LocalAddresses;
-use crate::program::{Class, Extension, Plane, Scope, SetId};
+use crate::program::{Class, Extension, FrontendSpace, ListScope, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Value};
 
 /// The normal form of a table.
@@ -21,8 +21,8 @@ pub struct NormalForm {
     /// Elements of all sets except those of lists; clients of affinity maps are left out, packets
     /// put them there.
     pub sets: BTreeMap<Name, BTreeSet<(Key, Option<Key>, Value)>>,
-    /// Lists: endpoints by plane, scope and frontend.
-    pub lists: BTreeMap<(Plane, Scope, Key), BTreeSet<Key>>,
+    /// Lists: endpoints by space, scope and frontend.
+    pub lists: BTreeMap<(FrontendSpace, ListScope, Key), BTreeSet<Key>>,
 }
 
 /// The normal form of a table.
@@ -31,27 +31,28 @@ pub struct NormalForm {
 /// If a list breaks the shape that [`crate::program::Slots`] promises: gaps, several classes at
 /// once, too many free slots, a duplicate endpoint.
 pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
-    let mut lists: BTreeMap<(Plane, Scope, Key), (Class, Vec<Key>)> = BTreeMap::new();
+    let mut lists: BTreeMap<(FrontendSpace, ListScope, Key), (Class, Vec<Key>)> = BTreeMap::new();
     let (extra_chains, dispatch) = extensions(ruleset.family);
     let mut of_lists = BTreeSet::new();
-    let planes = Plane::BOTH.into_iter().flat_map(|p| Scope::BOTH.map(|s| (p, s, Class::ONE)));
-    for (plane, scope, class) in planes.chain(Class::all_with_slots()) {
-        let endpoints = SetId::Endpoints(plane, scope, class).name();
-        let members = SetId::Members(plane, scope, class).name();
+    let spaces =
+        FrontendSpace::BOTH.into_iter().flat_map(|p| ListScope::BOTH.map(|s| (p, s, Class::ONE)));
+    for (space, scope, class) in spaces.chain(Class::all_with_slots()) {
+        let endpoints = SetId::Endpoints(space, scope, class).name();
+        let members = SetId::Members(space, scope, class).name();
         if let Some((_, elements)) = ruleset.sets.get(&endpoints) {
-            collect(&mut lists, (plane, scope, class), ruleset.family, elements);
+            collect(&mut lists, (space, scope, class), ruleset.family, elements);
         }
         if let Some((_, elements)) = ruleset.sets.get(&members) {
             for frontend in elements.keys() {
-                let list = lists.get(&(plane, scope, *frontend));
+                let list = lists.get(&(space, scope, *frontend));
                 let list = list.unwrap_or_else(|| panic!("{members}: {frontend:?} has no list"));
                 assert_eq!(list.0, class, "{members}: {frontend:?}");
             }
         }
         of_lists.extend([endpoints, members]);
     }
-    for ((plane, scope, frontend), (class, members)) in &lists {
-        check(ruleset, (*plane, *scope, *class), frontend, members);
+    for ((space, scope, frontend), (class, members)) in &lists {
+        check(ruleset, (*space, *scope, *class), frontend, members);
     }
     NormalForm {
         table: ruleset.table.as_ref().and_then(|table| table.comment.clone()),
@@ -126,14 +127,14 @@ fn extensions(family: Family) -> (BTreeSet<Name>, Vec<Rule>) {
 }
 
 fn collect(
-    lists: &mut BTreeMap<(Plane, Scope, Key), (Class, Vec<Key>)>,
-    (plane, scope, class): (Plane, Scope, Class),
+    lists: &mut BTreeMap<(FrontendSpace, ListScope, Key), (Class, Vec<Key>)>,
+    (space, scope, class): (FrontendSpace, ListScope, Class),
     family: Family,
     elements: &BTreeMap<Key, Element>,
 ) {
-    let frontend_len = match plane {
-        Plane::Services => family.address_len() + 8,
-        Plane::NodePorts => 8,
+    let frontend_len = match space {
+        FrontendSpace::Services => family.address_len() + 8,
+        FrontendSpace::NodePorts => 8,
     };
     let mut by_frontend: BTreeMap<Key, BTreeMap<u32, Key>> = BTreeMap::new();
     for (key, element) in elements {
@@ -147,14 +148,14 @@ fn collect(
         let expected: Vec<u32> = (0..slots.len() as u32).collect();
         assert_eq!(numbers, expected, "gap in the slots of {frontend:?} in class {class:?}");
         let members = slots.into_values().collect();
-        let other = lists.insert((plane, scope, frontend), (class, members));
+        let other = lists.insert((space, scope, frontend), (class, members));
         assert!(other.is_none(), "{frontend:?} has lists in classes {class:?} and {other:?}");
     }
 }
 
 fn check(
     ruleset: &Ruleset,
-    (plane, scope, class): (Plane, Scope, Class),
+    (space, scope, class): (FrontendSpace, ListScope, Class),
     frontend: &Key,
     members: &[Key],
 ) {
@@ -166,7 +167,7 @@ fn check(
         return;
     }
     assert!(slots <= 4 || members.len() * 4 >= slots, "list of {frontend:?} too thin: {class:?}");
-    let set = SetId::Members(plane, scope, class).name();
+    let set = SetId::Members(space, scope, class).name();
     let listed = ruleset.sets.get(&set).is_some_and(|(_, e)| e.contains_key(frontend));
     assert!(listed, "{frontend:?} is not in {set}");
 }

@@ -6,8 +6,8 @@ use crate::model::{ObjectName, SlicePort};
 const NODE: &str = "node-a";
 const ZONE: &str = "zone-1";
 
-fn here() -> Vantage {
-    Vantage { node: NODE.into(), zone: Some(ZONE.into()) }
+fn here() -> NodeTopology {
+    NodeTopology { node: NODE.into(), zone: Some(ZONE.into()) }
 }
 
 /// `"4 r n=node-a z=zone-1 h=node-a"`: address suffix, conditions (r ready, s serving,
@@ -61,10 +61,14 @@ fn suffixes(backends: &[Backend]) -> String {
     texts.join(" ")
 }
 
-fn select(endpoints: &[&str], vantage: &Vantage, needs: Needs) -> (String, String, bool) {
+fn select(
+    endpoints: &[&str],
+    node_topology: &NodeTopology,
+    needs: Needs,
+) -> (String, String, bool) {
     let slice = slice("s", &[("http", Protocol::Tcp, 80)], endpoints);
     let merged = merge([&slice].into_iter(), Family::V4, "http", Protocol::Tcp);
-    let usable = usable(&merged, vantage, needs);
+    let usable = usable(&merged, node_topology, needs);
     (suffixes(&usable.cluster), suffixes(&usable.local), usable.any)
 }
 
@@ -160,7 +164,7 @@ fn hints() {
 // B-118: a node without zone uses every zone.
 #[test]
 fn node_without_zone_ignores_zone_hints() {
-    let nowhere = Vantage { node: NODE.into(), zone: None };
+    let nowhere = NodeTopology { node: NODE.into(), zone: None };
     let (cluster, ..) = select(&["1 r z=zone-1", "2 r z=zone-2"], &nowhere, CLUSTER);
     assert_eq!(cluster, "1 2");
 }

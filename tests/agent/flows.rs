@@ -122,7 +122,7 @@ fn udp_flows_older_than_their_frontend() {
 
 /// Connects from one port until it is answered or `SOON` is over.
 fn connect(lab: &Lab, to: SocketAddr) -> Outcome {
-    let dial = Dial::new(Protocol::Tcp, to).patience(SOON);
+    let dial = Dial::new(Protocol::Tcp, to).timeout(SOON);
     lab.dial(Place::Pod(2), dial, 1).remove(0)
 }
 

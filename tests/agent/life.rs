@@ -6,12 +6,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::SystemTime;
 
+use kubeweir::kernel::Kernel;
 use kubeweir::model::{Family, Kind, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::Ruleset;
 use kubeweir::testing::lab::{NODE_NAME, Outcome, Place};
 use kubeweir::testing::slowed;
-use kubeweir::transaction::Kernel;
 
 use crate::objects::{service, slice};
 use crate::site::{HEALTHZ, Site};

@@ -184,7 +184,7 @@ impl Site {
 
     /// Dials once; silence shows soon.
     pub fn dial(&self, from: Place, protocol: Protocol, to: SocketAddr) -> Outcome {
-        let dial = Dial::new(protocol, to).patience(SILENCE);
+        let dial = Dial::new(protocol, to).timeout(SILENCE);
         self.lab_ref().dial(from, dial, 1).remove(0)
     }
 
@@ -204,7 +204,7 @@ impl Site {
         wanted: impl Fn(&Outcome) -> bool,
     ) {
         let to = SocketAddr::new(cluster_ip(n, Family::V4), objects::port(Protocol::Tcp));
-        let dial = Dial::new(Protocol::Tcp, to).patience(TRY);
+        let dial = Dial::new(Protocol::Tcp, to).timeout(TRY);
         let what = format!("an outcome of {to} from {from:?}");
         self.wait(proxy, &what, || wanted(&self.lab_ref().dial(from, dial, 1)[0]));
     }

@@ -117,7 +117,7 @@ fn no_state_in_between() {
     let mut servers = std::collections::BTreeSet::new();
     for round in 0..30 {
         site.server.put(&slice("web", Family::V4, slices[(round + 1) % 2]));
-        let dial = Dial::new(Protocol::Tcp, to).patience(PATIENCE);
+        let dial = Dial::new(Protocol::Tcp, to).timeout(PATIENCE);
         for outcome in site.lab_ref().dial(Place::Pod(1), dial, 20) {
             let answer = outcome.answer().unwrap_or_else(|| panic!("{outcome:?}"));
             servers.insert(answer.server.clone());

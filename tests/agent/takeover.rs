@@ -99,7 +99,7 @@ pub fn while_dialling(lab: &Lab, work: impl FnOnce()) -> Dialled {
             while !done.load(Ordering::Relaxed) {
                 // Nobody who has to wait longer than a repeated SYN was served at once.
                 for to in services() {
-                    let dial = Dial::new(Protocol::Tcp, to).patience(Duration::from_millis(900));
+                    let dial = Dial::new(Protocol::Tcp, to).timeout(Duration::from_millis(900));
                     outcomes.extend(lab.dial(Place::Pod(1), dial, 5));
                 }
                 started.store(true, Ordering::Relaxed);

@@ -97,11 +97,11 @@ pub fn show(scene: &Scene) -> usize {
     let mut wrong = 0;
     for row in ROWS {
         let to: SocketAddr = row.to.parse().expect("a literal address");
-        let (times, patience) = match row.expect {
+        let (times, timeout) = match row.expect {
             Dropped => (1, SILENCE),
             _ => (TIMES, PATIENCE),
         };
-        let dial = Dial::new(row.protocol, to).patience(patience);
+        let dial = Dial::new(row.protocol, to).timeout(timeout);
         let outcomes = scene.lab.dial(row.from, dial, times);
         let right = is_right(&row.expect, &outcomes);
         wrong += usize::from(!right);

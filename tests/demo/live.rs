@@ -20,7 +20,7 @@ pub fn show(scene: &Scene) -> anyhow::Result<usize> {
     let took = scene.wait_until(Place::Outside, external(201), "pod-2")?;
     println!("postgres.yaml: external IP 192.0.2.200 -> 192.0.2.201");
     println!("  {} from outside: answered {took:.1?} after the file changed", external(201));
-    let old = Dial::new(Protocol::Tcp, external(200)).patience(SILENCE);
+    let old = Dial::new(Protocol::Tcp, external(200)).timeout(SILENCE);
     let old = scene.lab.dial(Place::Outside, old, 1).remove(0);
     println!(
         "  {} from outside: {}",

@@ -94,7 +94,7 @@ impl Scene {
         server: &str,
     ) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        let dial = Dial::new(Protocol::Tcp, to).patience(TRY);
+        let dial = Dial::new(Protocol::Tcp, to).timeout(TRY);
         loop {
             let outcome = self.lab.dial(from, dial, 1).remove(0);
             if outcome.answer().is_some_and(|answer| answer.server == server) {

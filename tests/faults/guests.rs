@@ -142,7 +142,7 @@ fn flows_in_a_flowtable_follow_their_endpoints() {
 fn answered_after(node: &mut Node, queue: &Queue, change: impl FnOnce(&mut Node)) -> usize {
     let lab = Arc::clone(&node.lab);
     let to = SocketAddr::new(cluster_ip(10, V4), 80);
-    let dial = Dial::new(Protocol::Udp, to).patience(PATIENCE * 6);
+    let dial = Dial::new(Protocol::Udp, to).timeout(PATIENCE * 6);
     std::thread::scope(|scope| {
         let ask = || lab.dial(Place::Pod(1), dial, 1)[0].answer().is_some();
         let dials: Vec<_> = (0..WAITING).map(|_| scope.spawn(ask)).collect();
@@ -230,7 +230,7 @@ fn a_node_without_ipv6() {
             let log = || fs::read_to_string(&log).unwrap();
             crate::node::wait(
                 &format!("{to} from {}", netns.name()),
-                || netns.dial(Dial::new(protocol, to).patience(SILENCE)).answer().is_some(),
+                || netns.dial(Dial::new(protocol, to).timeout(SILENCE)).answer().is_some(),
                 log,
             );
         }

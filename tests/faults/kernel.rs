@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use kubeweir::kernel::{CommitError, Kernel, Op, Transaction};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{Element, Key, Name, Set};
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
-use kubeweir::transaction::{CommitError, Kernel, Op, Transaction};
 
 use crate::clients::{Clients, everywhere};
 use crate::manifests::{Web, bystanders};

@@ -32,7 +32,7 @@ pub fn dial(node: &Node, from: Place, to: (IpAddr, u16)) -> Outcome {
 }
 
 fn dropped(node: &Node, from: Place, to: (IpAddr, u16)) -> bool {
-    let dial = Dial::new(Protocol::Tcp, SocketAddr::from(to)).patience(SILENCE);
+    let dial = Dial::new(Protocol::Tcp, SocketAddr::from(to)).timeout(SILENCE);
     node.lab.dial(from, dial, 1).remove(0) == Outcome::Silent
 }
 

@@ -42,8 +42,8 @@ impl Queue {
         let family = AddressFamily::Netlink;
         let socket = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let patience = i64::try_from(slowed(PATIENCE).as_secs()).expect("some minutes");
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(patience))?;
+        let timeout = i64::try_from(slowed(PATIENCE).as_secs()).expect("some minutes");
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(timeout))?;
         let queue = Queue { socket, number };
         queue.send(NFQNL_MSG_CONFIG, NFQA_CFG_CMD, &BIND)?;
         queue.send(NFQNL_MSG_CONFIG, NFQA_CFG_PARAMS, &COPY_META)?;

@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kubeweir::kernel::{DumpError, Kernel};
 use kubeweir::model::{Family, PerFamily};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::Ruleset;
@@ -19,7 +20,6 @@ use kubeweir::testing::lab::{
 };
 use kubeweir::testing::normal::{NormalForm, assert_alike, normal_form};
 use kubeweir::testing::slowed;
-use kubeweir::transaction::{DumpError, Kernel};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -154,7 +154,7 @@ impl Node {
 
     /// Waits until a dial from a place is answered by this server.
     pub fn answered_by(&self, from: Place, dial: Dial, server: &str) -> Duration {
-        let dial = dial.patience(Duration::from_millis(200));
+        let dial = dial.timeout(Duration::from_millis(200));
         self.wait(&format!("{server} behind {}", dial.to), || {
             let outcome = self.lab.dial(from, dial, 1).remove(0);
             outcome.answer().is_some_and(|answer| answer.server == server)

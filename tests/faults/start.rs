@@ -23,7 +23,7 @@ const PASSING: [&str; 5] = [
     "recvfrom:error=EINTR:when=1..9",
 ];
 
-/// Less than the agent's patience with errors that pass.
+/// Less than the agent's retries of errors that pass.
 const AT_ONCE: Duration = Duration::from_secs(15);
 
 fn node() -> Node {
@@ -58,7 +58,7 @@ fn what_passes_is_tried_again() {
     assert!(node.lab.dial(Place::Pod(1), Dial::new(Protocol::Tcp, to), 1)[0].answer().is_some());
 }
 
-// What no patience helps against: a DaemonSet shows it as a crash loop with the reason in the log.
+// What no retry helps against: a DaemonSet shows it as a crash loop with the reason in the log.
 #[test]
 fn what_does_not_pass_ends_the_process_with_a_reason() {
     let node = node();

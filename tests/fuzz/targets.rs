@@ -13,7 +13,7 @@ use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::sync::Synchronizer;
 use kubeweir::testing::FakeKernel;
 use kubeweir::testing::normal::{assert_alike, normal_form};
-use kubeweir::topology::Vantage;
+use kubeweir::topology::NodeTopology;
 use kubeweir::wire::{Decoder, Encoding, Frames, MAX_FRAME};
 
 /// The first byte says what the rest is to be: kind, encoding, list or stream.
@@ -102,8 +102,8 @@ fn run(objects: &[Object], kernel: FakeKernel) -> Synchronizer<FakeKernel> {
         },
         ..RuleOptions::nftables()
     };
-    let vantage = Vantage { node: "node".into(), zone: None };
-    let engine = Engine::new(options, vantage, Families::DUAL, true);
+    let node_topology = NodeTopology { node: "node".into(), zone: None };
+    let engine = Engine::new(options, node_topology, Families::DUAL, true);
     let mut synchronizer = Synchronizer::new(engine, kernel);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|object| object.kind() == kind).cloned().collect();

@@ -239,7 +239,7 @@ impl Node {
 
     /// Which server answers, if one does.
     pub fn dial(&self, from: Place, to: SocketAddr) -> Option<String> {
-        let dial = Dial::new(Protocol::Tcp, to).patience(TRY);
+        let dial = Dial::new(Protocol::Tcp, to).timeout(TRY);
         let outcome = self.lab.dial(from, dial, 1).remove(0);
         outcome.answer().map(|answer| answer.server.clone())
     }

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
+use kubeweir::kernel::{CommitError, Committed, Kernel, Op, Transaction};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::transaction::{CommitError, Committed, Kernel, Op, Transaction};
 
 /// Runs nft in the calling thread's namespace: standard output if it succeeds, else its complaint.
 pub fn nft(arguments: &str) -> Result<String, String> {

@@ -1,8 +1,8 @@
 //! Where the kernel does not let a socket's buffers be forced: batches that fit.
 
+use kubeweir::kernel::{CommitError, Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::transaction::{CommitError, Kernel, Op};
 
 use crate::commit::commit;
 use crate::netns::in_netns;

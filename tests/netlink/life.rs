@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use kubeweir::kernel::{CommitError, Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::{Monitor, NetlinkKernel, Notice, probe_ownership};
 use kubeweir::ruleset::{ChainType, Field, Hook, Ownership, Ruleset, Set, Table};
 use kubeweir::testing::slowed;
-use kubeweir::transaction::{CommitError, Kernel, Op};
 
 use crate::commit::{commit, nft};
 use crate::netns::in_netns;

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use kubeweir::kernel::{Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{Element, Field, Key, Ownership, Set, Table};
-use kubeweir::transaction::{Kernel, Op};
 
 use crate::commit::commit;
 use crate::netns::in_netns;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use kubeweir::kernel::{CommitError, Committed, DumpError, Kernel, Op, Rejection};
 use kubeweir::model::Family;
 use kubeweir::netlink::{NetlinkKernel, probe_ownership};
 use kubeweir::ruleset::{ChainType, Element, Expr, Field, Hook, Key, Rule, Ruleset, Set, Verdict};
-use kubeweir::transaction::{CommitError, Committed, DumpError, Kernel, Op, Rejection};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::commit::commit;

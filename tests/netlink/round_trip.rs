@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kubeweir::kernel::{DumpError, Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{
     CtDirection, CtKey, Element, Expr, Field, Key, Name, Ownership, Rule, Ruleset, Set, Table,
 };
-use kubeweir::transaction::{DumpError, Kernel, Op};
 
 use crate::commit::{commit, nft};
 use crate::netns::in_netns;

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use kubeweir::kernel::Op;
 use kubeweir::model::{Family, Protocol};
 use kubeweir::ruleset::{
     Chain, ChainType, CmpOp, CtDirection, CtKey, Element, Expr, FibResult, Field, Hook, Hooked,
     Key, MetaKey, Name, Ownership, PayloadBase, Register, RejectKind, Rule, Set, SetKind,
     SetUpdate, Table, Verdict,
 };
-use kubeweir::transaction::Op;
 
 pub fn reg(word: u8) -> Register {
     Register(word)

@@ -11,14 +11,14 @@ use std::process::Command;
 
 use kubeweir::inspect::listing::{Listing, parse};
 use kubeweir::inspect::wanted::{NodeSetup, Wanted, wanted};
+use kubeweir::kernel::{Kernel, Op, Transaction};
 use kubeweir::manifest;
 use kubeweir::model::{Families, Family, Object, PerFamily};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::ruleset::render;
 use kubeweir::testing::lab::Netns;
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::{Kernel, Op, Transaction};
+use kubeweir::topology::NodeTopology;
 
 /// One nft: how to start it.
 struct Nft {
@@ -84,7 +84,7 @@ fn tables() -> Wanted {
     };
     let setup = NodeSetup {
         options,
-        vantage: Vantage { node: "node".into(), zone: None },
+        node_topology: NodeTopology { node: "node".into(), zone: None },
         families: Families::DUAL,
         owned: false,
         local_addresses: PerFamily { v4: vec![[192, 168, 10, 1].into()], v6: Vec::new() },

@@ -170,7 +170,7 @@ fn run(
     let (dial, times) = match &case.expect {
         Expect::Answer(servers, _) => (dial, dials_to_see_all(servers.len())),
         Expect::Refused => (dial, 2),
-        Expect::Dropped => (dial.patience(SILENCE), 1),
+        Expect::Dropped => (dial.timeout(SILENCE), 1),
     };
     let outcomes = lab.dial(case.from, dial, times);
     let verdict = match &case.expect {

@@ -9,12 +9,12 @@ use std::sync::Mutex;
 
 use kubeweir::inspect::explain;
 use kubeweir::inspect::explain::{Explanation, Question, Verdict};
+use kubeweir::kernel::Kernel;
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::node::{addresses, route};
 use kubeweir::ruleset::Environment;
 use kubeweir::testing::lab::{Answer, Lab, Outcome, Place};
-use kubeweir::transaction::Kernel;
 use tokio::runtime;
 
 /// The kernel's tables and the node's addresses at one moment.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubeweir::engine::Engine;
+use kubeweir::kernel::Kernel;
 use kubeweir::model::{
     Change, EndpointSlice, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol,
 };
@@ -16,8 +17,7 @@ use kubeweir::testing::lab::{
     CLUSTER_CIDR, EndpointBuilder, GATEWAY, Lab, NODE_CIDR, NODE_IP, NODE_NAME, Netns, Place,
     PodNetwork, SECOND_NODE_IP, ServiceBuilder, endpoint, node, service_cidr, slice,
 };
-use kubeweir::topology::Vantage;
-use kubeweir::transaction::Kernel;
+use kubeweir::topology::NodeTopology;
 
 /// How pods are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +156,10 @@ fn synchronizer(
         node_ips: PerFamily::from_fn(|family| Some(NODE_IP[family])),
         ..RuleOptions::nftables()
     };
-    let vantage = Vantage { node: NODE_NAME.into(), zone: None };
+    let node_topology = NodeTopology { node: NODE_NAME.into(), zone: None };
     let opened = || (NetlinkKernel::open().unwrap(), probe_ownership().unwrap());
     let (kernel, owned) = netns.run(opened);
-    let mut engine = Engine::new(options, vantage, Families::DUAL, owned);
+    let mut engine = Engine::new(options, node_topology, Families::DUAL, owned);
     if settings.node_ports == NodePorts::All {
         engine.set_local_addresses(&PerFamily::from_fn(|family| {
             vec![NODE_IP[family], SECOND_NODE_IP[family], GATEWAY[family]]

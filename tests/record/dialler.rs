@@ -78,8 +78,8 @@ fn dial(lab: &Lab, target: &Target, pen: &Pen, stop: &AtomicBool) {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let patience = if protocol == Protocol::Tcp { PATIENCE } else { DATAGRAM };
-        let dial = Dial::new(protocol, target.to).patience(patience);
+        let timeout = if protocol == Protocol::Tcp { PATIENCE } else { DATAGRAM };
+        let dial = Dial::new(protocol, target.to).timeout(timeout);
         let from = pen.now();
         let seen = lab.dial(target.place, dial, 1).remove(0);
         let span = Span { from, to: pen.now() };
@@ -212,7 +212,7 @@ fn ask(lab: &Lab, target: &Target, pen: &Pen, stop: &AtomicBool) {
 fn open(lab: &Lab, target: &Target, pen: &Pen) -> Option<Open> {
     let opened = pen.now();
     let from = target.place.source(Family::of(&target.to.ip()));
-    let dial = Dial { from, ..Dial::new(Protocol::Tcp, target.to).patience(PATIENCE) };
+    let dial = Dial { from, ..Dial::new(Protocol::Tcp, target.to).timeout(PATIENCE) };
     let dialled = lab.netns(target.place).open(dial);
     let (seen, flow) = match dialled {
         Ok(mut flow) => (outcome(&flow.ask(PATIENCE)), Some(flow)),

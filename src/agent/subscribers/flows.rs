@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::conntrack::{Drained, Frontend, Served, ServedPort};
 use crate::engine::Conflict;
 use crate::model::{Family, ObjectName, PerFamily, Protocol};
-use crate::program::{FrontendAt, FrontendKey, Surroundings};
+use crate::program::{FrontendAt, FrontendKey, NodeAddressing};
 use crate::sync::{InForce, Subscriber, Synced, Turn};
 
 pub use thread::{Told, start};
@@ -58,15 +58,15 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// Nothing is in force yet; `surroundings` are those of the start.
+    /// Nothing is in force yet; `addressing` are those of the start.
     pub fn new(
         jobs: Sender<Job>,
-        surroundings: &Surroundings,
+        addressing: &NodeAddressing,
         end_after: Option<Duration>,
     ) -> Self {
         Flows {
             jobs,
-            node_port_addresses: node_ports(surroundings),
+            node_port_addresses: node_ports(addressing),
             extended: PerFamily::default(),
             known: PerFamily::default(),
             with_node_ports: PerFamily::default(),
@@ -152,8 +152,8 @@ impl Flows {
 
 impl Subscriber for Flows {
     fn turn(&mut self, turn: &Turn) {
-        if let Some(surroundings) = &turn.surroundings {
-            let now = node_ports(surroundings);
+        if let Some(addressing) = &turn.addressing {
+            let now = node_ports(addressing);
             for family in Family::BOTH {
                 self.extended[family] |= !now[family].is_subset(&self.node_port_addresses[family]);
             }
@@ -199,8 +199,8 @@ fn served(in_force: &InForce, lost: Vec<Frontend>) -> Option<Served> {
     Some(Served { service, slices: in_force.slices.clone(), lost })
 }
 
-fn node_ports(surroundings: &Surroundings) -> PerFamily<HashSet<IpAddr>> {
-    let local = &surroundings.local_addresses;
+fn node_ports(addressing: &NodeAddressing) -> PerFamily<HashSet<IpAddr>> {
+    let local = &addressing.local_addresses;
     PerFamily::from_fn(|family| local[family].iter().copied().collect())
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::health::Health;
 use crate::health::service::{ListenAddresses, ServiceHealth};
 use crate::model::{Families, Family, ObjectName, PerFamily};
-use crate::program::{NodePortMatch, Surroundings};
+use crate::program::{NodeAddressing, NodePortMatch};
 use crate::sync::{InForce, Subscriber, Turn};
 
 /// What the health-check node ports are to serve.
@@ -34,13 +34,13 @@ pub struct Healthy {
 }
 
 impl Healthy {
-    /// Nothing is in force yet; `surroundings` are those of the start.
+    /// Nothing is in force yet; `addressing` are those of the start.
     pub fn new(
         health: Health,
         checks: watch::Sender<HealthChecks>,
-        surroundings: &Surroundings,
+        addressing: &NodeAddressing,
     ) -> Self {
-        let (services, listen) = (BTreeMap::new(), listen_addresses(surroundings));
+        let (services, listen) = (BTreeMap::new(), listen_addresses(addressing));
         Healthy { health, checks, listen, services, changed: true, synced: false }
     }
 
@@ -71,11 +71,11 @@ impl Healthy {
 }
 
 /// Where NodePorts are served, health-check node ports listen.
-fn listen_addresses(surroundings: &Surroundings) -> ListenAddresses {
+fn listen_addresses(addressing: &NodeAddressing) -> ListenAddresses {
     let mut chosen = Vec::new();
     let mut any = false;
     for family in Family::BOTH {
-        match &surroundings.options.node_ports[family] {
+        match &addressing.options.node_ports[family] {
             NodePortMatch::AnyLocal => any = true,
             NodePortMatch::Addresses(addresses) => chosen.extend(addresses.iter().copied()),
         }
@@ -106,8 +106,8 @@ impl Subscriber for Healthy {
         if let Some(node) = &turn.node {
             self.health.observe_node(node);
         }
-        if let Some(surroundings) = &turn.surroundings {
-            let listen = listen_addresses(surroundings);
+        if let Some(addressing) = &turn.addressing {
+            let listen = listen_addresses(addressing);
             self.changed |= self.listen != listen;
             self.listen = listen;
         }
@@ -133,13 +133,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::agent::subscribers::tests::{in_force, surroundings, synced};
+    use crate::agent::subscribers::tests::{addressing, in_force, synced};
     use crate::engine::Effect;
     use crate::health::ProxyHealth;
+    use crate::kernel::{CommitError, Rejection};
     use crate::model::{Kind, Protocol};
     use crate::sync::Arrival;
     use crate::testing::objects::{name, port, service, slice};
-    use crate::transaction::{CommitError, Rejection};
 
     fn web(endpoints: &[&str]) -> InForce {
         let mut object = service("web", &["10.96.0.1"]);
@@ -162,7 +162,7 @@ mod tests {
     fn health_checks_announce_only_what_is_in_force() {
         let (sender, checks) = watch::channel(no_health_checks());
         let health = Health::new(ProxyHealth::new(Duration::from_secs(30)));
-        let mut healthy = Healthy::new(health, sender, &surroundings());
+        let mut healthy = Healthy::new(health, sender, &addressing());
         let effect = Effect { services: [name("web")].into_iter().collect(), ..Effect::default() };
         let arrival = Arrival { kind: Kind::Service, objects: 1, list: false, effect };
         healthy.turn(&Turn {
@@ -189,7 +189,7 @@ mod tests {
         let (sender, _checks) = watch::channel(no_health_checks());
         let health = Health::new(ProxyHealth::new(Duration::ZERO));
         health.loop_started(Family::V4);
-        let mut healthy = Healthy::new(health.clone(), sender, &surroundings());
+        let mut healthy = Healthy::new(health.clone(), sender, &addressing());
         assert!(health.status().healthy);
         let waiting = Families { v4: true, v6: false };
         let syncs = vec![synced(Vec::new(), Err(refused()))];

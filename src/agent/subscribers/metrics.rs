@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::kernel::CommitError;
 use crate::metrics::{Metrics, NoLocalEndpoints};
 use crate::model::{Families, Family, Kind, ObjectName, PerFamily};
 use crate::sync::{Arrival, FamilyState, Subscriber, SyncError, Synced, Turn};
-use crate::transaction::CommitError;
 
 /// Keeps the metrics.
 pub struct Figures {

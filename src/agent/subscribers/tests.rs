@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{EndpointSlice, Family, PerFamily, Service};
-use crate::program::{RuleOptions, Surroundings};
+use crate::program::{NodeAddressing, RuleOptions};
 use crate::sync::{FamilyState, InForce, Report, SyncError, Synced};
 
 /// Of a node without an address.
-pub fn surroundings() -> Surroundings {
-    Surroundings { options: RuleOptions::nftables(), local_addresses: PerFamily::default() }
+pub fn addressing() -> NodeAddressing {
+    NodeAddressing { options: RuleOptions::nftables(), local_addresses: PerFamily::default() }
 }
 
 /// A service and its only slice.

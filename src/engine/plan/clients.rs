@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::engine::FamilyState;
 use crate::engine::applied::{Applied, surviving_clients};
+use crate::kernel::Op;
 use crate::model::Family;
 use crate::program::{Placement, Role, clients_map};
 use crate::ruleset::{Element, Name};
 use crate::topology::Backend;
-use crate::transaction::Op;
 
 /// Affinity maps of which a member left, with the members that remain.
 pub(super) fn shrunken_maps(

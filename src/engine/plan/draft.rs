@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
             changes: Changes::default(),
             plan: Plan::start(family, state),
         };
-        draft.plan.statics(state, &mut draft.changes);
+        draft.plan.node_elements(state, &mut draft.changes);
         draft
     }
 
@@ -159,7 +159,7 @@ impl<'a> Draft<'a> {
         if before.is_empty() && !applied.found.is_empty() {
             let frontends = after.iter().flat_map(|placement| &placement.frontends);
             let found = frontends.flat_map(|frontend| {
-                applied.found_of(frontend.key.plane(), frontend.key.element_key())
+                applied.found_of(frontend.key.space(), frontend.key.element_key())
             });
             self.changes.takeover(found.collect(), wants);
         } else {

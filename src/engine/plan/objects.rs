@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::engine::applied::Applied;
+use crate::kernel::Op;
 use crate::program::ServiceObjects;
 use crate::ruleset::{Chain, Element, Name};
-use crate::transaction::Op;
 
 /// Chains and sets of single services that come and go.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use crate::model::{Change, Families, Family, Object, PerFamily, Protocol, Servic
 use crate::program::RuleOptions;
 use crate::ruleset::{Key, Lifetime, Ruleset, apply};
 use crate::testing::objects::{port, service, slice};
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 
 fn web(change: impl FnOnce(&mut Service)) -> Object {
     let mut web = service("web", &["10.96.0.1"]);
@@ -27,7 +27,7 @@ fn endpoints(last: std::ops::Range<u8>) -> Object {
 fn build(objects: &[Object], options: RuleOptions) -> Wanted {
     let setup = NodeSetup {
         options,
-        vantage: Vantage { node: "here".into(), zone: None },
+        node_topology: NodeTopology { node: "here".into(), zone: None },
         families: Families { v4: true, v6: false },
         owned: false,
         local_addresses: PerFamily::default(),

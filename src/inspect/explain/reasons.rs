@@ -6,7 +6,7 @@ use super::{Affinity, Explainer, Question, Verdict};
 use crate::inspect::view::{Property, endpoint};
 use crate::program::objects::is_clients_map;
 use crate::program::set::LocalAddresses;
-use crate::program::{FrontendAt, FrontendKey, Plane, RuleId, Scope, SetId};
+use crate::program::{FrontendAt, FrontendKey, FrontendSpace, ListScope, RuleId, SetId};
 use crate::ruleset::{Effect, Flow, Key, LookedUp, Step, Value, render_key};
 
 /// What sentences are made of.
@@ -44,7 +44,7 @@ impl<'a> Reasons<'a> {
             return frontend.label.as_deref().map(str::to_owned);
         }
         let through_node_port =
-            Self::hits(self.steps).any(|set| set.plane() == Some(Plane::NodePorts));
+            Self::hits(self.steps).any(|set| set.space() == Some(FrontendSpace::NodePorts));
         let node_port = self.table.frontends.get(&self.dialled_node_port());
         let label = node_port.filter(|_| through_node_port)?.label.as_deref();
         label.map(str::to_owned)
@@ -187,7 +187,7 @@ impl<'a> Reasons<'a> {
     }
 
     fn restricted_to_local(&self) -> bool {
-        Self::hits(self.steps).any(|set| matches!(set, SetId::Endpoints(_, Scope::Local, _)))
+        Self::hits(self.steps).any(|set| matches!(set, SetId::Endpoints(_, ListScope::Local, _)))
     }
 
     fn short_circuit(&self) -> Option<&'static str> {

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::inspect::wanted::{NodeSetup, wanted};
 use crate::model::{Families, Family, Object, PerFamily, Service, ServiceType, TrafficPolicy};
-use crate::program::{Class, LocalPods, NodePortMatch, Plane, RuleOptions, Scope, SetId};
+use crate::program::{
+    Class, FrontendSpace, ListScope, LocalPods, NodePortMatch, RuleOptions, SetId,
+};
 use crate::testing::objects::{port, service, slice};
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 
 fn web(change: impl FnOnce(&mut Service)) -> Vec<Object> {
     let mut web = service("web", &["10.96.0.1"]);
@@ -30,7 +32,7 @@ fn table(objects: &[Object], options: RuleOptions) -> Ruleset {
     let setup = NodeSetup {
         local_addresses: PerFamily::from_fn(chosen),
         options,
-        vantage: Vantage { node: "here".into(), zone: None },
+        node_topology: NodeTopology { node: "here".into(), zone: None },
         families: Families { v4: true, v6: false },
         owned: false,
     };
@@ -180,8 +182,8 @@ fn foreign_comments_are_text_and_no_more() {
         chain.comment = Some("}\n\t}\n}".to_owned());
         rules.iter_mut().for_each(|rule| rule.comment = Some("a \"b\" hook".to_owned()));
     }
-    let lists = [SetId::Endpoints(Plane::Services, Scope::Cluster, Class::FOUR).name()];
-    let members = SetId::Members(Plane::Services, Scope::Cluster, Class::FOUR).name();
+    let lists = [SetId::Endpoints(FrontendSpace::Services, ListScope::Cluster, Class::FOUR).name()];
+    let members = SetId::Members(FrontendSpace::Services, ListScope::Cluster, Class::FOUR).name();
     for name in lists.iter().chain([&members]) {
         let (set, elements) = table.sets.get_mut(name).expect("a list");
         set.comment = Some("\"\n".to_owned());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::conntrack::{Change, Counts, Tuple};
 use crate::model::Protocol;
-use crate::program::Scope;
+use crate::program::ListScope;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("a literal address")
@@ -35,7 +35,7 @@ const CLIENT: &str = "10.1.0.9:4000";
 fn names() -> Names {
     let frontend = |label: &str, endpoint: &str| Frontend {
         label: Some(Arc::from(label)),
-        endpoints: [(Scope::Cluster, BTreeSet::from([at(endpoint)]))].into(),
+        endpoints: [(ListScope::Cluster, BTreeSet::from([at(endpoint)]))].into(),
         ..Frontend::default()
     };
     let key = |at, port| FrontendKey { at, protocol: Protocol::Tcp, port };

@@ -1,10 +1,10 @@
 use super::*;
+use crate::kernel::{Op, Transaction};
 use crate::netlink::attribute::Messages;
 use crate::netlink::batch::Batch;
 use crate::ruleset::{
     CmpOp, Element, Expr, Field, Key, Ownership, PayloadBase, Register, RejectKind, Verdict,
 };
-use crate::transaction::{Op, Transaction};
 
 /// One of each object, as the encoder writes it.
 fn encoded() -> Vec<u8> {

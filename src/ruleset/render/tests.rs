@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::model::{Family, Protocol};
 use crate::program::rule::{Part, rule};
-use crate::program::{Class, Plane, Scope, SetId};
+use crate::program::{Class, FrontendSpace, ListScope, SetId};
 use crate::ruleset::{Expr, Lifetime, Register, RejectKind};
 
 fn with_sets(family: Family) -> Ruleset {
@@ -11,10 +11,10 @@ fn with_sets(family: Family) -> Ruleset {
     let mut ruleset = Ruleset::empty(family);
     let ids = [
         SetId::Hairpin,
-        SetId::Masquerade(Plane::Services),
-        SetId::Masquerade(Plane::NodePorts),
-        SetId::Endpoints(Plane::Services, Scope::Cluster, four),
-        SetId::Endpoints(Plane::NodePorts, Scope::Local, four),
+        SetId::Masquerade(FrontendSpace::Services),
+        SetId::Masquerade(FrontendSpace::NodePorts),
+        SetId::Endpoints(FrontendSpace::Services, ListScope::Cluster, four),
+        SetId::Endpoints(FrontendSpace::NodePorts, ListScope::Local, four),
     ];
     for id in ids {
         ruleset.sets.insert(id.name(), (id.declaration(family), Default::default()));
@@ -35,24 +35,31 @@ fn with_sets(family: Family) -> Ruleset {
 fn rules() {
     const FE: [Part; 3] = [Part::Daddr, Part::L4Proto, Part::Dport];
     let dialled = [Part::OriginalDaddr, Part::L4Proto, Part::OriginalDport];
-    let four = |plane, scope| SetId::Endpoints(plane, scope, Class::FOUR).name();
+    let four = |space, scope| SetId::Endpoints(space, scope, Class::FOUR).name();
     let v4 = || rule(Family::V4);
     let cases = [
         (
-            v4().dnat(&[FE[0], FE[1], FE[2], Part::Slot(4)], four(Plane::Services, Scope::Cluster)),
+            v4().dnat(
+                &[FE[0], FE[1], FE[2], Part::Slot(4)],
+                four(FrontendSpace::Services, ListScope::Cluster),
+            ),
             "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 4 map @endpoints-4",
         ),
         (
-            v4().dnat(&[FE[1], FE[2], Part::Slot(1)], four(Plane::NodePorts, Scope::Local)),
+            v4().dnat(
+                &[FE[1], FE[2], Part::Slot(1)],
+                four(FrontendSpace::NodePorts, ListScope::Local),
+            ),
             "dnat ip to meta l4proto . th dport . numgen random mod 1 map @local-nodeport-endpoints-4",
         ),
         (
-            v4().is_in(&dialled, SetId::Masquerade(Plane::Services).name()).masquerade(),
+            v4().is_in(&dialled, SetId::Masquerade(FrontendSpace::Services).name()).masquerade(),
             "ct original ip daddr . meta l4proto . ct original proto-dst @masquerade-services \
              masquerade fully-random",
         ),
         (
-            v4().is_not_in(&dialled[1..], SetId::Masquerade(Plane::NodePorts).name()).drops(),
+            v4().is_not_in(&dialled[1..], SetId::Masquerade(FrontendSpace::NodePorts).name())
+                .drops(),
             "meta l4proto . ct original proto-dst != @masquerade-nodeports drop",
         ),
         (
@@ -115,7 +122,7 @@ fn elements_that_live_or_count() {
         render_element(clients, &lives(60_000, 0).with_comment("x".into())),
         "10.0.0.1 timeout 1m expires 0s comment \"x\" : 10.0.0.2 . 80"
     );
-    let connections = SetId::Connections(Plane::Services).declaration(Family::V4);
+    let connections = SetId::Connections(FrontendSpace::Services).declaration(Family::V4);
     let counted = Element {
         packets: Some(5),
         ..Element::member(address(1).protocol(Protocol::Udp).port(53))

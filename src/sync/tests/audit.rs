@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::refusals::{V4, cluster, expected, start};
 use super::still;
+use crate::kernel::{CommitError, Committed, DumpError, Kernel, Transaction};
 use crate::model::Family;
 use crate::ruleset::{Element, Name, Ruleset};
 use crate::sync::{Inbox, Limits, Synchronizer, Worker};
 use crate::testing::FakeKernel;
 use crate::testing::normal::normal_form;
-use crate::transaction::{CommitError, Committed, DumpError, Kernel, Transaction};
 
 /// A kernel that others can reach.
 #[derive(Clone)]

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::refusals::{V4, assert_serves, cluster, poison, start};
 use crate::engine::Adoption;
+use crate::kernel::Op;
 use crate::model::{Change, Kind, Object, Protocol};
 use crate::ruleset::{Element, Key};
 use crate::sync::Synchronizer;
 use crate::testing::FakeKernel;
 use crate::testing::objects::{name, port, service, slice};
-use crate::transaction::Op;
 
 /// What is in one transaction by default.
 const BOUND: usize = 10_000;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::refusals::{V4, assert_serves, cluster, start};
 use crate::engine::Adoption;
+use crate::kernel::{CommitError, DumpError, Op};
 use crate::model::{Change, Kind};
 use crate::ruleset::{Ownership, Ruleset};
 use crate::sync::{Synchronizer, release};
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
-use crate::transaction::{CommitError, DumpError, Op};
 
 /// Errors that say nothing about a service: a lack of memory or of descriptors, a table that somebody
 /// else is busy with, a signal, an interrupted batch.

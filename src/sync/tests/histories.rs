@@ -11,12 +11,12 @@ use crate::model::{
     Change, Endpoint, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol, ServiceType,
     TrafficPolicy,
 };
-use crate::program::{LocalPods, NodePortMatch, RuleOptions, Surroundings};
+use crate::program::{LocalPods, NodeAddressing, NodePortMatch, RuleOptions};
 use crate::sync::{Synchronizer, release};
 use crate::testing::FakeKernel;
 use crate::testing::normal::{NormalForm, assert_alike, normal_form};
 use crate::testing::objects::{endpoint, name, port, service, service_cidr, slice};
-use crate::topology::Vantage;
+use crate::topology::NodeTopology;
 
 /// Where a node may move.
 const PLACES: u8 = 3;
@@ -44,18 +44,18 @@ pub(super) fn options(place: u8) -> RuleOptions {
 }
 
 /// What becomes known when the node moves.
-pub(super) fn surroundings(place: u8) -> Surroundings {
+pub(super) fn addressing(place: u8) -> NodeAddressing {
     let options = options(place);
     let local_addresses = PerFamily::from_fn(|family| match &options.node_ports[family] {
         NodePortMatch::AnyLocal => Vec::new(),
         NodePortMatch::Addresses(addresses) => addresses.clone(),
     });
-    Surroundings { options, local_addresses }
+    NodeAddressing { options, local_addresses }
 }
 
 fn synchronizer(kernel: FakeKernel, place: u8) -> Synchronizer<FakeKernel> {
-    let vantage = Vantage { node: "a".into(), zone: Some("z1".into()) };
-    let engine = Engine::new(options(place), vantage, Families::DUAL, true);
+    let node_topology = NodeTopology { node: "a".into(), zone: Some("z1".into()) };
+    let engine = Engine::new(options(place), node_topology, Families::DUAL, true);
     Synchronizer::new(engine, kernel)
 }
 
@@ -264,7 +264,7 @@ fn restarted(
 /// As the worker does it.
 pub(super) fn moved(synchronizer: &mut Synchronizer<FakeKernel>, place: &mut u8, to: u8) {
     *place = *place / PLACES * PLACES + to;
-    let (_, rewritten) = synchronizer.engine.set_surroundings(&surroundings(*place));
+    let (_, rewritten) = synchronizer.engine.set_surroundings(&addressing(*place));
     rewritten.iter().for_each(|family| synchronizer.distrust(family));
 }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::refusals::{V4, assert_serves, cluster, start};
 use crate::engine::{Adoption, MOST_ENTRIES};
+use crate::kernel::Op;
 use crate::model::{Change, Kind, Object, Protocol, SlicePort};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset};
 use crate::sync::Synchronizer;
 use crate::testing::objects::{name, port, service, slice};
 use crate::testing::{FakeKernel, Fault};
-use crate::transaction::Op;
 
 /// Refuses every element that leads to this endpoint.
 fn refuse_endpoint(kernel: &mut FakeKernel, address: [u8; 4]) {

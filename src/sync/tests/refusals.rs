@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use crate::engine::{Adoption, Engine};
+use crate::kernel::{Kernel, Op, Transaction};
 use crate::model::{Change, Families, Family, Kind, Object, Protocol};
 use crate::program::RuleOptions;
 use crate::ruleset::{Chain, Element, Field, Hook, Key, Name, Set, Value};
@@ -12,8 +13,7 @@ use crate::sync::Synchronizer;
 use crate::testing::normal::{assert_alike, normal_form};
 use crate::testing::objects::{name, port, service, slice};
 use crate::testing::{FakeKernel, Fault};
-use crate::topology::Vantage;
-use crate::transaction::{Kernel, Op, Transaction};
+use crate::topology::NodeTopology;
 
 pub(super) const V4: Family = Family::V4;
 
@@ -37,9 +37,9 @@ pub(super) fn cluster(count: u8) -> Vec<Object> {
 }
 
 pub(super) fn start(objects: Vec<Object>, kernel: FakeKernel) -> Synchronizer<FakeKernel> {
-    let vantage = Vantage { node: "a".into(), zone: None };
+    let node_topology = NodeTopology { node: "a".into(), zone: None };
     let families = Families { v4: true, v6: false };
-    let mut engine = Engine::new(RuleOptions::nftables(), vantage, families, true);
+    let mut engine = Engine::new(RuleOptions::nftables(), node_topology, families, true);
     for kind in Kind::ALL {
         let of_kind = objects.iter().filter(|o| o.kind() == kind).cloned().collect();
         engine.apply(Change::Replace(kind, of_kind));

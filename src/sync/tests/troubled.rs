@@ -12,18 +12,18 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::histories::{Event, Source, any_event, any_slice, moved, options};
-use crate::agent::subscribers::tests::surroundings;
+use crate::agent::subscribers::tests::addressing;
 use crate::agent::subscribers::{Flows, lost};
 use crate::conntrack::Served;
 use crate::engine::Engine;
+use crate::kernel::Op;
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, Protocol};
-use crate::program::{Class, Plane, SetId};
+use crate::program::{Class, FrontendSpace, SetId};
 use crate::ruleset::{Element, Key, Ruleset, Value};
 use crate::sync::{Report, Subscriber, SyncError, Synced, Synchronizer, Turn, release};
 use crate::testing::normal::{assert_alike, normal_form};
 use crate::testing::{FakeKernel, Fault};
-use crate::topology::Vantage;
-use crate::transaction::Op;
+use crate::topology::NodeTopology;
 
 /// The host number of the endpoint that is refused.
 const REFUSED: u8 = 99;
@@ -103,7 +103,7 @@ struct World {
 
 /// A subscriber that has heard nothing; nobody does its jobs.
 fn flows() -> Flows {
-    Flows::new(channel().0, &surroundings(), None)
+    Flows::new(channel().0, &addressing(), None)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -119,8 +119,8 @@ fn started(
     zone: Option<&str>,
     setup: Setup,
 ) -> Synchronizer<FakeKernel> {
-    let vantage = Vantage { node: "a".into(), zone: zone.map(Into::into) };
-    let engine = Engine::new(options(setup.place), vantage, setup.families, true);
+    let node_topology = NodeTopology { node: "a".into(), zone: zone.map(Into::into) };
+    let engine = Engine::new(options(setup.place), node_topology, setup.families, true);
     let mut synchronizer = Synchronizer::new(engine, kernel).in_batches_of(setup.batch);
     for list in source.lists() {
         synchronizer.engine.apply(list);
@@ -157,14 +157,14 @@ fn stubborn() -> Key {
 
 /// Frontends by the label of their service, with all that the kernel has under their keys, apart from
 /// what others may share.
-type Fragments = BTreeMap<(Plane, Key), (String, BTreeSet<(SetId, Key, Value)>)>;
+type Fragments = BTreeMap<(FrontendSpace, Key), (String, BTreeSet<(SetId, Key, Value)>)>;
 
 fn fragments(ruleset: &Ruleset) -> Fragments {
     let mut fragments = Fragments::new();
-    let classes = Class::all_with_slots().flat_map(|(plane, scope, class)| {
-        [SetId::Members(plane, scope, class), SetId::Endpoints(plane, scope, class)]
+    let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
+        [SetId::Members(space, scope, class), SetId::Endpoints(space, scope, class)]
     });
-    let ids: Vec<SetId> = SetId::fixed().chain(classes).filter(|id| id.plane().is_some()).collect();
+    let ids: Vec<SetId> = SetId::fixed().chain(classes).filter(|id| id.space().is_some()).collect();
     let elements = |id: SetId| ruleset.sets.get(&id.name()).map(|(_, elements)| elements);
     for id in &ids {
         let labelled = match id {
@@ -175,18 +175,18 @@ fn fragments(ruleset: &Ruleset) -> Fragments {
         for element in elements(*id).into_iter().flat_map(|e| e.values()).filter(|_| labelled) {
             let label = element.comment.as_deref().unwrap_or_default();
             let service = label.split(':').next().unwrap_or_default().to_owned();
-            let plane = id.plane().unwrap();
-            fragments.entry((plane, element.key)).or_insert((service, BTreeSet::new()));
+            let space = id.space().unwrap();
+            fragments.entry((space, element.key)).or_insert((service, BTreeSet::new()));
         }
     }
     for id in ids {
         for element in elements(id).into_iter().flat_map(|e| e.values()) {
-            let len = match (id.plane().unwrap(), ruleset.family) {
-                (Plane::NodePorts, _) => 8,
-                (Plane::Services, family) => family.address_len() + 8,
+            let len = match (id.space().unwrap(), ruleset.family) {
+                (FrontendSpace::NodePorts, _) => 8,
+                (FrontendSpace::Services, family) => family.address_len() + 8,
             };
             let frontend = Key::from_bytes(&element.key.as_bytes()[..len]).unwrap();
-            if let Some((_, all)) = fragments.get_mut(&(id.plane().unwrap(), frontend)) {
+            if let Some((_, all)) = fragments.get_mut(&(id.space().unwrap(), frontend)) {
                 all.insert((id, element.key, element.value.clone()));
             }
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::refusals::{cluster, start};
 use super::still;
 use crate::engine::Engine;
+use crate::kernel::{CommitError, Committed, DumpError, Kernel, Rejection, Transaction};
 use crate::model::{Change, Families, Family, Kind, PerFamily};
 use crate::program::RuleOptions;
 use crate::ruleset::{Element, Name, Ruleset};
@@ -14,8 +15,7 @@ use crate::source::Sink;
 use crate::sync::{Foreign, Inbox, Limits, Subscriber, Synchronizer, Turn, Worker};
 use crate::testing::FakeKernel;
 use crate::testing::objects::{port, service};
-use crate::topology::Vantage;
-use crate::transaction::{CommitError, Committed, DumpError, Kernel, Rejection, Transaction};
+use crate::topology::NodeTopology;
 
 /// What a kernel refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,8 +130,8 @@ impl Drop for Running {
 }
 
 fn dual_stack() -> Engine {
-    let vantage = Vantage { node: "a".into(), zone: None };
-    let mut engine = Engine::new(RuleOptions::nftables(), vantage, Families::DUAL, true);
+    let node_topology = NodeTopology { node: "a".into(), zone: None };
+    let mut engine = Engine::new(RuleOptions::nftables(), node_topology, Families::DUAL, true);
     for kind in Kind::ALL {
         engine.apply(Change::Replace(kind, Vec::new()));
     }
@@ -159,7 +159,7 @@ fn a_worker_whose_every_sync_fails_turns_a_handful_of_times() {
             }
             std::thread::sleep(Duration::from_millis(700));
             let turns = running.turns();
-            // Pauses of 50, 100, 200, 400 ms in two families, the first turn, and the mail.
+            // Pauses of 50, 100, 200, 400 ms in two families, the first turn, and what comes in.
             assert!((1..=12).contains(&turns), "{refuses:?} {min_interval} {audit}: {turns}");
         }
     }
@@ -171,7 +171,7 @@ fn a_retry_that_is_due_waits_for_the_minimum_interval() {
     let Synchronizer { engine, .. } = start(cluster(3), FakeKernel::new());
     let kernel = Unwilling::new(Refuses::Nothing, Refuses::Nothing);
     kernel.kernel.lock().unwrap().dislike(|op| {
-        use crate::transaction::Op;
+        use crate::kernel::Op;
         let named = |e: &Element| e.key.as_bytes().starts_with(&[10, 96, 0, 1]);
         let Op::AddElements(_, elements) = op else { return None };
         elements.iter().any(named).then_some(libc::EINVAL)

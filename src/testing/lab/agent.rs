@@ -71,17 +71,17 @@ impl Agent {
     }
 
     /// Sends SIGTERM and waits for the end, as [`Agent::wait`].
-    pub fn terminate(self, patience: Duration) -> Option<ExitStatus> {
+    pub fn terminate(self, timeout: Duration) -> Option<ExitStatus> {
         // ESRCH: it has ended already, which the wait below will tell.
         kill(self.pid, Signal::SIGTERM).ok();
-        self.wait(patience)
+        self.wait(timeout)
     }
 
-    /// Waits for the end; `None` if it did not end within `patience`, [`slowed`], and then it was
+    /// Waits for the end; `None` if it did not end within `timeout`, [`slowed`], and then it was
     /// killed.
-    pub fn wait(mut self, patience: Duration) -> Option<ExitStatus> {
+    pub fn wait(mut self, timeout: Duration) -> Option<ExitStatus> {
         let thread = self.thread.take()?;
-        let deadline = Instant::now() + slowed(patience);
+        let deadline = Instant::now() + slowed(timeout);
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(POLL);
         }

@@ -50,13 +50,13 @@ pub struct Dial {
     /// The source address; `None` lets the routing table choose.
     pub from: Option<IpAddr>,
     /// After how long silence counts; [`slowed`] where it is waited.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl Dial {
     /// Dials with [`PATIENCE`] from the address that routing chooses.
     pub fn new(protocol: Protocol, to: SocketAddr) -> Dial {
-        Dial { protocol, to, from: None, patience: PATIENCE }
+        Dial { protocol, to, from: None, timeout: PATIENCE }
     }
 
     /// From this address of the namespace.
@@ -65,8 +65,8 @@ impl Dial {
     }
 
     /// Waits no longer than this.
-    pub fn patience(self, patience: Duration) -> Dial {
-        Dial { patience, ..self }
+    pub fn timeout(self, timeout: Duration) -> Dial {
+        Dial { timeout, ..self }
     }
 }
 
@@ -95,7 +95,7 @@ impl Netns {
 
     fn dial_here(&self, dial: Dial) -> Outcome {
         match self.open_here(dial) {
-            Ok(mut flow) => flow.ask(dial.patience),
+            Ok(mut flow) => flow.ask(dial.timeout),
             Err(error) => outcome(&error),
         }
     }
@@ -113,7 +113,7 @@ impl Netns {
             _ => dial,
         };
         self.bind_fresh(&socket, dial)?;
-        socket.connect_timeout(&SockAddr::from(dial.to), slowed(dial.patience))?;
+        socket.connect_timeout(&SockAddr::from(dial.to), slowed(dial.timeout))?;
         if dial.protocol != Protocol::Udp {
             // A reset at the end leaves no TIME_WAIT behind, in sockets and in conntrack.
             socket.set_linger(Some(Duration::ZERO))?;
@@ -159,13 +159,13 @@ impl Flow {
         address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Asks the server for its identity once more; `patience` is [`slowed`].
-    pub fn ask(&mut self, patience: Duration) -> Outcome {
-        self.exchange(patience).map_or_else(|error| outcome(&error), Outcome::Answered)
+    /// Asks the server for its identity once more; `timeout` is [`slowed`].
+    pub fn ask(&mut self, timeout: Duration) -> Outcome {
+        self.exchange(timeout).map_or_else(|error| outcome(&error), Outcome::Answered)
     }
 
-    fn exchange(&mut self, patience: Duration) -> io::Result<Answer> {
-        let deadline = Instant::now() + slowed(patience);
+    fn exchange(&mut self, timeout: Duration) -> io::Result<Answer> {
+        let deadline = Instant::now() + slowed(timeout);
         match self.socket.write(b"?") {
             // A UDP packet that the output hook rejects or drops fails here with EPERM; which of
             // the two it was shows in whether an ICMP error arrived.

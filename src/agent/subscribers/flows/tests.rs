@@ -10,16 +10,16 @@ use jiff::Timestamp;
 
 use super::thread::{FlowTable, Told, work};
 use super::*;
-use crate::agent::subscribers::tests::{in_force, surroundings, synced};
+use crate::agent::subscribers::tests::{addressing, in_force, synced};
 use crate::conntrack::Reconciliation;
 use crate::engine::Claim;
+use crate::kernel::{CommitError, Rejection};
 use crate::metrics::{BuildInfo, Metrics, Mode};
 use crate::model::{EndConnections, ServicePortName};
 use crate::netlink::conntrack::{Cleaned, ConntrackError};
 use crate::status::SharedStatus;
 use crate::sync::SyncError;
 use crate::testing::objects::{name, port, service, slice};
-use crate::transaction::{CommitError, Rejection};
 
 fn dns(external: &[&str], endpoint: &str) -> InForce {
     let mut object = service("dns", &["10.96.0.10"]);
@@ -31,7 +31,7 @@ fn dns(external: &[&str], endpoint: &str) -> InForce {
 
 fn flows() -> (Flows, Receiver<Job>) {
     let (sender, jobs) = channel();
-    (Flows::new(sender, &surroundings(), None), jobs)
+    (Flows::new(sender, &addressing(), None), jobs)
 }
 
 fn turn(in_force: Vec<InForce>, result: Result<(), SyncError>) -> Turn {
@@ -82,12 +82,12 @@ fn a_new_address_of_the_node_makes_flows_to_node_ports_due() {
     flows.turn(&turn(vec![web(Some(30080)), dns(&[], "10.244.0.1")], Ok(())));
     jobs.try_recv().expect("the first");
     let with_addresses = |addresses: &[&str]| {
-        let mut surroundings = surroundings();
-        surroundings.local_addresses.v4 = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Some(surroundings)
+        let mut addressing = addressing();
+        addressing.local_addresses.v4 = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Some(addressing)
     };
     let come = || with_addresses(&["192.0.2.1", "192.0.2.2"]);
-    flows.turn(&Turn { surroundings: come(), ..turn(vec![], Err(refused())) });
+    flows.turn(&Turn { addressing: come(), ..turn(vec![], Err(refused())) });
     assert!(jobs.try_recv().is_err(), "not in force");
     flows.turn(&turn(vec![], Ok(())));
     let job = jobs.try_recv().expect("the second");
@@ -95,14 +95,14 @@ fn a_new_address_of_the_node_makes_flows_to_node_ports_due() {
     assert_eq!(job.udp.keys().collect::<Vec<_>>(), [&name("web")]);
     assert_eq!(job.tcp.keys().collect::<Vec<_>>(), [&name("web")]);
 
-    let gone = Turn { surroundings: with_addresses(&["192.0.2.1"]), ..Turn::default() };
+    let gone = Turn { addressing: with_addresses(&["192.0.2.1"]), ..Turn::default() };
     flows.turn(&gone);
     assert!(jobs.try_recv().is_err(), "nothing begins on an address that is gone");
-    flows.turn(&Turn { surroundings: come(), ..Turn::default() });
+    flows.turn(&Turn { addressing: come(), ..Turn::default() });
     assert_eq!(jobs.try_recv().expect("no rule had to change").udp.len(), 1);
     flows.turn(&turn(vec![web(None)], Ok(())));
     jobs.try_recv().expect("no NodePort any more");
-    flows.turn(&Turn { surroundings: with_addresses(&["192.0.2.3"]), ..Turn::default() });
+    flows.turn(&Turn { addressing: with_addresses(&["192.0.2.3"]), ..Turn::default() });
     assert!(jobs.try_recv().is_err());
 }
 
@@ -138,7 +138,7 @@ fn connections_are_to_be_ended_only_where_that_is_asked_for() {
     };
     let told = |of_node: Option<u64>, own: &[EndConnections]| -> Vec<Option<Duration>> {
         let (sender, jobs) = channel();
-        let mut flows = Flows::new(sender, &surroundings(), of_node.map(Duration::from_secs));
+        let mut flows = Flows::new(sender, &addressing(), of_node.map(Duration::from_secs));
         own.iter().for_each(|&own| flows.turn(&turn(vec![web(own)], Ok(()))));
         let drained = jobs.try_iter().flat_map(|job| job.drained);
         drained.map(|(_, drained)| drained.map(|drained| drained.after)).collect()

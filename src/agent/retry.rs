@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: around the steps of the start that ask the kernel for something. Later the
 //! worker's schedule does the same. A process that ended instead would be started again by the
-//! kubelet after 10 s, 20 s, 40 s ...; what no patience helps against (a missing capability, a kernel
+//! kubelet after 10 s, 20 s, 40 s ...; what no retry helps against (a missing capability, a kernel
 //! without nf_tables) ends it at once. Decides by errno alone and knows nothing of the steps.
 
 use std::error::Error;
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{AgentError, with_causes};
 use crate::backoff::Backoff;
-use crate::transaction::CommitError;
+use crate::kernel::CommitError;
 
 /// Pauses between tries.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
@@ -26,7 +26,7 @@ const PASSING: [i32; 6] =
     [libc::EINTR, libc::EAGAIN, libc::ENOBUFS, libc::ENOMEM, libc::ENFILE, libc::EBUSY];
 
 /// Tries `step` until it succeeds, fails for good, or has failed too often. `what` names it in the log.
-pub async fn patiently<T>(
+pub async fn with_retries<T>(
     what: &'static str,
     step: impl AsyncFnMut() -> Result<T, AgentError>,
 ) -> Result<T, AgentError> {
@@ -79,8 +79,8 @@ fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{DumpError, Rejection};
     use crate::netlink::ProbeError;
-    use crate::transaction::{DumpError, Rejection};
 
     fn failure(errno: i32) -> AgentError {
         AgentError::Thread(io::Error::from_raw_os_error(errno))
