@@ -87,11 +87,11 @@ fn of_two_agents_one_owns_the_table_until_it_dies() {
     node.wait("the second one to own the tables", || {
         node.status().unwrap().families.values().all(|family| family.owned)
     });
-    for change in ["flush ruleset", "add rule ip kube-proxy services drop"] {
+    for change in ["flush ruleset", "add rule ip kube-proxy frontends drop"] {
         node.lab.node.nft(change).ok();
     }
     let refused =
-        node.lab.node.nft("add rule ip kube-proxy services drop").unwrap_err().to_string();
+        node.lab.node.nft("add rule ip kube-proxy frontends drop").unwrap_err().to_string();
     assert!(refused.contains("Operation not permitted"), "{refused}");
     node.like_fresh(&[]);
 }
@@ -107,8 +107,8 @@ fn a_foreign_change_is_seen_and_repaired() {
         cluster_ip(SERVED, Family::V4)
     );
     let changes = [
-        "flush chain ip kube-proxy services",
-        "add rule ip kube-proxy services drop",
+        "flush chain ip kube-proxy frontends",
+        "add rule ip kube-proxy frontends drop",
         "add chain ip kube-proxy mine { type filter hook forward priority 0; policy drop; }",
         "flush map ip kube-proxy endpoints-4",
         "add element ip kube-proxy refused-services { 10.96.0.10 . tcp . 80 }",
@@ -140,7 +140,7 @@ fn a_foreign_change_is_seen_and_repaired() {
     }
     let log = node.log();
     for what in
-        ["Someone else changed the table", "delete chain", "add rule services", "by=\"nft\""]
+        ["Someone else changed the table", "delete chain", "add rule frontends", "by=\"nft\""]
     {
         assert!(log.contains(what), "{what} is not in the log:\n{log}");
     }
