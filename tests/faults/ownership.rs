@@ -39,9 +39,9 @@ fn an_owned_table_cannot_be_touched() {
     let clients = Clients::start(&node.lab, &everywhere(SERVED, NODE_PORT));
     for family in ["ip", "ip6"] {
         for change in [
-            format!("add rule {family} kube-proxy services drop"),
-            format!("insert rule {family} kube-proxy services drop"),
-            format!("flush chain {family} kube-proxy services"),
+            format!("add rule {family} kube-proxy frontends drop"),
+            format!("insert rule {family} kube-proxy frontends drop"),
+            format!("flush chain {family} kube-proxy frontends"),
             format!("delete table {family} kube-proxy"),
             format!("flush table {family} kube-proxy"),
             format!("add chain {family} kube-proxy mine"),
