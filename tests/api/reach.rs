@@ -210,77 +210,70 @@ fn oddities_together_cost_less_than_two_seconds() {
     }
 }
 
-/// A proxy of the old sort: tunnels, and whole URLs.
-fn http_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
+/// A server; each client is served on a thread of its own, and what it asks for is told.
+fn listening(
+    serve: impl Fn(TcpStream, &mpsc::Sender<String>) + Clone + Send + 'static,
+) -> (SocketAddr, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for client in listener.incoming() {
-            let (mut client, asked) = (client.unwrap(), asked.clone());
-            std::thread::spawn(move || {
-                let head = head(&mut client);
-                let line = head.lines().next().unwrap_or_default();
-                let credentials =
-                    head.lines().find(|line| line.to_lowercase().starts_with("proxy-auth"));
-                let what = line.rsplit_once(' ').map_or("", |(what, _)| what);
-                let _ = asked.send(format!("{what} {}", credentials.unwrap_or_default()));
-                let Ok(mut upstream) = TcpStream::connect(server) else { return };
-                if line.starts_with("CONNECT") {
-                    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
-                } else {
-                    let (start, end) = head.split_at(head.find("http://").unwrap());
-                    let end = end.strip_prefix("http://").unwrap();
-                    let end = &end[end.find('/').unwrap()..];
-                    upstream.write_all(format!("{start}{end}").as_bytes()).unwrap();
-                }
-                splice(client, upstream);
-            });
+            let (client, serve, asked) = (client.unwrap(), serve.clone(), asked.clone());
+            std::thread::spawn(move || serve(client, &asked));
         }
     });
     (address, receiver)
 }
 
+/// A proxy of the old sort: tunnels, and whole URLs.
+fn http_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
+    listening(move |mut client, asked| {
+        let head = head(&mut client);
+        let line = head.lines().next().unwrap_or_default();
+        let credentials = head.lines().find(|line| line.to_lowercase().starts_with("proxy-auth"));
+        let what = line.rsplit_once(' ').map_or("", |(what, _)| what);
+        let _ = asked.send(format!("{what} {}", credentials.unwrap_or_default()));
+        let Ok(mut upstream) = TcpStream::connect(server) else { return };
+        if line.starts_with("CONNECT") {
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        } else {
+            let (start, end) = head.split_at(head.find("http://").unwrap());
+            let end = end.strip_prefix("http://").unwrap();
+            let end = &end[end.find('/').unwrap()..];
+            upstream.write_all(format!("{start}{end}").as_bytes()).unwrap();
+        }
+        splice(client, upstream);
+    })
+}
+
+fn take(client: &mut TcpStream, length: u8) -> Vec<u8> {
+    let mut bytes = vec![0; length.into()];
+    client.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
 /// A SOCKS5 proxy without authentication.
 fn socks_proxy(server: SocketAddr) -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (asked, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let (mut client, asked) = (client.unwrap(), asked.clone());
-            std::thread::spawn(move || {
-                let mut take = |length: usize| {
-                    let mut bytes = vec![0; length];
-                    client.read_exact(&mut bytes).unwrap();
-                    bytes
-                };
-                let methods = take(2)[1];
-                take(methods.into());
-                client.write_all(&[5, 0]).unwrap();
-                let mut take = |length: usize| {
-                    let mut bytes = vec![0; length];
-                    client.read_exact(&mut bytes).unwrap();
-                    bytes
-                };
-                let host = match take(4)[3] {
-                    1 => format!("{:?}", take(4)),
-                    3 => {
-                        let length = take(1)[0];
-                        String::from_utf8(take(length.into())).unwrap()
-                    }
-                    other => panic!("address type {other}"),
-                };
-                take(2);
-                let _ = asked.send(format!("socks {host}"));
-                client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
-                if let Ok(server) = TcpStream::connect(server) {
-                    splice(client, server);
-                }
-            });
+    listening(move |mut client, asked| {
+        let methods = take(&mut client, 2)[1];
+        take(&mut client, methods);
+        client.write_all(&[5, 0]).unwrap();
+        let host = match take(&mut client, 4)[3] {
+            1 => format!("{:?}", take(&mut client, 4)),
+            3 => {
+                let length = take(&mut client, 1)[0];
+                String::from_utf8(take(&mut client, length)).unwrap()
+            }
+            other => panic!("address type {other}"),
+        };
+        take(&mut client, 2);
+        let _ = asked.send(format!("socks {host}"));
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+        if let Ok(server) = TcpStream::connect(server) {
+            splice(client, server);
         }
-    });
-    (address, receiver)
+    })
 }
 
 /// Changes the cluster of a kubeconfig.
@@ -380,23 +373,16 @@ fn plain_http_goes_through_http_proxy() {
 
 /// Answers every request by one to this URL with the same path; says what it was asked.
 fn redirector(status: &'static str, to: String) -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (asked, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let mut client = client.unwrap();
-            let head = head(&mut client);
-            let path = head.split(' ').nth(1).unwrap_or_default();
-            let answer = format!(
-                "HTTP/1.1 {status}\r\nLocation: {to}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            );
-            // A test that has seen enough does not listen any more.
-            let _ = asked.send(head.clone());
-            let _ = client.write_all(answer.as_bytes());
-        }
-    });
-    (address, receiver)
+    listening(move |mut client, asked| {
+        let head = head(&mut client);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nLocation: {to}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        // A test that has seen enough does not listen any more.
+        let _ = asked.send(head.clone());
+        let _ = client.write_all(answer.as_bytes());
+    })
 }
 
 // Balancers send to where the server is, with whatever status; the token is for whom it was meant.

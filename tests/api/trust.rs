@@ -42,15 +42,21 @@ pub fn showing(chain: Chain) -> Setup {
     setup
 }
 
+/// A case, until its server was read or a try has failed.
+fn shown(name: &str) -> Setup {
+    let setup = showing(chain(name));
+    setup.watch(&setup.client(setup.options()), Kind::Service);
+    setup.wait(name, || setup.failures() > 0 || setup.names(Kind::Service).len() == 1);
+    setup
+}
+
 // The server's own certificate as CA, P-256 with SHA-512, P-521: no connection.
 #[test]
 fn what_go_trusts_is_trusted() {
     let names = cases("good-");
     assert!(names.len() > 25, "{names:?}");
     for name in names {
-        let setup = showing(chain(&name));
-        setup.watch(&setup.client(setup.options()), Kind::Service);
-        setup.wait(&name, || setup.failures() > 0 || setup.names(Kind::Service).len() == 1);
+        let setup = shown(&name);
         assert_eq!(setup.failures(), 0, "{name}");
     }
 }
@@ -60,9 +66,7 @@ fn what_go_does_not_trust_is_not_trusted() {
     let names = cases("bad-");
     assert!(names.len() > 9, "{names:?}");
     for name in names {
-        let setup = showing(chain(&name));
-        setup.watch(&setup.client(setup.options()), Kind::Service);
-        setup.wait(&name, || setup.failures() > 0 || setup.names(Kind::Service).len() == 1);
+        let setup = shown(&name);
         assert!(setup.names(Kind::Service).is_empty(), "{name}");
         assert!(setup.server.requests().is_empty(), "{name}: nothing is told");
     }

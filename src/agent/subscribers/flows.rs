@@ -81,19 +81,13 @@ impl Flows {
         &self.known[family]
     }
 
-    fn job(&mut self, family: Family, synced: Option<&Synced>) -> Job {
-        let mut job = Job {
-            family,
-            udp: BTreeMap::new(),
-            tcp: BTreeMap::new(),
-            drained: Vec::new(),
-            node_port_addresses: self.node_port_addresses[family].clone(),
-        };
-        let Some(synced) = synced else { return job };
+    /// Services of a sync whose flows are due.
+    fn follow(&mut self, job: &mut Job, synced: &Synced) {
+        let family = job.family;
         let mut lost = lost(&synced.state.conflicts);
         for service in &synced.in_force {
             let served = served(service, lost.remove(&service.name).unwrap_or_default());
-            self.udp(&mut job, &service.name, served.as_ref());
+            self.udp(job, &service.name, served.as_ref());
             let has = |served: &Served, of: fn(&crate::model::ServicePort) -> bool| {
                 served.service.ports.iter().any(of)
             };
@@ -119,7 +113,6 @@ impl Flows {
                 job.tcp.insert(service.name.clone(), tcp);
             }
         }
-        job
     }
 
     /// A service's UDP ports, if they are not what they were.
@@ -161,7 +154,16 @@ impl Subscriber for Flows {
         }
         for family in Family::BOTH {
             let synced = turn.syncs.iter().find(|sync| sync.report.family == family);
-            let mut job = self.job(family, synced);
+            let mut job = Job {
+                family,
+                udp: BTreeMap::new(),
+                tcp: BTreeMap::new(),
+                drained: Vec::new(),
+                node_port_addresses: HashSet::new(),
+            };
+            if let Some(synced) = synced {
+                self.follow(&mut job, synced);
+            }
             let settled = match synced {
                 Some(sync) => sync.report.result.is_ok(),
                 None => !turn.waiting.contains(family),
@@ -170,6 +172,8 @@ impl Subscriber for Flows {
                 self.extend(&mut job);
             }
             if !job.udp.is_empty() || !job.tcp.is_empty() || !job.drained.is_empty() {
+                // Most turns make nothing due, and need no copy.
+                job.node_port_addresses.clone_from(&self.node_port_addresses[family]);
                 // The thread ends only with the process.
                 let _ = self.jobs.send(job);
             }
