@@ -217,7 +217,8 @@ impl World {
         }
         let which = self.random.random_range(0..members);
         self.toggle(at, |state| state.members[which].draining = true);
-        self.pause(1000..5000);
+        // Longer than a change may take, so that for a while this is the only possible state.
+        self.pause(2500..5000);
         self.toggle(at, |state| drop(state.members.remove(which)));
         self.replace_none(at);
     }
