@@ -11,7 +11,7 @@ pub use crate::ruleset::{Counts, Op, Rejection, Transaction};
 use crate::ruleset::{Element, Name, Ruleset};
 
 /// The only way to nf_tables: commit a transaction, read a table back.
-pub trait Kernel: Send {
+pub trait Kernel {
     /// Applies a transaction whole or not at all. An empty one is a no-op without a system call.
     fn commit(&mut self, transaction: &Transaction) -> Result<Committed, CommitError>;
 

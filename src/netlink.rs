@@ -6,7 +6,7 @@
 //! nothing: what is refused or unknown is told upwards.
 //!
 //! This is the only module of the crate with `unsafe` code: calls into libnftnl in `expr`, `set`
-//! and `batch`, one socket option in `socket`, the two of iptables-legacy in [`xtables`], one call
+//! and `batch`, the descriptor and one option in `socket`, the two of iptables-legacy in [`xtables`], one call
 //! for free memory in [`heap`].
 //! Everything that reads netlink's bytes is safe code.
 

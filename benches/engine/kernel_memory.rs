@@ -23,7 +23,7 @@ pub fn run() {
             return;
         };
         let netns = Netns::new("memory").expect("a network namespace (root is needed)");
-        let kernel = netns.run(NetlinkKernel::open).expect("nf_tables");
+        let kernel = netns.visit(NetlinkKernel::open).expect("nf_tables");
         let mut synchronizer = Synchronizer::new(engine(), kernel);
         size.lists().into_iter().for_each(|list| drop(synchronizer.engine.apply(list)));
         let before = group.bytes().expect("it was readable");

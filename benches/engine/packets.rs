@@ -246,13 +246,13 @@ fn program(
         ..RuleOptions::nftables()
     };
     let node_topology = NodeTopology { node: NODE.into(), zone: None };
-    let kernel = path.node.run(NetlinkKernel::open).expect("nf_tables");
+    let kernel = path.node.visit(NetlinkKernel::open).expect("nf_tables");
     let engine = Engine::new(options, node_topology, Families::default().with(family), true);
     let mut proxy = Synchronizer::new(engine, kernel);
     for change in cluster.lists(family) {
         proxy.engine.apply(change);
     }
-    let report = path.node.run(|| proxy.sync(family, Duration::ZERO)).expect("something to do");
+    let report = path.node.visit(|| proxy.sync(family, Duration::ZERO)).expect("something to do");
     assert!(report.result.is_ok() && report.troubles.is_empty(), "{report:?}");
     proxy
 }

@@ -77,7 +77,7 @@ impl Site {
         .chain(flags.iter().map(|&flag| flag.to_owned()))
         .map(OsString::from)
         .collect::<Vec<_>>();
-        let mut monitor = netns.run(|| Monitor::open(0)).expect("notifications");
+        let mut monitor = netns.visit(|| Monitor::open(0)).expect("notifications");
         let start = Instant::now();
         let program =
             std::env::var_os(AGENT).map_or(env!("CARGO_BIN_EXE_kubeweir").into(), PathBuf::from);

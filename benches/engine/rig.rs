@@ -113,8 +113,8 @@ impl Rig {
     pub fn new() -> Rig {
         let ours = Netns::new("engine").expect("a network namespace (root is needed)");
         let other = Netns::new("floor").expect("a network namespace");
-        let kernel = ours.run(NetlinkKernel::open).expect("nf_tables");
-        let bare = other.run(Bare::open);
+        let kernel = ours.visit(NetlinkKernel::open).expect("nf_tables");
+        let bare = other.visit(Bare::open);
         let recording = Recording { kernel, batches: Vec::new(), copying: Duration::ZERO };
         let synchronizer = Synchronizer::new(engine(), recording);
         Rig { synchronizer, bare, _namespaces: [ours, other] }

@@ -56,7 +56,7 @@ pub async fn start(
         let portid = programmer.open().await?;
         // Where others cannot be kept off the table, they are watched at least.
         if !owned {
-            watch_foreign_changes(portid, inbox.clone())?;
+            watch_foreign_changes(portid, inbox.clone()).await?;
         }
         Ok(())
     })

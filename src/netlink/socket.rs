@@ -1,17 +1,17 @@
-//! A netlink socket, to netfilter or to generic netlink.
+//! A netlink socket, to netfilter, to sock_diag or to generic netlink.
 //!
 //! Place in the flow: the only part of [`super`] that makes system calls. It knows neither messages
-//! nor what they are about.
+//! nor what they are about. The socket is libmnl's; that library sends and receives without flags, and
+//! forces no buffers, so these calls are made on its descriptor. It belongs to the thread that made it.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use mnl::Bus;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
-    getsockopt, recv, sendmsg, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockopt, recv, sendmsg, setsockopt, sockopt};
 use rustix::thread::{CapabilitySet, capabilities};
 
 /// Size of a receive buffer: the kernel fills dumps with up to 32 KiB at a time, replies to a batch
@@ -30,8 +30,7 @@ pub(super) struct NotPermitted {
 
 /// A bound netlink socket of the network namespace it was opened in.
 pub(super) struct Socket {
-    fd: OwnedFd,
-    portid: u32,
+    mnl: mnl::Socket,
     send_buffer: usize,
     receive_buffer: usize,
     largest_message: usize,
@@ -43,26 +42,24 @@ const SEND_RESERVE: usize = 32;
 impl Socket {
     /// Opens a socket to netfilter that receives answers only.
     pub fn netfilter() -> io::Result<Socket> {
-        Socket::open(SockProtocol::NetlinkNetFilter)
+        Socket::open(Bus::Netfilter)
     }
 
     /// Opens a socket to sock_diag.
     pub fn diagnosis() -> io::Result<Socket> {
-        Socket::open(SockProtocol::NetlinkSockDiag)
+        Socket::open(Bus::SockDiag)
     }
 
     /// Opens a socket to generic netlink.
     pub fn generic() -> io::Result<Socket> {
-        Socket::open(SockProtocol::NetlinkGeneric)
+        Socket::open(Bus::Generic)
     }
 
-    fn open(protocol: SockProtocol) -> io::Result<Socket> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let portid = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
-        let socket =
-            Socket { fd, portid, send_buffer: 0, receive_buffer: 0, largest_message: usize::MAX };
+    fn open(bus: Bus) -> io::Result<Socket> {
+        let mnl = mnl::Socket::new(bus)?;
+        let socket = Socket { mnl, send_buffer: 0, receive_buffer: 0, largest_message: usize::MAX };
+        // A program that is started meanwhile (a credential plugin) may inherit it until it ends.
+        fcntl(socket.fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         // Errors tell the offending attribute, and do not quote the whole request.
         socket.set_option(libc::NETLINK_EXT_ACK, 1)?;
         socket.set_option(libc::NETLINK_CAP_ACK, 1)?;
@@ -76,7 +73,13 @@ impl Socket {
 
     /// The port the kernel gave the socket; unique among the namespace's netfilter sockets.
     pub fn portid(&self) -> u32 {
-        self.portid
+        self.mnl.portid()
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is libmnl's and open as long as `self.mnl`, which is borrowed as long
+        // as what is returned.
+        unsafe { BorrowedFd::borrow_raw(self.mnl.as_raw_fd()) }
     }
 
     fn set_option(&self, option: libc::c_int, value: u32) -> io::Result<()> {
@@ -85,7 +88,7 @@ impl Socket {
         // lives through the call. All options used are integers.
         let result = unsafe {
             let value = (&raw const value).cast();
-            libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_NETLINK, option, value, len)
+            libc::setsockopt(self.mnl.as_raw_fd(), libc::SOL_NETLINK, option, value, len)
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
@@ -95,10 +98,10 @@ impl Socket {
     pub fn grow(&mut self, send: usize, receive: usize) -> io::Result<()> {
         let (send, receive) = (send.min(LARGEST_BUFFER), receive.min(LARGEST_BUFFER));
         if send > self.send_buffer {
-            match setsockopt(&self.fd, sockopt::SndBufForce, &send) {
+            match setsockopt(&self.fd(), sockopt::SndBufForce, &send) {
                 Err(nix::Error::EPERM) if owns_namespace_only() => {
-                    setsockopt(&self.fd, sockopt::SndBuf, &send)?;
-                    let granted = getsockopt(&self.fd, sockopt::SndBuf)?;
+                    setsockopt(&self.fd(), sockopt::SndBuf, &send)?;
+                    let granted = getsockopt(&self.fd(), sockopt::SndBuf)?;
                     self.largest_message = granted.saturating_sub(SEND_RESERVE);
                 }
                 result => result.map_err(|errno| refused(errno, send))?,
@@ -122,9 +125,9 @@ impl Socket {
     /// Makes only the receive buffer at least this big.
     pub fn grow_receive(&mut self, receive: usize) -> io::Result<()> {
         if receive > self.receive_buffer {
-            match setsockopt(&self.fd, sockopt::RcvBufForce, &receive) {
+            match setsockopt(&self.fd(), sockopt::RcvBufForce, &receive) {
                 Err(nix::Error::EPERM) if owns_namespace_only() => {
-                    setsockopt(&self.fd, sockopt::RcvBuf, &receive)?;
+                    setsockopt(&self.fd(), sockopt::RcvBuf, &receive)?;
                 }
                 result => result.map_err(|errno| refused(errno, receive))?,
             }
@@ -137,7 +140,7 @@ impl Socket {
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let kernel = NetlinkAddr::new(0, 0);
         let iov = [IoSlice::new(bytes)];
-        let fd = self.fd.as_raw_fd();
+        let fd = self.mnl.as_raw_fd();
         sendmsg(fd, &iov, &[], MsgFlags::empty(), Some(&kernel))?;
         Ok(())
     }
@@ -145,7 +148,7 @@ impl Socket {
     /// Receives a datagram if there is one.
     pub fn try_receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-        match recv(self.fd.as_raw_fd(), buffer, flags) {
+        match recv(self.mnl.as_raw_fd(), buffer, flags) {
             Ok(len) if len > buffer.len() => Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
             Ok(len) => Ok(Some(&buffer[..len])),
             Err(nix::Error::EAGAIN) => Ok(None),
@@ -156,7 +159,7 @@ impl Socket {
     /// Waits for a datagram; false if none came in time. A signal starts the time anew.
     pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.fd(), PollFlags::POLLIN)];
         loop {
             match poll(&mut fds, timeout) {
                 Err(nix::Error::EINTR) => {}

@@ -45,8 +45,8 @@ pub enum StartError {
     /// The socket that hears of changes.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
-    /// The thread that programs ended before it had opened its socket.
-    #[error("the thread that programs ended while it started")]
+    /// A thread ended before it had opened its socket.
+    #[error("a thread of netlink ended while it started")]
     Ended,
 }
 
@@ -135,29 +135,37 @@ fn obey(orders: &Receiver<Order>) {
 ///
 /// # Errors
 /// If the notifications cannot be subscribed to.
-pub fn watch_foreign_changes(own_portid: u32, inbox: Arc<Inbox>) -> Result<(), StartError> {
-    let mut monitor = Monitor::open(own_portid)?;
-    spawn("monitor", move || {
-        loop {
-            match monitor.wait(MONITOR_WAIT) {
-                Ok(None) => {}
-                Ok(Some(Notice::Overflow)) => both(&inbox, "notifications were lost"),
-                Ok(Some(Notice::Foreign { family, changes, by })) => {
-                    let what = changes.into_iter().collect::<Vec<_>>().join(", ");
-                    // Each at debug level only: a program that fights us writes hundreds a second.
-                    // The repair is a warning.
-                    debug!(v = 3, %family, what, by, "Someone else changed the table");
-                    inbox.foreign_change(family, Foreign { what, by });
-                }
-                Err(reason) => {
-                    error!(reason = with_causes(&reason), "A foreign change may be missed");
-                    both(&inbox, "notifications could not be read");
-                    thread::sleep(MONITOR_RETRY);
-                }
+pub async fn watch_foreign_changes(own_portid: u32, inbox: Arc<Inbox>) -> Result<(), StartError> {
+    let (answer, opened) = oneshot::channel();
+    spawn("monitor", move || match Monitor::open(own_portid) {
+        Ok(monitor) => {
+            let _ = answer.send(Ok(()));
+            listen(monitor, &inbox);
+        }
+        Err(reason) => drop(answer.send(Err(reason))),
+    })?;
+    Ok(opened.await.map_err(|_| StartError::Ended)??)
+}
+
+fn listen(mut monitor: Monitor, inbox: &Inbox) {
+    loop {
+        match monitor.wait(MONITOR_WAIT) {
+            Ok(None) => {}
+            Ok(Some(Notice::Overflow)) => both(inbox, "notifications were lost"),
+            Ok(Some(Notice::Foreign { family, changes, by })) => {
+                let what = changes.into_iter().collect::<Vec<_>>().join(", ");
+                // Each at debug level only: a program that fights us writes hundreds a second.
+                // The repair is a warning.
+                debug!(v = 3, %family, what, by, "Someone else changed the table");
+                inbox.foreign_change(family, Foreign { what, by });
+            }
+            Err(reason) => {
+                error!(reason = with_causes(&reason), "A foreign change may be missed");
+                both(inbox, "notifications could not be read");
+                thread::sleep(MONITOR_RETRY);
             }
         }
-    })?;
-    Ok(())
+    }
 }
 
 fn both(inbox: &Inbox, what: &str) {

@@ -35,13 +35,14 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Runs `read` while `write` is called over and over; how often that was.
-fn meanwhile(mut write: impl FnMut(usize) + Send, read: impl FnOnce()) -> usize {
+/// Runs `read` while another thread has its own kernel written to over and over; how often that was.
+fn meanwhile(write: impl Fn(&mut NetlinkKernel, usize) + Sync, read: impl FnOnce()) -> usize {
     let (over, written) = (AtomicBool::new(false), AtomicUsize::new(0));
     scope(|scope| {
         let writing = scope.spawn(|| {
+            let mut kernel = NetlinkKernel::open().unwrap();
             while !over.load(Ordering::Relaxed) {
-                write(written.fetch_add(1, Ordering::Relaxed));
+                write(&mut kernel, written.fetch_add(1, Ordering::Relaxed));
             }
         });
         while written.load(Ordering::Relaxed) < 3 && !writing.is_finished() {
@@ -66,15 +67,14 @@ fn a_large_table_is_read_while_a_neighbour_commits_every_few_milliseconds() {
             let undisturbed = kernel.dump(FAMILY).unwrap();
             assert_eq!(undisturbed.sets["slots"].1.len(), MANY as usize);
             // The neighbour's tables are the other family's, and come and go with their chains.
-            let mut neighbour = NetlinkKernel::open().unwrap();
             let start = Instant::now();
             let commits = meanwhile(
-                |turn| {
+                |neighbour, turn| {
                     let ops = match turn % 2 {
                         0 => vec![table(), chain("a"), chain("b")],
                         _ => vec![Op::DeleteTable],
                     };
-                    commit(&mut neighbour, Family::V6, ops).unwrap();
+                    commit(neighbour, Family::V6, ops).unwrap();
                     sleep(Duration::from_millis(2));
                 },
                 || {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kubeweir::engine::Engine;
@@ -64,13 +66,13 @@ pub struct Rig {
     network: PodNetwork,
     settings: Settings,
     objects: BTreeMap<(Kind, ObjectName), Object>,
-    proxy: Synchronizer<NetlinkKernel>,
+    proxy: Proxy,
 }
 
 impl Rig {
     pub fn new(network: PodNetwork, settings: Settings) -> Rig {
         let lab = Arc::new(Lab::new(network).unwrap());
-        let proxy = synchronizer(&lab.node, network, settings);
+        let proxy = Proxy::start(&lab.node, network, settings);
         Rig { lab, network, settings, objects: BTreeMap::new(), proxy }
     }
 
@@ -87,9 +89,9 @@ impl Rig {
     pub fn set(&mut self, objects: Vec<Object>) -> Vec<Report> {
         for object in objects {
             self.objects.insert((object.kind(), object.name().clone()), object.clone());
-            self.proxy.engine.apply(Change::Apply(object));
+            self.proxy.apply(Change::Apply(object));
         }
-        sync(&self.lab.node, &mut self.proxy)
+        self.proxy.sync()
     }
 
     /// Deleted objects of namespace `default`.
@@ -97,27 +99,33 @@ impl Rig {
         for name in names {
             let name = ObjectName::new("default", *name);
             self.objects.remove(&(kind, name.clone())).expect("only what is there is deleted");
-            self.proxy.engine.apply(Change::Delete(kind, name));
+            self.proxy.apply(Change::Delete(kind, name));
         }
-        sync(&self.lab.node, &mut self.proxy)
+        self.proxy.sync()
     }
 
     /// A new process takes the node over.
     pub fn restart(&mut self) {
-        self.proxy = synchronizer(&self.lab.node, self.network, self.settings);
+        self.begin_again();
         self.list();
     }
 
     /// The process ends in order: its tables become plain ones.
     pub fn end(&mut self) {
-        // The end of the old one's socket makes its tables orphans.
-        self.proxy = synchronizer(&self.lab.node, self.network, self.settings);
-        let release = |family| kubeweir::sync::release(&mut self.proxy.kernel, family).unwrap();
-        self.lab.node.run(|| Family::BOTH.map(release));
+        self.begin_again();
+        self.proxy.with(|proxy| {
+            let release = |family| kubeweir::sync::release(&mut proxy.kernel, family).unwrap();
+            Family::BOTH.map(release)
+        });
+    }
+
+    /// The end of the old one's socket makes its tables orphans, or plain ones.
+    fn begin_again(&mut self) {
+        self.proxy = Proxy::start(&self.lab.node, self.network, self.settings);
     }
 
     fn list(&mut self) {
-        list(&self.lab.node, &mut self.proxy, &self.objects);
+        self.proxy.list(&self.objects);
     }
 
     /// `nft list ruleset` on the node.
@@ -126,19 +134,83 @@ impl Rig {
     }
 
     /// The kernel's tables, and those that a fresh start makes of the same objects elsewhere.
-    pub fn dumps(&mut self) -> (PerFamily<Ruleset>, PerFamily<Ruleset>) {
+    pub fn dumps(&self) -> (PerFamily<Ruleset>, PerFamily<Ruleset>) {
         let elsewhere = Netns::new("fresh").unwrap();
-        let mut fresh = synchronizer(&elsewhere, self.network, self.settings);
-        list(&elsewhere, &mut fresh, &self.objects);
-        (dump(&self.lab.node, &mut self.proxy), dump(&elsewhere, &mut fresh))
+        let fresh = Proxy::start(&elsewhere, self.network, self.settings);
+        fresh.list(&self.objects);
+        (self.proxy.dump(), fresh.dump())
     }
 }
 
-fn synchronizer(
-    netns: &Netns,
-    network: PodNetwork,
-    settings: Settings,
-) -> Synchronizer<NetlinkKernel> {
+type Work = Box<dyn FnOnce(&mut Synchronizer<NetlinkKernel>) + Send>;
+
+/// What programs a node, on a thread in the node's namespace: sockets belong to both.
+struct Proxy {
+    /// None when it ends.
+    work: Option<Sender<Work>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    fn start(netns: &Netns, network: PodNetwork, settings: Settings) -> Proxy {
+        let (work, incoming) = channel::<Work>();
+        let thread = netns.spawn(move || {
+            let mut proxy = synchronizer(network, settings);
+            incoming.into_iter().for_each(|work| work(&mut proxy));
+        });
+        Proxy { work: Some(work), thread: Some(thread) }
+    }
+
+    /// Does something on its thread.
+    fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Synchronizer<NetlinkKernel>) -> T + Send + 'static,
+    ) -> T {
+        let (answer, outcome) = channel();
+        let work: Work = Box::new(move |proxy| drop(answer.send(work(proxy))));
+        self.work.as_ref().unwrap().send(work).expect("its thread runs");
+        outcome.recv().expect("its thread did not panic")
+    }
+
+    fn apply(&self, change: Change) {
+        self.with(|proxy| drop(proxy.engine.apply(change)));
+    }
+
+    fn dump(&self) -> PerFamily<Ruleset> {
+        self.with(|proxy| PerFamily::from_fn(|family| proxy.kernel.dump(family).unwrap()))
+    }
+
+    fn list(&self, objects: &BTreeMap<(Kind, ObjectName), Object>) {
+        for kind in Kind::ALL {
+            let of_kind =
+                objects.values().filter(|object| object.kind() == kind).cloned().collect();
+            self.apply(Change::Replace(kind, of_kind));
+        }
+        self.sync();
+    }
+
+    fn sync(&self) -> Vec<Report> {
+        let reports: Vec<Report> = self.with(|proxy| {
+            Family::BOTH.into_iter().filter_map(|f| proxy.sync(f, Duration::ZERO)).collect()
+        });
+        for report in &reports {
+            assert!(report.result.is_ok() && report.refused.is_empty(), "{report:?}");
+            assert!(report.troubles.is_empty(), "{report:?}");
+        }
+        reports
+    }
+}
+
+/// Its socket is closed when this returns.
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.work.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || ended.is_some_and(|end| end.is_ok()), "it panicked");
+    }
+}
+
+fn synchronizer(network: PodNetwork, settings: Settings) -> Synchronizer<NetlinkKernel> {
     let local_pods = PerFamily::from_fn(|family| match settings.detector {
         Detector::None => LocalPods::Unknown,
         Detector::ClusterCidr => LocalPods::Cidr(CLUSTER_CIDR[family]),
@@ -157,8 +229,7 @@ fn synchronizer(
         ..RuleOptions::nftables()
     };
     let node_topology = NodeTopology { node: NODE_NAME.into(), zone: None };
-    let opened = || (NetlinkKernel::open().unwrap(), probe_ownership().unwrap());
-    let (kernel, owned) = netns.run(opened);
+    let (kernel, owned) = (NetlinkKernel::open().unwrap(), probe_ownership().unwrap());
     let mut engine = Engine::new(options, node_topology, Families::DUAL, owned);
     if settings.node_ports == NodePorts::All {
         engine.set_local_addresses(&PerFamily::from_fn(|family| {
@@ -180,33 +251,6 @@ impl NodePorts {
             NodePorts::All => NodePortMatch::AnyLocal,
         }
     }
-}
-
-fn dump(netns: &Netns, proxy: &mut Synchronizer<NetlinkKernel>) -> PerFamily<Ruleset> {
-    netns.run(|| PerFamily::from_fn(|family| proxy.kernel.dump(family).unwrap()))
-}
-
-fn list(
-    netns: &Netns,
-    proxy: &mut Synchronizer<NetlinkKernel>,
-    objects: &BTreeMap<(Kind, ObjectName), Object>,
-) {
-    for kind in Kind::ALL {
-        let of_kind = objects.values().filter(|object| object.kind() == kind).cloned().collect();
-        proxy.engine.apply(Change::Replace(kind, of_kind));
-    }
-    sync(netns, proxy);
-}
-
-/// Sockets belong to the namespace of the thread that opens them, which dumps do.
-fn sync(netns: &Netns, proxy: &mut Synchronizer<NetlinkKernel>) -> Vec<Report> {
-    let both = || Family::BOTH.into_iter().filter_map(|f| proxy.sync(f, Duration::ZERO)).collect();
-    let reports: Vec<Report> = netns.run(both);
-    for report in &reports {
-        assert!(report.result.is_ok() && report.refused.is_empty(), "{report:?}");
-        assert!(report.troubles.is_empty(), "{report:?}");
-    }
-    reports
 }
 
 /// Adds something of each family to a Service.

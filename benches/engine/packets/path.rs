@@ -103,7 +103,7 @@ impl Path {
             let raw = Socket::new(domain, kind, Some(libc::IPPROTO_RAW.into()));
             raw.expect("CAP_NET_RAW")
         });
-        let conntrack = node.run(Requests::to_netfilter).expect("ctnetlink");
+        let conntrack = node.visit(Requests::to_netfilter).expect("ctnetlink");
         Path { node, family, client, server, raw, udp, tcp, conntrack, next_port: 1024 }
     }
 

@@ -85,6 +85,21 @@ impl Netns {
         })
     }
 
+    /// Runs `work` on this thread, which enters the namespace and returns: for what stays with the
+    /// thread that made it.
+    pub fn visit<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Returns also from a panic.
+        struct Home(File);
+        impl Drop for Home {
+            fn drop(&mut self) {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("a held namespace can be entered");
+            }
+        }
+        let _home = Home(File::open("/proc/thread-self/ns/net").expect("/proc is mounted"));
+        self.enter();
+        work()
+    }
+
     /// Starts a thread of its own in the namespace.
     pub fn spawn<T: Send + 'static>(
         &self,
