@@ -20,7 +20,6 @@ mod desired;
 mod plan;
 mod queries;
 mod read_back;
-mod size;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +29,10 @@ use ipnet::IpNet;
 
 pub use adopt::Adoption;
 pub use applied::surviving_clients;
+pub use aside::MOST_ENTRIES;
 pub use claims::Claim;
 pub use plan::{Draft, Plan, Selection, replace_clients};
 pub use queries::{Conflict, FamilySummary, ServiceCounts, UnservedReason};
-pub use size::MOST_ENTRIES;
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};

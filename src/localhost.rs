@@ -8,20 +8,19 @@
 //! Connections are bounded in number and, by that, in memory; those of a NodePort that is gone go on, as
 //! tracked ones do, but with the process they end: nobody else has their sockets.
 
-mod bounds;
 mod pick;
 mod tcp;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
-use tokio::sync::watch;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
@@ -29,7 +28,6 @@ use crate::metrics::Metrics;
 use crate::model::{Family, ObjectName, PerFamily, Protocol};
 use crate::program::LocalhostPort;
 use crate::topology::Backend;
-pub use bounds::Bounds;
 use pick::Picker;
 
 /// What could not be opened is tried again after this long, or at the next change.
@@ -237,4 +235,35 @@ fn listen(
     };
     let task = opened.map_err(|source| ListenError { place, source })?;
     Ok(Open { shared, task })
+}
+
+/// Most TCP connections, each of which has two buffers of [`BUFFER`] bytes and two sockets.
+const CONNECTIONS: usize = 2048;
+/// Most UDP clients, each of which has a socket.
+const CLIENTS: usize = 1024;
+/// Bytes on their way in one direction of a TCP connection.
+pub const BUFFER: usize = 4096;
+
+/// Places for clients.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// For TCP.
+    pub connections: Arc<Semaphore>,
+    /// For UDP.
+    pub clients: Arc<Semaphore>,
+}
+
+impl Bounds {
+    /// As many as leave half of the process's file descriptors to the rest of it.
+    pub fn of_process() -> Self {
+        let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        Self::new(CONNECTIONS.min(files / 8), CLIENTS.min(files / 4))
+    }
+
+    /// These many.
+    pub fn new(connections: usize, clients: usize) -> Self {
+        let places = |count: usize| Arc::new(Semaphore::new(count.max(1)));
+        Bounds { connections: places(connections), clients: places(clients) }
+    }
 }

@@ -20,7 +20,6 @@
 //! A directory that is missing, cannot be read, or is replaced by an empty one deletes nothing.
 
 mod directory;
-mod error;
 mod file;
 mod files;
 mod reader;
@@ -29,16 +28,15 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::model::{Kind, Object, ObjectName, Skip};
+use crate::wire::{Decoder, Unreadable};
+use files::Files;
 
 pub use directory::list;
-pub use error::{DocumentError, ManifestError};
 pub use watch::{Directory, WatchError, Watching, start};
-
-use crate::model::Object;
-use crate::wire::Decoder;
-use files::Files;
 
 /// Something to read manifests from.
 #[derive(Debug, Clone)]
@@ -96,4 +94,92 @@ fn files_of(path: &Path, errors: &mut Vec<ManifestError>) -> Vec<PathBuf> {
         errors.push(ManifestError::Read { path: path.to_owned(), source });
         Vec::new()
     })
+}
+
+/// Something in a manifest that is not served, and why. Everything else is.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// A file or a directory cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A document is no YAML or JSON, or no object of Kubernetes.
+    #[error("{}, document {document}", file.display())]
+    Document {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        document: usize,
+        /// Where and why.
+        #[source]
+        source: DocumentError,
+    },
+    /// An object does not have the shape of its kind.
+    #[error("{}, document {document}, {object}", file.display())]
+    Object {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        document: usize,
+        /// Kind, namespace and name as far as they are readable.
+        object: String,
+        /// The field and why.
+        #[source]
+        source: Unreadable,
+    },
+    /// A part of an object, or the object, is not used.
+    #[error("{}, document {document}, {skip}", file.display())]
+    Skipped {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        document: usize,
+        /// Object, field and reason.
+        skip: Skip,
+    },
+    /// An object is there more than once; this one is not served.
+    #[error("{}, document {document}, {kind} {object}: already in {}", file.display(), first.display())]
+    Duplicate {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        document: usize,
+        /// The object's kind.
+        kind: Kind,
+        /// The object's name.
+        object: ObjectName,
+        /// The file whose object is served.
+        first: PathBuf,
+    },
+    /// The directory is not the one that was read, and has no manifests or is still being filled.
+    #[error("{}: another directory is in its place, empty or being filled", directory.display())]
+    Held {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// A file has become malformed; the errors before this one say how.
+    #[error("{}: malformed, its last good version stays in force", file.display())]
+    Kept {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Why a document is no object.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// No YAML.
+    #[error("{0}")]
+    Yaml(Box<serde_saphyr::Error>),
+    /// No JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// A field that every object has is missing or of the wrong type.
+    #[error("{0}: missing, or of the wrong type")]
+    Field(&'static str),
 }

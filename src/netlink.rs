@@ -20,7 +20,6 @@ mod dump;
 mod element;
 mod expr;
 pub mod heap;
-pub mod ipset;
 pub mod iptables;
 pub mod ipvs;
 mod monitor;

@@ -8,7 +8,6 @@
 mod events;
 mod flows;
 mod health;
-mod localhost;
 mod metrics;
 mod status;
 
@@ -17,15 +16,6 @@ use std::sync::mpsc::Sender;
 
 use tokio::sync::{mpsc, watch};
 
-pub use events::{Events, Fatal, Note};
-#[cfg(test)]
-pub use flows::lost;
-pub use flows::{Flows, Job, Told, start as start_flows};
-pub use health::{HealthChecks, Healthy, no_health_checks};
-pub use localhost::Localhost;
-pub use metrics::Figures;
-pub use status::Shown;
-
 use crate::health::Health;
 use crate::localhost::Desired;
 use crate::metrics::Metrics;
@@ -33,6 +23,14 @@ use crate::netlink::heap;
 use crate::program::NodeAddressing;
 use crate::status::SharedStatus;
 use crate::sync::{Subscriber, Turn};
+
+pub use events::{Events, Fatal, Note};
+#[cfg(test)]
+pub use flows::lost;
+pub use flows::{Flows, Job, Told, start as start_flows};
+pub use health::{HealthChecks, Healthy, no_health_checks};
+pub use metrics::Figures;
+pub use status::Shown;
 
 /// Where the subscribers write.
 pub struct Outlets {
@@ -87,3 +85,17 @@ impl Subscriber for Heap {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+/// Tells the proxy.
+pub struct Localhost(pub Desired);
+
+impl Subscriber for Localhost {
+    fn turn(&mut self, turn: &Turn) {
+        for sync in &turn.syncs {
+            for service in &sync.in_force {
+                self.0.set(sync.report.family, &service.name, service.localhost.clone());
+            }
+        }
+        self.0.publish();
+    }
+}

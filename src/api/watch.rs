@@ -6,7 +6,6 @@
 //! what a change means.
 
 mod state;
-mod stream;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,17 +16,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tracing::{debug, error, info, warn};
-
-pub(super) use state::LONGEST_ASKED;
-pub use state::{Machine, Outcome, Refusal, Step};
 
 use super::client::{Client, RequestError, collect};
 use super::resource::{self, Request};
 use crate::model::{Change, Kind, Object, ObjectName};
 use crate::source::Sink;
-use crate::wire::{Decoder, Encoding, Status};
-use stream::Stream;
+use crate::wire::{Decoder, Encoding, Frames, MAX_FRAME, Status};
+
+pub(super) use state::LONGEST_ASKED;
+pub use state::{Machine, Outcome, Refusal, Step};
 
 /// How long a server keeps a watch open, in seconds: random, so that watches do not end together
 /// (client-go).
@@ -306,6 +306,43 @@ fn refusal_of(status: Status, code: Option<StatusCode>, asked: Option<Duration>)
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+/// The body of a watch as frames: holds one chunk and one incomplete frame at most.
+struct Stream {
+    body: Incoming,
+    frames: Frames,
+    encoding: Encoding,
+}
+
+/// A stream ended in the middle of an event.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream ended within an event")]
+struct Cut;
+
+impl Stream {
+    fn new(body: Incoming, encoding: Encoding) -> Stream {
+        Stream { body, frames: Frames::new(encoding, MAX_FRAME), encoding }
+    }
+
+    fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The next event's bytes, `None` at an orderly end.
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            if let Some(frame) = self.frames.next_frame().map_err(Failure::broken)? {
+                return Ok(Some(frame));
+            }
+            match self.body.frame().await {
+                Some(Ok(chunk)) => self.frames.push(chunk.data_ref().map_or(&[], |data| &data[..])),
+                Some(Err(cause)) => return Err(Failure::broken(cause)),
+                None if self.frames.is_empty() => return Ok(None),
+                None => return Err(Failure::broken(Cut)),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::address::AddressAttribute;
 
 use super::owned::{IPSETS, LINK};
 use super::{CleanupError, Removed};
-use crate::netlink::ipset::IpSets;
+use crate::netlink::ipvs::IpSets;
 use crate::netlink::ipvs::{Deleted, delete_services};
 
 /// Removes services, link and ipsets; errors are collected in `removed`.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::iptables::plan::{Removal, plan};
+use super::iptables::{Removal, plan};
 use super::owned::{TABLES, Table};
 use super::{CleanupError, Removed};
 use crate::model::Family;

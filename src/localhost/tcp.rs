@@ -16,8 +16,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use super::BUFFER;
 use super::Shared;
-use super::bounds::BUFFER;
 use crate::http_server::{self, Wildcard};
 
 /// How long connecting to one endpoint may take (KEP-6032).

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tracing::debug;
 
-use super::error::{DocumentError, ManifestError};
+use super::{DocumentError, ManifestError};
 use crate::model::{Kind, Object, SkipLevel};
 use crate::wire::Decoder;
 

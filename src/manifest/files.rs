@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::ManifestError;
+use super::ManifestError;
 use super::file::Version;
 use crate::model::{Change, Kind, Object, ObjectName};
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::ManifestError;
 use super::directory::{self, Identity};
-use super::error::ManifestError;
 use super::file;
 use super::files::Files;
 use crate::model::{Object, Skip};

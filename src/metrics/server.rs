@@ -7,8 +7,6 @@
 //! `cmdline` answers, and the other profiles are 501 (a named deviation from B-252).
 
 mod accept;
-mod debug;
-mod healthz;
 mod pages;
 
 use std::collections::BTreeMap;
@@ -91,7 +89,7 @@ fn router(metrics: Arc<Metrics>, pages: Pages) -> Router {
             )
             .route("/proxyMode", any(move || async move { text(StatusCode::OK, mode) }))
             .route("/configz", any(move || async move { configz }))
-            .merge(healthz::router(checked));
+            .merge(pages::healthz(checked));
     if let Some(flags) = pages.flags {
         paths.push("/flagz");
         let page = move |headers: HeaderMap| async move { pages::flagz(&flags, &headers) };
@@ -99,7 +97,7 @@ fn router(metrics: Arc<Metrics>, pages: Pages) -> Router {
     }
     if let Some(set_verbosity) = pages.profiling {
         paths.push("/debug");
-        router = router.merge(debug::router(set_verbosity));
+        router = router.merge(pages::debug(set_verbosity));
     }
     if let Some(status) = pages.status {
         paths.push("/statusz");

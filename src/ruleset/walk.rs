@@ -7,7 +7,6 @@
 //! looked at: who calls removes elements that have expired.
 
 mod machine;
-mod packet;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,7 +14,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use packet::{Environment, FlowState, Packet};
+pub use state::{Environment, FlowState, Packet};
 
 use super::{Hook, Name, RejectKind, Ruleset, Verdict};
 use machine::{End, Machine};

@@ -6,12 +6,11 @@
 mod endpoint_slice;
 mod node;
 mod service;
-mod text;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -100,15 +99,15 @@ impl Conversion<'_> {
     fn names_are_valid(&mut self) -> bool {
         let name = self.name.clone();
         let valid_name = match self.kind {
-            Kind::Service => text::is_label(&name.name),
-            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => text::is_subdomain(&name.name),
+            Kind::Service => is_label(&name.name),
+            Kind::EndpointSlice | Kind::Node | Kind::ServiceCidr => is_subdomain(&name.name),
         };
         if !valid_name {
             self.error("metadata.name", format!("{:?} is no valid name", name.name));
             return false;
         }
         let namespaced = matches!(self.kind, Kind::Service | Kind::EndpointSlice);
-        if namespaced && !text::is_label(&name.namespace) {
+        if namespaced && !is_label(&name.namespace) {
             self.error("metadata.namespace", format!("{:?} is no valid name", name.namespace));
             return false;
         }
@@ -117,7 +116,7 @@ impl Conversion<'_> {
 
     /// An address, IPv4 with leading zeros allowed (B-087); reported when it is none.
     fn address(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpAddr> {
-        let address = text::parse_ip(value);
+        let address = parse_ip(value);
         if address.is_none() {
             self.error(field(), format!("{value:?} is no IP address"));
         }
@@ -128,7 +127,7 @@ impl Conversion<'_> {
     /// Blank text is none either, but silently (B-086).
     fn cidr(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNet> {
         let trimmed = value.trim();
-        let net = text::parse_cidr(trimmed);
+        let net = parse_cidr(trimmed);
         if net.is_none() && !trimmed.is_empty() {
             self.error(field(), format!("{value:?} is no CIDR"));
         }
@@ -179,7 +178,7 @@ impl Conversion<'_> {
 
     /// A port's name, empty or a DNS label; reported otherwise.
     fn port_name(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<Arc<str>> {
-        if value.is_empty() || text::is_label(value) {
+        if value.is_empty() || is_label(value) {
             return Some(self.interner.intern(value));
         }
         self.error(field(), format!("{value:?} is no valid port name"));
@@ -200,4 +199,57 @@ fn push_unique<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }
+}
+
+/// Longest DNS label, RFC 1123.
+const MAX_LABEL: usize = 63;
+/// Longest DNS subdomain that the API accepts as a name.
+const MAX_SUBDOMAIN: usize = 253;
+
+/// An address. IPv4 numbers may have leading zeros and are decimal all the same (B-087); IPv4 in
+/// IPv6 notation is IPv4, as Go has it.
+fn parse_ip(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        let v6: Ipv6Addr = text.parse().ok()?;
+        return Some(IpAddr::V6(v6).to_canonical());
+    }
+    let mut octets = [0; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        *octet = decimal(parts.next()?)?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
+}
+
+/// A CIDR, host bits cleared; leading zeros as in [`parse_ip`], in the prefix length too.
+fn parse_cidr(text: &str) -> Option<IpNet> {
+    let (address, prefix) = text.split_once('/')?;
+    let net = IpNet::new(parse_ip(address)?, decimal(prefix)?).ok()?;
+    Some(net.trunc())
+}
+
+/// Digits only: no sign, no white space, any number of leading zeros.
+fn decimal(text: &str) -> Option<u8> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// A DNS label as of RFC 1123: lower-case letters, digits, inner hyphens, at most 63.
+fn is_label(text: &str) -> bool {
+    text.len() <= MAX_LABEL && has_label_charset(text)
+}
+
+/// Labels joined by dots, at most 253 characters. As in the API, a label's own length is not limited.
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= MAX_SUBDOMAIN && text.split('.').all(has_label_charset)
+}
+
+fn has_label_charset(text: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
+        && bytes.iter().all(|byte| *byte == b'-' || alphanumeric(byte))
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cleanup::iptables::plan::Removal;
+use crate::cleanup::iptables::Removal;
 use crate::model::Family;
 use crate::netlink::iptables::{Jump, Listing};
 use crate::netlink::xtables::XTable;
@@ -237,7 +237,7 @@ mod tests {
         let led: Vec<(&str, &str)> =
             listing.jumps.iter().map(|jump| (jump.from.as_str(), jump.to.as_str())).collect();
         assert_eq!(led, [("OUTPUT", "MINE")]);
-        let removal = crate::cleanup::iptables::plan::plan(&TABLES[1], &listing);
+        let removal = crate::cleanup::iptables::plan(&TABLES[1], &listing);
         let after = block.without(&removal);
         assert_eq!((after.count, after.underflow[3]), (5, 152));
         let block = Block::read(Family::V4, &after).expect("a well-formed table");

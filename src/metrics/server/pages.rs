@@ -1,18 +1,24 @@
-//! `/flagz` and `/statusz` (KEP-4828, KEP-4827): a text for people, or an object for programs.
+//! `/flagz` and `/statusz` (KEP-4828, KEP-4827), a text for people or an object for programs; `/healthz`
+//! and `/debug`.
 //!
-//! Place in the flow: words what [`super::Pages`] carries. Pure.
+//! Place in the flow: words what [`super::Pages`] carries.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Query};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Statusz;
 use super::accept::{DEPRECATED, PageForm, page_form};
+use super::{SetVerbosity, Statusz};
 use crate::http_server::text;
+use crate::metrics::Metrics;
 
 /// The component's name on these pages, whatever the program is called.
 const COMPONENT: &str = "kube-proxy";
@@ -107,4 +113,101 @@ fn whole_second(time: Timestamp) -> Timestamp {
 /// `26 hr 03 min 00 sec`.
 fn uptime(seconds: i64) -> String {
     format!("{} hr {:02} min {:02} sec", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Of a verbosity: a number and some white space.
+const MAX_BODY: usize = 64;
+
+/// `/debug/...`, with profiling enabled (section 9.1, B-252): a new verbosity goes to the logging's
+/// callback.
+pub fn debug(set_verbosity: SetVerbosity) -> Router {
+    let verbosity = move |method: Method, body: String| async move {
+        put_verbosity(&method, &body, &set_verbosity)
+    };
+    Router::new()
+        .route("/debug/flags/v", any(verbosity))
+        .route("/debug/flags", any(|| async { text(StatusCode::OK, "v\n") }))
+        .route("/debug/pprof/cmdline", any(cmdline))
+        .route("/debug/pprof/", any(index))
+        .route("/debug/pprof/{profile}", any(no_profile))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+fn put_verbosity(method: &Method, body: &str, set_verbosity: &SetVerbosity) -> Response {
+    if method != Method::PUT {
+        return text(StatusCode::NOT_ACCEPTABLE, "only PUT is accepted\n");
+    }
+    match body.trim().parse() {
+        Ok(verbosity) => {
+            set_verbosity(verbosity);
+            text(StatusCode::OK, format!("log verbosity is now {verbosity}"))
+        }
+        Err(reason) => {
+            text(StatusCode::BAD_REQUEST, format!("verbosity {:?}: {reason}\n", body.trim()))
+        }
+    }
+}
+
+async fn index() -> Response {
+    let page = "Go's profiles do not exist here; profile the process with perf.\ncmdline\n";
+    text(StatusCode::OK, page)
+}
+
+/// The arguments, each but the last followed by a NUL, as Go's handler gives them.
+async fn cmdline() -> Response {
+    let arguments: Vec<_> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    text(StatusCode::OK, arguments.join("\0"))
+}
+
+async fn no_profile() -> Response {
+    text(StatusCode::NOT_IMPLEMENTED, "no such profile: this is not a Go program\n")
+}
+
+/// The one check.
+const PING: &str = "ping";
+
+/// `/healthz` of the metrics port (section 9.1): that the process answers, in the forms Kubernetes
+/// components give it. The proxy's health has a port of its own.
+pub fn healthz(metrics: Arc<Metrics>) -> Router {
+    let all = move |Query(query): Query<Vec<(String, String)>>| async move {
+        let page = Healthz::of(&query);
+        if !page.ping_excluded {
+            metrics.slis.passed(PING);
+        }
+        page.answer()
+    };
+    let ping = || async { text(StatusCode::OK, "ok") };
+    Router::new().route("/healthz", any(all)).route("/healthz/ping", any(ping))
+}
+
+/// What the query asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Healthz {
+    verbose: bool,
+    ping_excluded: bool,
+    /// Names in `exclude` that are no check's.
+    unknown: Vec<String>,
+}
+
+impl Healthz {
+    fn of(query: &[(String, String)]) -> Self {
+        let excluded = query.iter().filter(|(key, _)| key == "exclude").map(|(_, value)| value);
+        let (ping, unknown): (Vec<_>, Vec<_>) = excluded.cloned().partition(|name| name == PING);
+        let verbose = query.iter().any(|(key, _)| key == "verbose");
+        Healthz { verbose, ping_excluded: !ping.is_empty(), unknown }
+    }
+
+    fn answer(&self) -> Response {
+        text(StatusCode::OK, if self.verbose { self.listing() } else { "ok".to_owned() })
+    }
+
+    fn listing(&self) -> String {
+        let check = if self.ping_excluded { "[+]ping excluded: ok\n" } else { "[+]ping ok\n" };
+        let unknown = match self.unknown.as_slice() {
+            [] => String::new(),
+            names => format!("warn: cannot be excluded, no such check: {}\n", names.join(", ")),
+        };
+        format!("{check}{unknown}healthz check passed\n")
+    }
 }

@@ -1,8 +1,9 @@
-//! What a walk carries from rule to rule.
+//! What is walked, what the walk must be told of the node, and what it carries from rule to rule.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{FlowState, Packet, Step};
+use super::Step;
 use crate::ruleset::Register;
 
 /// A packet on its way.
@@ -84,5 +85,46 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// One packet of a flow, in the flow's original direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Address and port it comes from. Both ends are of the table's family.
+    pub source: SocketAddr,
+    /// Address and port that were dialled; port 0 for protocols without ports.
+    pub destination: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The interface it arrives on; `None` if the host itself sends it.
+    pub input: Option<String>,
+    /// What conntrack knows of its flow.
+    pub state: FlowState,
+}
+
+/// What conntrack knows of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowState {
+    /// Nothing: this is the first packet, and nat chains see it.
+    New,
+    /// It has been answered; nat chains do not see it, conntrack translates it as before.
+    Established {
+        /// The endpoint its first packet was sent to, if it was translated.
+        translated: Option<SocketAddr>,
+    },
+}
+
+/// What the rules ask of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Environment {
+    /// The addresses of the node's interfaces. Loopback addresses need not be among them.
+    pub local_addresses: BTreeSet<IpAddr>,
+}
+
+impl Environment {
+    /// Whether packets to an address are delivered here.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.local_addresses.contains(&address)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Conversion, ToModel, family_from_api, text};
+use super::{Conversion, ToModel, family_from_api, is_label};
 use crate::model::{Endpoint, EndpointSlice, Family, Kind, Object, ObjectName, SlicePort};
 use crate::wire::message::{
     self, ANNOTATION_TRIGGER_TIME, Hint, LABEL_HEADLESS, LABEL_SERVICE_NAME, ObjectMeta,
@@ -43,7 +43,7 @@ impl Conversion<'_> {
                 self.inform(field(), "the slice belongs to no Service");
                 None
             }
-            Some(name) if text::is_label(name) => Some(ObjectName {
+            Some(name) if is_label(name) => Some(ObjectName {
                 namespace: self.name.namespace.clone(),
                 name: self.interner.intern(name),
             }),

@@ -142,13 +142,13 @@ fn what_is_no_address() {
         "::g",
     ];
     for text in cases {
-        assert_eq!(super::text::parse_ip(text), None, "{text:?}");
+        assert_eq!(super::parse_ip(text), None, "{text:?}");
     }
-    assert_eq!(super::text::parse_ip("::ffff:10.0.0.1"), Some(ip("10.0.0.1")));
+    assert_eq!(super::parse_ip("::ffff:10.0.0.1"), Some(ip("10.0.0.1")));
     for text in
         ["10.0.0.0", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/33", "/8", "::/129", "10.0.0.0/8/8"]
     {
-        assert_eq!(super::text::parse_cidr(text), None, "{text:?}");
+        assert_eq!(super::parse_cidr(text), None, "{text:?}");
     }
 }
 
