@@ -3,23 +3,30 @@
 //! Place in the flow: the engine's loop reports requests and syncs, the source's loop reports the
 //! Node; kubelet, load balancers and cloud controllers ask over HTTP. [`ProxyHealth`] decides and is
 //! pure; [`Health`] is the same behind a lock and with a clock, shared between those who report and
-//! the servers in [`server`] and [`service`]. Nothing here knows rules or Services' endpoints.
+//! the servers in [`serve`] and [`service`]. Nothing here knows rules or Services' endpoints.
 
 mod report;
-pub mod server;
 pub mod service;
 mod state;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
 use jiff::Timestamp;
+use tokio::net::TcpListener;
+
+use crate::http_server::{self, Limits, Places, not_found};
+use crate::metrics::Metrics;
+use crate::model::{Family, Node};
 
 pub use report::Report;
 pub use state::{FamilyHealth, HealthStatus, Moment, ProxyHealth};
-
-use crate::model::{Family, Node};
 
 /// For how long the worker has been at one piece of work without an end.
 pub type Busy = Arc<dyn Fn() -> Option<Duration> + Send + Sync>;
@@ -92,4 +99,31 @@ impl Health {
         // Nothing can panic half-way through a change of the state, so it is whole even if poisoned.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Serves `/healthz` and `/livez` of the proxy (section 8.1, port 10256) on a listener from [`http_server::bind`], for ever.
+pub async fn serve(listener: TcpListener, health: Health, metrics: Arc<Metrics>) -> Infallible {
+    http_server::serve(listener, router(health, metrics), Places::new(Limits::default())).await
+}
+
+fn router(health: Health, metrics: Arc<Metrics>) -> Router {
+    let (live, live_metrics) = (health.clone(), Arc::clone(&metrics));
+    let healthz = move || async move {
+        let (status, answer) = answer(health.status().healthz());
+        metrics.proxy.healthz_answered(status);
+        answer
+    };
+    let livez = move || async move {
+        let (status, answer) = answer(live.status().livez());
+        live_metrics.proxy.livez_answered(status);
+        answer
+    };
+    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).fallback(not_found)
+}
+
+fn answer(report: Report) -> (StatusCode, Response) {
+    let status = if report.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (status, (status, headers, report.body).into_response())
 }

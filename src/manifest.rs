@@ -19,7 +19,6 @@
 //!
 //! A directory that is missing, cannot be read, or is replaced by an empty one deletes nothing.
 
-mod directory;
 mod file;
 mod files;
 mod reader;
@@ -35,7 +34,7 @@ use crate::model::{Kind, Object, ObjectName, Skip};
 use crate::wire::{Decoder, Unreadable};
 use files::Files;
 
-pub use directory::list;
+pub use reader::list;
 pub use watch::{Directory, WatchError, Watching, start};
 
 /// Something to read manifests from.
@@ -90,7 +89,7 @@ fn files_of(path: &Path, errors: &mut Vec<ManifestError>) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];
     }
-    directory::list(path).unwrap_or_else(|source| {
+    list(path).unwrap_or_else(|source| {
         errors.push(ManifestError::Read { path: path.to_owned(), source });
         Vec::new()
     })

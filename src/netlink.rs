@@ -31,7 +31,6 @@ pub mod sockets;
 mod uapi;
 mod userdata;
 mod verdict;
-mod witness;
 pub mod xtables;
 
 pub use attribute::{Message, Messages, Truncated};

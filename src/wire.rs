@@ -11,17 +11,17 @@
 mod convert;
 mod decode;
 mod frame;
-mod intern;
 pub mod message;
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
+
+use crate::model::{Kind, Object, ObjectName, Skip};
 
 pub use decode::{Decoder, Unreadable};
 pub use frame::{Frames, MAX_FRAME};
-pub use intern::Interner;
 pub use message::Status;
-
-use crate::model::{Kind, Object, ObjectName, Skip};
 
 /// How a body is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,5 +179,54 @@ impl fmt::Display for Status {
             Some(message) if !message.is_empty() => write!(f, ": {message}"),
             _ => Ok(()),
         }
+    }
+}
+
+/// Strings before the first look for unused ones.
+const FIRST_SWEEP: usize = 1024;
+
+/// Hands out one `Arc` per distinct string. Strings that nobody else holds any more are dropped
+/// whenever the number of strings has doubled.
+#[derive(Debug)]
+pub struct Interner {
+    strings: HashSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+impl Default for Interner {
+    fn default() -> Self {
+        Interner { strings: HashSet::new(), sweep_at: FIRST_SWEEP }
+    }
+}
+
+impl Interner {
+    /// The shared form of a string.
+    pub fn intern(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.strings.get(text) {
+            return known.clone();
+        }
+        if self.strings.len() >= self.sweep_at {
+            self.strings.retain(|string| Arc::strong_count(string) > 1);
+            self.sweep_at = FIRST_SWEEP.max(2 * self.strings.len());
+        }
+        let new: Arc<str> = text.into();
+        self.strings.insert(new.clone());
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_strings_share_memory_and_unused_ones_go() {
+        let mut interner = Interner::default();
+        let kept = interner.intern("node-a");
+        for i in 0..10 * FIRST_SWEEP {
+            interner.intern(&format!("gone-{i}"));
+        }
+        assert!(Arc::ptr_eq(&kept, &interner.intern("node-a")));
+        assert!(interner.strings.len() <= FIRST_SWEEP, "{} strings", interner.strings.len());
     }
 }

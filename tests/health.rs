@@ -45,7 +45,7 @@ impl Fixture {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = http_server::bind("healthz", any_port, true).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
-        let server = kubeweir::health::server::run(listener, health.clone(), Arc::clone(&metrics));
+        let server = kubeweir::health::serve(listener, health.clone(), Arc::clone(&metrics));
         tokio::spawn(server);
         Fixture { health, metrics, seconds, address }
     }

@@ -47,7 +47,7 @@ impl Servers {
         let (health, metrics) = (health.clone(), metrics.clone());
         self.tasks.spawn(async move {
             let listener = http_server::bind(HEALTHZ, address, hard_fail).await?;
-            Ok(crate::health::server::run(listener, health, metrics).await)
+            Ok(crate::health::serve(listener, health, metrics).await)
         });
     }
 

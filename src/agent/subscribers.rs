@@ -86,7 +86,7 @@ impl Subscriber for Heap {
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// Tells the proxy.
+/// Tells the proxy of localhost NodePorts what to serve: what is in force, as everywhere else.
 pub struct Localhost(pub Desired);
 
 impl Subscriber for Localhost {

@@ -10,19 +10,16 @@
 //! in it has changed for [`SETTLED_FOR`]: a copy brings its files one after the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use tracing::{error, info, warn};
 
-use super::ManifestError;
-use super::directory::{self, Identity};
-use super::file;
 use super::files::Files;
+use super::{ManifestError, file};
 use crate::model::{Object, Skip};
 use crate::source::Sink;
 use crate::wire::Decoder;
@@ -144,7 +141,7 @@ impl Reader {
     /// # Errors
     /// If the directory cannot be read; it was reported.
     pub fn look(&mut self, look: &Rescan, now: Instant) -> io::Result<()> {
-        let (identity, existing) = match directory::identified(&self.directory) {
+        let (identity, existing) = match identified(&self.directory) {
             Ok(found) => found,
             Err(source) => {
                 let told = io::Error::new(source.kind(), source.to_string());
@@ -301,6 +298,54 @@ fn stamp(path: &Path) -> io::Result<Stamp> {
         size: metadata.size(),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
     })
+}
+
+/// Tells one directory from another in its place: a new one, another mount, another link's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+/// The manifests of a directory, sorted by name. A name that cannot be looked up, such as a link that
+/// leads nowhere, is among them: nothing says that it is no file.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if is_manifest(&path) && fs::metadata(&path).map_or(true, |found| found.is_file()) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The same, and which directory it is.
+fn identified(directory: &Path) -> io::Result<(Identity, BTreeSet<PathBuf>)> {
+    let before = identity(directory)?;
+    let files = list(directory)?.into_iter().collect();
+    if identity(directory)? == before {
+        return Ok((before, files));
+    }
+    Err(io::Error::new(io::ErrorKind::Interrupted, "replaced while it was read"))
+}
+
+fn identity(directory: &Path) -> io::Result<Identity> {
+    let metadata = fs::metadata(directory)?;
+    Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Whether a file is read, going by its name.
+fn is_manifest(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let is_known = path
+        .extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json");
+    is_known && !is_hidden
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! IPVS virtual services over generic netlink. Source: linux/ip_vs.h, linux/genetlink.h.
+//! What kube-proxy's ipvs mode leaves: virtual services over generic netlink, ipsets over nfnetlink.
+//! Source: linux/ip_vs.h, linux/genetlink.h, linux/netfilter/ipset/ip_set.h.
 
 use std::io;
 use std::net::IpAddr;
