@@ -20,8 +20,9 @@ mod throttle;
 mod trust;
 mod watch;
 
+pub use access::ConnectionError;
 pub use client::{Client, Exchange, Observe, RequestError, user_agent};
-pub use connection::{ConnectionError, Options};
+pub use connection::Options;
 pub use events::{Event, Reason, Recorder, Regarding};
 pub use node::{NodeSink, ObservedNode, observed_node};
 pub use pod::{PodError, addresses as addresses_of_pod, pod_addresses};

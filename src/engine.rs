@@ -29,10 +29,11 @@ use ipnet::IpNet;
 
 pub use adopt::Adoption;
 pub use applied::surviving_clients;
+pub use applied::{ServiceCounts, UnservedReason};
 pub use aside::MOST_ENTRIES;
 pub use claims::Claim;
 pub use plan::{Draft, Plan, Selection, replace_clients};
-pub use queries::{Conflict, FamilySummary, ServiceCounts, UnservedReason};
+pub use queries::{Conflict, FamilySummary};
 pub use store::{Effect, Store};
 
 use crate::model::{Change, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol};

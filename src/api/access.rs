@@ -4,6 +4,7 @@
 //! Place in the flow: [`super::connection`] reads this at start and whenever credentials may have
 //! changed. `kube` knows the kubeconfig's format; certificates, keys and tokens are read here.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,10 +15,112 @@ use http::{HeaderValue, Uri};
 use kube::Config;
 use kube::config::KubeconfigError;
 use kube::config::{AuthInfo, Cluster, InClusterError, KubeConfigOptions, Kubeconfig};
+use rustls::pki_types::InvalidDnsNameError;
 use secrecy::ExposeSecret;
 
-use super::connection::ConnectionError;
 use super::proxy::Proxy;
+
+/// Why no connection could be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// Neither kubeconfig nor master is set, and this is no pod.
+    #[error("no kubeconfig and no master given, and the in-cluster configuration is unusable")]
+    InCluster(#[source] kube::config::InClusterError),
+    /// The kubeconfig cannot be read or says too little.
+    #[error("cannot load kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: KubeconfigError,
+    },
+    /// The kubeconfig has not the shape of one. What stands there is not quoted: it may be a secret.
+    #[error("cannot load kubeconfig {}: malformed at line {line}, column {column}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1; 0 if the place is not known.
+        line: u64,
+        /// Likewise.
+        column: u64,
+    },
+    /// `--master` is no URL.
+    #[error("master {master:?} is not a URL")]
+    Master {
+        /// As given.
+        master: String,
+        /// What is wrong with it.
+        #[source]
+        source: http::uri::InvalidUri,
+    },
+    /// Certificates, keys or tokens cannot be used.
+    #[error("cannot use the credentials for {server}")]
+    Credentials {
+        /// The API server.
+        server: http::Uri,
+        /// The certificate, key, token or plugin at fault.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// A file that a kubeconfig names, or the service account's token, cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Inline data of a kubeconfig is no base64.
+    #[error("kubeconfig {} has data that is not base64", path.display())]
+    NotBase64 {
+        /// The file.
+        path: PathBuf,
+        /// Where it ends to be.
+        #[source]
+        source: base64::DecodeError,
+    },
+    /// A CA was given, and none of its blocks is a certificate.
+    #[error("no certificate can be read from {0}")]
+    NoAnchor(String),
+    /// The client's certificate and key do not go with each other, or are of no known sort.
+    #[error("cannot use the credentials for {server}: client certificate and key")]
+    Identity {
+        /// The API server.
+        server: http::Uri,
+        /// What is wrong with them.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// `tls-server-name` is no name.
+    #[error("tls-server-name {name:?} is not a name")]
+    ServerName {
+        /// As given.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidDnsNameError,
+    },
+    /// A field that client-go refuses too. Its value is not quoted: it may hold a password.
+    #[error("kubeconfig {}: {field} {reason}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// As the kubeconfig has it.
+        field: &'static str,
+        /// The rest of the sentence.
+        reason: &'static str,
+    },
+    /// An exec plugin brought no credentials.
+    #[error("exec plugin {command:?} of the kubeconfig: {reason}")]
+    Plugin {
+        /// What was run, without arguments and environment: they may be secrets.
+        command: String,
+        /// Why there are none; nothing of the plugin's output.
+        reason: String,
+    },
+}
 
 /// Where a pod finds its service account.
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";

@@ -20,8 +20,9 @@ use tokio::time::error::Elapsed;
 use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
+use super::access::ConnectionError;
 use super::access::Files;
-use super::connection::{Connected, ConnectionError, Options, Transport};
+use super::connection::{Connected, Options, Transport};
 use super::throttle::TokenBucket;
 
 /// How long an answer may take to begin, and each part of a body to follow.

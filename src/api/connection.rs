@@ -11,17 +11,16 @@ use std::time::Duration;
 use http::HeaderValue;
 use hyper::body::Incoming;
 use kube::client::{AuthError, Body, ConfigExt};
-use kube::config::KubeconfigError;
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{InvalidDnsNameError, PrivateKeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::sync::Arc;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, service_fn};
 use tracing::warn;
 
-use super::access::{Access, Files, Trust};
+use super::access::{Access, ConnectionError, Files, Trust};
 use super::crypto;
 use super::dial::{self, Pings, Tls};
 use super::proxy::{Environment, Route};
@@ -63,108 +62,6 @@ pub struct Options {
     pub burst: i32,
     /// See [`super::user_agent`].
     pub user_agent: String,
-}
-
-/// Why no connection could be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectionError {
-    /// Neither kubeconfig nor master is set, and this is no pod.
-    #[error("no kubeconfig and no master given, and the in-cluster configuration is unusable")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// The kubeconfig cannot be read or says too little.
-    #[error("cannot load kubeconfig {}", path.display())]
-    Kubeconfig {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: KubeconfigError,
-    },
-    /// The kubeconfig has not the shape of one. What stands there is not quoted: it may be a secret.
-    #[error("cannot load kubeconfig {}: malformed at line {line}, column {column}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// Counted from 1; 0 if the place is not known.
-        line: u64,
-        /// Likewise.
-        column: u64,
-    },
-    /// `--master` is no URL.
-    #[error("master {master:?} is not a URL")]
-    Master {
-        /// As given.
-        master: String,
-        /// What is wrong with it.
-        #[source]
-        source: http::uri::InvalidUri,
-    },
-    /// Certificates, keys or tokens cannot be used.
-    #[error("cannot use the credentials for {server}")]
-    Credentials {
-        /// The API server.
-        server: http::Uri,
-        /// The certificate, key, token or plugin at fault.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// A file that a kubeconfig names, or the service account's token, cannot be read.
-    #[error("cannot read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Inline data of a kubeconfig is no base64.
-    #[error("kubeconfig {} has data that is not base64", path.display())]
-    NotBase64 {
-        /// The file.
-        path: PathBuf,
-        /// Where it ends to be.
-        #[source]
-        source: base64::DecodeError,
-    },
-    /// A CA was given, and none of its blocks is a certificate.
-    #[error("no certificate can be read from {0}")]
-    NoAnchor(String),
-    /// The client's certificate and key do not go with each other, or are of no known sort.
-    #[error("cannot use the credentials for {server}: client certificate and key")]
-    Identity {
-        /// The API server.
-        server: http::Uri,
-        /// What is wrong with them.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// `tls-server-name` is no name.
-    #[error("tls-server-name {name:?} is not a name")]
-    ServerName {
-        /// As given.
-        name: String,
-        /// What is wrong with it.
-        #[source]
-        source: InvalidDnsNameError,
-    },
-    /// A field that client-go refuses too. Its value is not quoted: it may hold a password.
-    #[error("kubeconfig {}: {field} {reason}", path.display())]
-    Field {
-        /// The file.
-        path: PathBuf,
-        /// As the kubeconfig has it.
-        field: &'static str,
-        /// The rest of the sentence.
-        reason: &'static str,
-    },
-    /// An exec plugin brought no credentials.
-    #[error("exec plugin {command:?} of the kubeconfig: {reason}")]
-    Plugin {
-        /// What was run, without arguments and environment: they may be secrets.
-        command: String,
-        /// Why there are none; nothing of the plugin's output.
-        reason: String,
-    },
 }
 
 impl ConnectionError {

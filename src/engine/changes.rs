@@ -188,6 +188,3 @@ fn replacements(
     }
     (gone, come)
 }
-
-/// Elements by set and key, as found in the kernel.
-pub type FoundElements = HashMap<SetId, HashMap<Key, Element>>;

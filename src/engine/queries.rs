@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::applied::Stage;
+use super::applied::{ServiceCounts, Stage, UnservedReason};
 use super::{Claim, Engine, NodeElements};
-use crate::model::{Family, ObjectName, TrafficPolicy};
+use crate::model::{Family, ObjectName};
 use crate::program::{FrontendKey, LocalhostPort, Placement, elements, localhost_port};
 use crate::topology::local_ready_addresses;
 
@@ -36,97 +36,6 @@ pub struct FamilySummary {
     pub classes: usize,
     /// Whether the rules are in force.
     pub attached: bool,
-}
-
-/// Sums over everything that is applied in one family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-pub struct ServiceCounts {
-    /// Services with something in the kernel.
-    pub services: usize,
-    /// Service ports.
-    pub ports: usize,
-    /// Frontends.
-    pub frontends: usize,
-    /// Endpoints: per port the longer of its two lists.
-    pub endpoints: usize,
-    /// Service ports with internal policy Local, endpoints somewhere and none here (B-256).
-    pub internal_without_local: usize,
-    /// The same for the external policy.
-    pub external_without_local: usize,
-}
-
-/// Why a service port is not served to everyone who dials it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnservedReason {
-    /// There is no usable endpoint anywhere: refused.
-    NoEndpoints,
-    /// Internal policy Local and no endpoint here (B-256): the ClusterIP drops.
-    InternalLocal,
-    /// External policy Local and no endpoint here: what comes from outside is dropped.
-    ExternalLocal,
-}
-
-impl UnservedReason {
-    /// Every reason that holds for a port.
-    pub(super) fn of(placement: &Placement) -> impl Iterator<Item = UnservedReason> + use<> {
-        let without_local = placement.any && placement.local.is_empty();
-        let local = |policy| policy == TrafficPolicy::Local && without_local;
-        [
-            (!placement.any && !placement.frontends.is_empty(), UnservedReason::NoEndpoints),
-            (local(placement.internal), UnservedReason::InternalLocal),
-            (local(placement.external), UnservedReason::ExternalLocal),
-        ]
-        .into_iter()
-        .filter_map(|(holds, reason)| holds.then_some(reason))
-    }
-}
-
-impl ServiceCounts {
-    /// What a service with these placements counts for.
-    pub(super) fn of(placements: &[Placement]) -> ServiceCounts {
-        let mut totals = ServiceCounts {
-            services: usize::from(!placements.is_empty()),
-            ..ServiceCounts::default()
-        };
-        for placement in placements {
-            let endpoints = placement.cluster.members().len().max(placement.local.members().len());
-            totals.ports += 1;
-            totals.frontends += placement.frontends.len();
-            totals.endpoints += endpoints;
-            for reason in UnservedReason::of(placement) {
-                match reason {
-                    UnservedReason::NoEndpoints => {}
-                    UnservedReason::InternalLocal => totals.internal_without_local += 1,
-                    UnservedReason::ExternalLocal => totals.external_without_local += 1,
-                }
-            }
-        }
-        totals
-    }
-
-    /// With a service's part replaced.
-    pub(super) fn replace(self, before: ServiceCounts, after: ServiceCounts) -> ServiceCounts {
-        let swap = |total: usize, before: usize, after: usize| total + after - before;
-        ServiceCounts {
-            services: swap(self.services, before.services, after.services),
-            ports: swap(self.ports, before.ports, after.ports),
-            frontends: swap(self.frontends, before.frontends, after.frontends),
-            endpoints: swap(self.endpoints, before.endpoints, after.endpoints),
-            internal_without_local: swap(
-                self.internal_without_local,
-                before.internal_without_local,
-                after.internal_without_local,
-            ),
-            external_without_local: swap(
-                self.external_without_local,
-                before.external_without_local,
-                after.external_without_local,
-            ),
-        }
-    }
 }
 
 impl Engine {

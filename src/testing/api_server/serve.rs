@@ -8,7 +8,6 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,12 +19,10 @@ use tokio::sync::watch;
 
 use super::script::{Answer, Ask, Break, Recorded};
 use super::store::Selector;
-use super::stream::Stream;
+use super::stream::{Body, Stream, status};
 use super::{Shared, encode};
 use crate::model::Kind;
-use crate::wire::{Encoding, Status};
-
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+use crate::wire::Encoding;
 
 /// An answer, or the wish to drop the connection.
 type Reply = Result<Response<Body>, io::Error>;
@@ -87,15 +84,6 @@ fn answer(code: u16, content_type: &str, body: Body) -> Response<Body> {
         .header(CONTENT_TYPE, content_type)
         .body(body)
         .expect("scripted status codes are valid")
-}
-
-pub(super) fn status(code: u16, reason: &str, message: &str) -> Status {
-    Status {
-        code: Some(code.into()),
-        reason: Some(reason.to_owned()),
-        message: Some(message.to_owned()),
-        ..Default::default()
-    }
 }
 
 fn refuse(encoding: Encoding, code: u16, reason: &str, message: &str) -> Response<Body> {

@@ -5,16 +5,19 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::{broadcast, watch};
 
 use super::script::Signal;
-use super::serve::{Body, status};
 use super::store::Selector;
 use super::{Shared, encode};
 use crate::model::Kind;
-use crate::wire::Encoding;
+use crate::wire::{Encoding, Status};
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// What ends a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,5 +184,14 @@ impl Drop for Stream {
         if let Some(open) = self.shared.lock().open.get_mut(&self.kind) {
             *open -= 1;
         }
+    }
+}
+
+pub(super) fn status(code: u16, reason: &str, message: &str) -> Status {
+    Status {
+        code: Some(code.into()),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        ..Default::default()
     }
 }
