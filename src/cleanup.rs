@@ -24,7 +24,6 @@ pub enum CleanupError {
     Open {
         /// nf_tables, ipset, IPVS or links.
         what: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -35,7 +34,6 @@ pub enum CleanupError {
         family: Family,
         /// Which table.
         table: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -46,7 +44,6 @@ pub enum CleanupError {
         family: Family,
         /// Which table.
         table: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -80,7 +77,6 @@ pub enum CleanupError {
     IpSet {
         /// Its name.
         set: String,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -60,16 +60,13 @@ pub struct ServedPort {
 pub struct Frontend {
     /// Not for NodePorts.
     pub address: Option<IpAddr>,
-    /// Its protocol.
     pub protocol: Protocol,
-    /// Its port.
     pub port: u16,
 }
 
 /// A service in force.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// The Service.
     pub service: Arc<Service>,
     /// Its slices of all families.
     pub slices: SmallVec<[Arc<EndpointSlice>; 1]>,

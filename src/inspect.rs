@@ -4,9 +4,6 @@
 //! and prints what it says. It reads tables by what is in them, so that its answers do not depend on
 //! what the agent meant to write. Must not know I/O, clocks or terminals.
 
-// Fields are words of the answers; a comment is where the word does not say it all.
-#![allow(missing_docs)]
-
 pub mod diff;
 pub mod explain;
 pub mod features;

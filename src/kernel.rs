@@ -55,7 +55,6 @@ pub enum CommitError {
     Unsent {
         /// Size of the batch.
         bytes: usize,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -79,7 +78,6 @@ pub enum DumpError {
         what: &'static str,
         /// nft's name of the family.
         family: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -103,14 +103,12 @@ pub enum ManifestError {
     Read {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A document is no YAML or JSON, or no object of Kubernetes.
     #[error("{}, document {document}", file.display())]
     Document {
-        /// The file.
         file: PathBuf,
         /// Counted from 1.
         document: usize,
@@ -121,7 +119,6 @@ pub enum ManifestError {
     /// An object does not have the shape of its kind.
     #[error("{}, document {document}, {object}", file.display())]
     Object {
-        /// The file.
         file: PathBuf,
         /// Counted from 1.
         document: usize,
@@ -134,7 +131,6 @@ pub enum ManifestError {
     /// A part of an object, or the object, is not used.
     #[error("{}, document {document}, {skip}", file.display())]
     Skipped {
-        /// The file.
         file: PathBuf,
         /// Counted from 1.
         document: usize,
@@ -144,7 +140,6 @@ pub enum ManifestError {
     /// An object is there more than once; this one is not served.
     #[error("{}, document {document}, {kind} {object}: already in {}", file.display(), first.display())]
     Duplicate {
-        /// The file.
         file: PathBuf,
         /// Counted from 1.
         document: usize,
@@ -157,16 +152,10 @@ pub enum ManifestError {
     },
     /// The directory is not the one that was read, and has no manifests or is still being filled.
     #[error("{}: another directory is in its place, empty or being filled", directory.display())]
-    Held {
-        /// The directory.
-        directory: PathBuf,
-    },
+    Held { directory: PathBuf },
     /// A file has become malformed; the errors before this one say how.
     #[error("{}: malformed, its last good version stays in force", file.display())]
-    Kept {
-        /// The file.
-        file: PathBuf,
-    },
+    Kept { file: PathBuf },
 }
 
 /// Why a document is no object.

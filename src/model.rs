@@ -109,7 +109,6 @@ pub struct Skip {
     pub object: ObjectName,
     /// Path of the field, as a user would write it: `spec.externalIPs[1]`.
     pub field: String,
-    /// What is wrong with it.
     pub reason: String,
     /// Whether upstream logs this as an error, as information, or not at all (section 4.10).
     pub level: SkipLevel,

@@ -3,9 +3,6 @@
 //! Place in the flow: the agent writes it and serves it as JSON under [`PATH`] on the metrics port;
 //! [`crate::command`] reads that page, [`crate::inspect`] makes sentences of it.
 
-// Fields are words of the page; a comment is where the word does not say it all.
-#![allow(missing_docs)]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -53,7 +53,6 @@ pub enum SyncError {
 /// What one sync of a family did.
 #[derive(Debug)]
 pub struct Report {
-    /// The family.
     pub family: Family,
     /// Whether every service was looked at: after a start, a repair, or a failure (B-255).
     pub full: bool,

@@ -18,7 +18,6 @@ const CONNTRACK_MAX_LIMIT: u64 = 1 << 20;
 pub struct ConntrackSettings {
     /// `maxPerCore`.
     pub max_per_core: u32,
-    /// `min`.
     pub min: u32,
     /// `tcpEstablishedTimeout`.
     pub tcp_established: Duration,

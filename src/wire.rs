@@ -68,7 +68,6 @@ pub enum Event {
     Applied(Decoded),
     /// DELETED: it is gone, or left the selector.
     Deleted {
-        /// Its name.
         name: ObjectName,
         /// The version of the deletion; a watch may resume from it.
         resource_version: String,
@@ -91,7 +90,6 @@ pub enum Part {
     List(Kind),
     /// A watch event of a kind.
     Event(Kind),
-    /// A Status.
     Status,
 }
 

@@ -1,8 +1,5 @@
 //! Why the agent ends.
 
-// The messages say it.
-#![allow(missing_docs)]
-
 use std::io;
 
 use crate::api::ConnectionError;

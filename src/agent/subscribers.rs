@@ -34,7 +34,6 @@ pub use status::Shown;
 
 /// Where the subscribers write.
 pub struct Outlets {
-    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Health of the proxy.
     pub health: Health,

@@ -31,7 +31,6 @@ pub enum ConnectionError {
     Kubeconfig {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         source: KubeconfigError,
     },
@@ -48,9 +47,7 @@ pub enum ConnectionError {
     /// `--master` is no URL.
     #[error("master {master:?} is not a URL")]
     Master {
-        /// As given.
         master: String,
-        /// What is wrong with it.
         #[source]
         source: http::uri::InvalidUri,
     },
@@ -68,7 +65,6 @@ pub enum ConnectionError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         source: std::io::Error,
     },
@@ -89,16 +85,13 @@ pub enum ConnectionError {
     Identity {
         /// The API server.
         server: http::Uri,
-        /// What is wrong with them.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// `tls-server-name` is no name.
     #[error("tls-server-name {name:?} is not a name")]
     ServerName {
-        /// As given.
         name: String,
-        /// What is wrong with it.
         #[source]
         source: InvalidDnsNameError,
     },

@@ -82,7 +82,6 @@ impl Reason {
 pub enum Regarding {
     /// This node.
     Node,
-    /// A Service.
     Service(ObjectName),
 }
 

@@ -1,8 +1,5 @@
 //! Why a sub-command could not be carried out, and what to do about it.
 
-// The messages say it.
-#![allow(missing_docs)]
-
 use std::io;
 use std::path::PathBuf;
 

@@ -27,7 +27,6 @@ struct Finding {
     family: &'static str,
     ok: bool,
     required: bool,
-    /// Why not.
     reason: Option<String>,
 }
 

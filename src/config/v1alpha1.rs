@@ -123,7 +123,6 @@ pub struct ClientConnection {
     pub burst: i32,
 }
 
-/// `logging`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Logging {
@@ -172,7 +171,6 @@ pub struct OutputRouting {
     pub info_buffer_size: Quantity,
 }
 
-/// `iptables`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Iptables {
@@ -188,7 +186,6 @@ pub struct Iptables {
     pub min_sync_period: GoDuration,
 }
 
-/// `ipvs`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ipvs {
@@ -212,7 +209,6 @@ pub struct Ipvs {
     pub udp_timeout: GoDuration,
 }
 
-/// `nftables`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Nftables {
@@ -226,7 +222,6 @@ pub struct Nftables {
     pub min_sync_period: GoDuration,
 }
 
-/// `winkernel`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Winkernel {
@@ -253,7 +248,6 @@ pub struct DetectLocalSection {
     pub interface_name_prefix: String,
 }
 
-/// `conntrack`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Conntrack {

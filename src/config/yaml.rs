@@ -40,7 +40,6 @@ pub enum YamlError {
     Tagged {
         /// Where.
         line: usize,
-        /// The text.
         text: String,
         /// The tag without its prefix.
         tag: String,

@@ -38,11 +38,8 @@ pub struct Drained {
 /// Connections to end: those of a service's port that an endpoint answers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ending {
-    /// The service.
     pub service: ObjectName,
-    /// Its port.
     pub port: u16,
-    /// The endpoint.
     pub endpoint: SocketAddr,
 }
 

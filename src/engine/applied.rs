@@ -36,7 +36,6 @@ pub struct ServiceCounts {
     pub services: usize,
     /// Service ports.
     pub ports: usize,
-    /// Frontends.
     pub frontends: usize,
     /// Endpoints: per port the longer of its two lists.
     pub endpoints: usize,

@@ -75,7 +75,6 @@ pub fn claims(service: &Service, family: Family) -> Vec<(FrontendKey, Claim)> {
 /// What decides about placements besides the service itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// The family.
     pub family: Family,
     /// The program's options.
     pub options: &'a RuleOptions,

@@ -12,7 +12,6 @@ use crate::topology::local_ready_addresses;
 /// A frontend that several service ports claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
-    /// The frontend.
     pub frontend: FrontendKey,
     /// Who has it.
     pub owner: Claim,

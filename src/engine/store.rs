@@ -57,7 +57,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// A service.
     pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
         self.services.get(name)
     }

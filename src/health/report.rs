@@ -1,6 +1,6 @@
 //! The bodies of `/healthz` and `/livez`.
 //!
-//! Place in the flow: words a [`HealthStatus`]; [`super::server`] sends it. Pure.
+//! Place in the flow: words a [`HealthStatus`]; [`super::serve`] sends it. Pure.
 
 use jiff::Timestamp;
 use serde::Serialize;

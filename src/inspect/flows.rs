@@ -201,7 +201,6 @@ fn state(entry: &Entry) -> &'static str {
     }
 }
 
-/// A flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Flow {
     /// `tcp`, `udp`, `sctp`.

@@ -22,7 +22,6 @@ pub(super) enum Value {
 /// The content of an event.
 #[derive(Debug, Default)]
 pub(super) struct Content {
-    /// The message.
     pub message: String,
     /// Keys and values in the order written.
     pub fields: Vec<(&'static str, Value)>,

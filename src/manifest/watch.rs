@@ -40,18 +40,14 @@ pub enum WatchError {
     /// There is no such directory, or it cannot be read.
     #[error("watching directory {}", directory.display())]
     Read {
-        /// The directory.
         directory: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// No thread for it.
     #[error("starting the thread that watches directory {}", directory.display())]
     Thread {
-        /// The directory.
         directory: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -17,9 +17,7 @@ use crate::model::{Family, ServicePortName};
 pub struct ServiceConnections {
     /// The service port.
     pub port: ServicePortName,
-    /// The family.
     pub family: Family,
-    /// Connections.
     pub connections: u64,
 }
 

@@ -15,11 +15,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// `nftables`.
     Nftables,
-    /// `iptables`.
     Iptables,
-    /// `ipvs`.
     Ipvs,
 }
 

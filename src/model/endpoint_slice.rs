@@ -31,7 +31,6 @@ pub struct EndpointSlice {
 pub struct SlicePort {
     /// `name`; empty strings are names too.
     pub name: Arc<str>,
-    /// `protocol`.
     pub protocol: Protocol,
     /// `port`, never 0.
     pub port: u16,

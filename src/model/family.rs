@@ -174,11 +174,8 @@ impl<T> IndexMut<Family> for PerFamily<T> {
 /// A transport protocol a Service port can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// TCP.
     Tcp,
-    /// UDP.
     Udp,
-    /// SCTP.
     Sctp,
 }
 

@@ -60,7 +60,6 @@ impl fmt::Display for ObjectName {
 /// Prints as upstream prints it: `namespace/name:port`, without the colon for an unnamed port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePortName {
-    /// The Service.
     pub service: ObjectName,
     /// `ports[].name`; empty for an unnamed port.
     pub port: Arc<str>,

@@ -71,9 +71,7 @@ pub struct Service {
 pub struct ServicePort {
     /// `name`; empty for an unnamed port.
     pub name: Arc<str>,
-    /// `protocol`.
     pub protocol: Protocol,
-    /// `port`.
     pub port: u16,
     /// `nodePort`; honoured irrespective of the Service's type (B-082).
     pub node_port: Option<u16>,

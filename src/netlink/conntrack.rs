@@ -32,7 +32,6 @@ pub enum ConntrackError {
     List {
         /// Of which family.
         family: Family,
-        /// Why.
         #[source]
         source: io::Error,
     },

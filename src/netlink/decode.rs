@@ -20,7 +20,6 @@ use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set,
 pub enum Object {
     /// A table and its name; its owner is a port, whoever reads.
     Table(Name, Table),
-    /// A chain.
     Chain(Chain),
     /// A rule and the chain it is in.
     Rule(Name, Rule),

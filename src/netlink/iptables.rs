@@ -25,7 +25,6 @@ pub struct Jump {
     pub handle: u64,
     /// The other chain.
     pub to: String,
-    /// Its comment.
     pub comment: Option<String>,
 }
 

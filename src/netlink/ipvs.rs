@@ -13,7 +13,6 @@ use super::uapi::*;
 /// How many services went, and how many are not on the addresses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Deleted {
-    /// Deleted.
     pub deleted: usize,
     /// Left: on another address, or of a firewall mark.
     pub foreign: usize,

@@ -27,7 +27,6 @@ pub struct Request {
     pub(super) flags: u16,
     /// The four bytes before the attributes: `nfgenmsg` or `genlmsghdr`.
     pub(super) fixed: [u8; 4],
-    /// The attributes.
     pub(super) attributes: Vec<u8>,
 }
 
@@ -63,7 +62,6 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// To netfilter.
     pub fn to_netfilter() -> io::Result<Self> {
         Socket::netfilter().map(Requests::through)
     }

@@ -40,7 +40,6 @@ pub enum FamilyError {
 /// What the kernel says about IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ipv6State {
-    /// Enabled.
     Enabled,
     /// There is no `/proc/net/if_inet6`: built out or disabled at boot.
     Absent,

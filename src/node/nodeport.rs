@@ -25,7 +25,6 @@ pub enum NodePortAddress {
     Localhost,
     /// `all`: every address of both families.
     All,
-    /// A CIDR.
     Cidr(IpNet),
 }
 

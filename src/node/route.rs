@@ -19,9 +19,7 @@ pub enum RouteError {
     /// The kernel has no route, or refuses to tell.
     #[error("asking for the route to {address}")]
     Route {
-        /// The address.
         address: IpAddr,
-        /// Why.
         #[source]
         source: rtnetlink::Error,
     },

@@ -49,7 +49,6 @@ impl Role {
 pub struct ServiceObjects {
     /// Sets and maps.
     pub sets: Vec<(Set, Vec<Element>)>,
-    /// Chains.
     pub chains: Vec<(Name, Vec<Rule>)>,
 }
 

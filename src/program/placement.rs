@@ -26,7 +26,6 @@ pub enum FrontendAt {
 pub struct FrontendKey {
     /// Where it answers.
     pub at: FrontendAt,
-    /// Protocol.
     pub protocol: Protocol,
     /// Port, or node port.
     pub port: u16,
@@ -64,7 +63,6 @@ pub struct Placement {
     pub name: ServicePortName,
     /// `namespace/name:port`, the comment of its elements, as [`comment`] cuts it.
     pub label: Arc<str>,
-    /// Its frontends.
     pub frontends: Vec<Frontend>,
     /// Policy of the ClusterIP.
     pub internal: TrafficPolicy,

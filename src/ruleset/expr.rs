@@ -83,7 +83,6 @@ pub enum FibResult {
 pub enum RejectKind {
     /// ICMP or ICMPv6 port unreachable.
     PortUnreachable,
-    /// TCP reset.
     TcpReset,
 }
 
@@ -177,14 +176,12 @@ pub enum Expr {
     },
     /// Load constant data.
     Immediate {
-        /// The data.
         data: Key,
         /// Register written.
         dst: Register,
     },
     /// Look the registers up in a set or map; go on only if found (or, inverted, if not).
     Lookup {
-        /// The set.
         set: Name,
         /// First register of the key.
         src: Register,
@@ -197,7 +194,6 @@ pub enum Expr {
     },
     /// Insert or refresh an element from the packet path.
     Dynset {
-        /// The set.
         set: Name,
         /// How.
         update: SetUpdate,

@@ -156,7 +156,6 @@ impl ChainType {
 pub struct Hooked {
     /// The chain's type.
     pub kind: ChainType,
-    /// The hook.
     pub hook: Hook,
     /// Position among the hook's chains, lower first.
     pub priority: i32,
@@ -165,7 +164,6 @@ pub struct Hooked {
 /// A chain. Base chains have policy accept, always.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name.
     pub name: Name,
     /// `None` for a regular chain.
     pub hooked: Option<Hooked>,
@@ -196,7 +194,6 @@ pub enum SetKind {
 /// Declaration of a named set or map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
-    /// Its name.
     pub name: Name,
     /// The key's fields, concatenated; each is padded to 4 bytes on the wire.
     pub key: Vec<Field>,

@@ -63,9 +63,7 @@ impl Rejection {
 /// How much a transaction asks of the kernel; exact, so tests may assert it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Elements added.
     pub elements_added: usize,
-    /// Elements deleted.
     pub elements_deleted: usize,
     /// Elements that carry a verdict: each makes the kernel validate the table.
     pub verdict_elements: usize,

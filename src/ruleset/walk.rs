@@ -60,7 +60,6 @@ pub enum Outcome {
 pub struct Step {
     /// Where in the network stack.
     pub hook: Hook,
-    /// The chain.
     pub chain: Name,
     /// Where the rule stands in the chain.
     pub index: usize,
@@ -77,7 +76,6 @@ pub struct Step {
 /// One lookup in a set or map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LookedUp {
-    /// The set.
     pub set: Name,
     /// The key as nft prints it; a draw stands there as `random mod 16`.
     pub key: String,

@@ -24,7 +24,6 @@ pub struct Incoming {
     pub closed: bool,
 }
 
-/// The inbox.
 #[derive(Debug, Default)]
 pub struct Inbox {
     state: Mutex<State>,

@@ -30,7 +30,6 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// The services.
     pub fn services(&self) -> &BTreeMap<ObjectName, Quarantined> {
         &self.services
     }

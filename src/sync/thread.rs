@@ -33,9 +33,7 @@ pub enum StartError {
     /// The thread itself.
     #[error("starting the thread {name:?}")]
     Thread {
-        /// Its name.
         name: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },

@@ -97,7 +97,6 @@ pub struct Foreign {
 /// A service whose rules are in force, with the objects they were made from.
 #[derive(Debug, Clone)]
 pub struct InForce {
-    /// Its name.
     pub name: ObjectName,
     /// The Service; `None` if it is gone.
     pub service: Option<Arc<Service>>,

@@ -14,18 +14,15 @@ pub enum SysctlError {
     /// Its present value is needed and cannot be read.
     #[error("reading {}", file.display())]
     Read {
-        /// The file.
         file: PathBuf,
         /// What it was needed for.
         wanted: Wanted,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// The new value was refused.
     #[error("writing {} to {}", wanted.value, file.display())]
     Write {
-        /// The file.
         file: PathBuf,
         /// What should be written.
         wanted: Wanted,

@@ -142,7 +142,6 @@ impl ApiServer {
         self.address
     }
 
-    /// Its URL.
     pub fn url(&self) -> String {
         let scheme = if self.shared.lock().tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)

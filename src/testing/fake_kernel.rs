@@ -26,7 +26,6 @@ pub enum Fault {
 /// Refuses operations that a test dislikes.
 type Dislike = Box<dyn Fn(&Op) -> Option<i32> + Send>;
 
-/// The fake kernel.
 pub struct FakeKernel {
     tables: PerFamily<Ruleset>,
     committed: Vec<Transaction>,

@@ -60,7 +60,6 @@ pub enum LabError {
         netns: String,
         /// Path below `/proc/sys`.
         key: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -71,7 +70,6 @@ pub enum LabError {
         program: String,
         /// The namespace.
         netns: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -94,7 +92,6 @@ pub enum LabError {
         server: String,
         /// The address it should have.
         address: SocketAddr,
-        /// Why.
         #[source]
         source: io::Error,
     },

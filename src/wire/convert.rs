@@ -24,7 +24,6 @@ pub(super) trait ToModel: prost::Message + Default {
     /// The kind it becomes.
     const KIND: Kind;
 
-    /// `metadata`.
     fn metadata(&self) -> Option<&ObjectMeta>;
 
     /// The object, or `None` when it must not be used; reasons go to `conversion`.

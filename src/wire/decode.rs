@@ -32,7 +32,6 @@ pub struct Decoder {
 pub struct Unreadable {
     /// Path of the field, `.` for the object itself.
     pub field: String,
-    /// What is wrong with it.
     pub reason: String,
 }
 

@@ -63,26 +63,20 @@ pub struct Time {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ObjectMeta {
-    /// `name`.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// `namespace`.
     #[prost(string, optional, tag = "3")]
     pub namespace: Option<String>,
     /// `resourceVersion`, opaque.
     #[prost(string, optional, tag = "6")]
     pub resource_version: Option<String>,
-    /// `creationTimestamp`.
     #[prost(message, optional, tag = "8")]
     pub creation_timestamp: Option<Time>,
-    /// `deletionTimestamp`.
     #[prost(message, optional, tag = "9")]
     pub deletion_timestamp: Option<Time>,
-    /// `labels`.
     #[prost(message, repeated, tag = "11")]
     #[serde(deserialize_with = "wanted_pairs")]
     pub labels: Vec<Pair>,
-    /// `annotations`.
     #[prost(message, repeated, tag = "12")]
     #[serde(deserialize_with = "wanted_pairs")]
     pub annotations: Vec<Pair>,
@@ -109,7 +103,6 @@ fn find<'a>(pairs: &'a [Pair], key: &str) -> Option<&'a str> {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct PartialObject {
-    /// `metadata`.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<ObjectMeta>,
 }
@@ -124,7 +117,6 @@ pub struct ListMeta {
     /// `continue`: the token of the next page.
     #[prost(string, optional, tag = "3")]
     pub r#continue: Option<String>,
-    /// `remainingItemCount`.
     #[prost(int64, optional, tag = "4")]
     pub remaining_item_count: Option<i64>,
 }
@@ -139,7 +131,6 @@ pub struct Status {
     /// `reason`, one word: `Expired`, `Timeout`.
     #[prost(string, optional, tag = "4")]
     pub reason: Option<String>,
-    /// `details`.
     #[prost(message, optional, tag = "5")]
     pub details: Option<StatusDetails>,
     /// `code`, the HTTP status.
@@ -153,7 +144,6 @@ impl std::error::Error for Status {}
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct StatusDetails {
-    /// `retryAfterSeconds`.
     #[prost(int32, optional, tag = "5")]
     pub retry_after_seconds: Option<i32>,
 }
@@ -162,13 +152,10 @@ pub struct StatusDetails {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct Service {
-    /// `metadata`.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<ObjectMeta>,
-    /// `spec`.
     #[prost(message, optional, tag = "2")]
     pub spec: Option<ServiceSpec>,
-    /// `status`.
     #[prost(message, optional, tag = "3")]
     pub status: Option<ServiceStatus>,
 }
@@ -177,46 +164,34 @@ pub struct Service {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServiceSpec {
-    /// `ports`.
     #[prost(message, repeated, tag = "1")]
     #[serde(deserialize_with = "null_as_default")]
     pub ports: Vec<ServicePort>,
-    /// `clusterIP`.
     #[prost(string, optional, tag = "3")]
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
-    /// `type`.
     #[prost(string, optional, tag = "4")]
     pub r#type: Option<String>,
-    /// `externalIPs`.
     #[prost(string, repeated, tag = "5")]
     #[serde(rename = "externalIPs", deserialize_with = "null_as_default")]
     pub external_ips: Vec<String>,
-    /// `sessionAffinity`.
     #[prost(string, optional, tag = "7")]
     pub session_affinity: Option<String>,
-    /// `loadBalancerSourceRanges`.
     #[prost(string, repeated, tag = "9")]
     #[serde(deserialize_with = "null_as_default")]
     pub load_balancer_source_ranges: Vec<String>,
-    /// `externalTrafficPolicy`.
     #[prost(string, optional, tag = "11")]
     pub external_traffic_policy: Option<String>,
-    /// `healthCheckNodePort`.
     #[prost(int32, optional, tag = "12")]
     pub health_check_node_port: Option<i32>,
-    /// `sessionAffinityConfig`.
     #[prost(message, optional, tag = "14")]
     pub session_affinity_config: Option<SessionAffinityConfig>,
-    /// `clusterIPs`.
     #[prost(string, repeated, tag = "18")]
     #[serde(rename = "clusterIPs", deserialize_with = "null_as_default")]
     pub cluster_ips: Vec<String>,
-    /// `ipFamilies`.
     #[prost(string, repeated, tag = "19")]
     #[serde(deserialize_with = "null_as_default")]
     pub ip_families: Vec<String>,
-    /// `internalTrafficPolicy`.
     #[prost(string, optional, tag = "22")]
     pub internal_traffic_policy: Option<String>,
 }
@@ -225,16 +200,12 @@ pub struct ServiceSpec {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServicePort {
-    /// `name`.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// `protocol`.
     #[prost(string, optional, tag = "2")]
     pub protocol: Option<String>,
-    /// `port`.
     #[prost(int32, optional, tag = "3")]
     pub port: Option<i32>,
-    /// `nodePort`.
     #[prost(int32, optional, tag = "5")]
     pub node_port: Option<i32>,
 }
@@ -243,7 +214,6 @@ pub struct ServicePort {
 #[derive(Clone, Copy, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct SessionAffinityConfig {
-    /// `clientIP`.
     #[prost(message, optional, tag = "1")]
     #[serde(rename = "clientIP")]
     pub client_ip: Option<ClientIpConfig>,
@@ -253,7 +223,6 @@ pub struct SessionAffinityConfig {
 #[derive(Clone, Copy, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ClientIpConfig {
-    /// `timeoutSeconds`.
     #[prost(int32, optional, tag = "1")]
     pub timeout_seconds: Option<i32>,
 }
@@ -262,7 +231,6 @@ pub struct ClientIpConfig {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServiceStatus {
-    /// `loadBalancer`.
     #[prost(message, optional, tag = "1")]
     pub load_balancer: Option<LoadBalancerStatus>,
 }
@@ -271,7 +239,6 @@ pub struct ServiceStatus {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct LoadBalancerStatus {
-    /// `ingress`.
     #[prost(message, repeated, tag = "1")]
     #[serde(deserialize_with = "null_as_default")]
     pub ingress: Vec<LoadBalancerIngress>,
@@ -284,7 +251,6 @@ pub struct LoadBalancerIngress {
     /// `ip`; empty for an entry with only a host name.
     #[prost(string, optional, tag = "1")]
     pub ip: Option<String>,
-    /// `ipMode`.
     #[prost(string, optional, tag = "3")]
     pub ip_mode: Option<String>,
 }
@@ -293,18 +259,14 @@ pub struct LoadBalancerIngress {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// `metadata`.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<ObjectMeta>,
-    /// `endpoints`.
     #[prost(message, repeated, tag = "2")]
     #[serde(deserialize_with = "null_as_default")]
     pub endpoints: Vec<Endpoint>,
-    /// `ports`.
     #[prost(message, repeated, tag = "3")]
     #[serde(deserialize_with = "null_as_default")]
     pub ports: Vec<EndpointPort>,
-    /// `addressType`.
     #[prost(string, optional, tag = "4")]
     pub address_type: Option<String>,
 }
@@ -313,17 +275,13 @@ pub struct EndpointSlice {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Endpoint {
-    /// `addresses`.
     #[prost(string, repeated, tag = "1")]
     #[serde(deserialize_with = "null_as_default")]
     pub addresses: Vec<String>,
-    /// `conditions`.
     #[prost(message, optional, tag = "2")]
     pub conditions: Option<EndpointConditions>,
-    /// `nodeName`.
     #[prost(string, optional, tag = "6")]
     pub node_name: Option<String>,
-    /// `hints`.
     #[prost(message, optional, tag = "8")]
     pub hints: Option<EndpointHints>,
 }
@@ -332,13 +290,10 @@ pub struct Endpoint {
 #[derive(Clone, Copy, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct EndpointConditions {
-    /// `ready`.
     #[prost(bool, optional, tag = "1")]
     pub ready: Option<bool>,
-    /// `serving`.
     #[prost(bool, optional, tag = "2")]
     pub serving: Option<bool>,
-    /// `terminating`.
     #[prost(bool, optional, tag = "3")]
     pub terminating: Option<bool>,
 }
@@ -347,11 +302,9 @@ pub struct EndpointConditions {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EndpointHints {
-    /// `forZones`.
     #[prost(message, repeated, tag = "1")]
     #[serde(deserialize_with = "null_as_default")]
     pub for_zones: Vec<Hint>,
-    /// `forNodes`.
     #[prost(message, repeated, tag = "2")]
     #[serde(deserialize_with = "null_as_default")]
     pub for_nodes: Vec<Hint>,
@@ -370,13 +323,10 @@ pub struct Hint {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct EndpointPort {
-    /// `name`.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
-    /// `protocol`.
     #[prost(string, optional, tag = "2")]
     pub protocol: Option<String>,
-    /// `port`.
     #[prost(int32, optional, tag = "3")]
     pub port: Option<i32>,
 }
@@ -385,13 +335,10 @@ pub struct EndpointPort {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct Node {
-    /// `metadata`.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<ObjectMeta>,
-    /// `spec`.
     #[prost(message, optional, tag = "2")]
     pub spec: Option<NodeSpec>,
-    /// `status`.
     #[prost(message, optional, tag = "3")]
     pub status: Option<NodeStatus>,
 }
@@ -400,11 +347,9 @@ pub struct Node {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct NodeSpec {
-    /// `taints`.
     #[prost(message, repeated, tag = "5")]
     #[serde(deserialize_with = "null_as_default")]
     pub taints: Vec<Taint>,
-    /// `podCIDRs`.
     #[prost(string, repeated, tag = "7")]
     #[serde(rename = "podCIDRs", deserialize_with = "null_as_default")]
     pub pod_cidrs: Vec<String>,
@@ -414,7 +359,6 @@ pub struct NodeSpec {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct Taint {
-    /// `key`.
     #[prost(string, optional, tag = "1")]
     pub key: Option<String>,
 }
@@ -423,7 +367,6 @@ pub struct Taint {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct NodeStatus {
-    /// `addresses`.
     #[prost(message, repeated, tag = "5")]
     #[serde(deserialize_with = "null_as_default")]
     pub addresses: Vec<NodeAddress>,
@@ -436,7 +379,6 @@ pub struct NodeAddress {
     /// `type`: `InternalIP`, `ExternalIP`, `Hostname`.
     #[prost(string, optional, tag = "1")]
     pub r#type: Option<String>,
-    /// `address`.
     #[prost(string, optional, tag = "2")]
     pub address: Option<String>,
 }
@@ -445,10 +387,8 @@ pub struct NodeAddress {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct ServiceCidr {
-    /// `metadata`.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<ObjectMeta>,
-    /// `spec`.
     #[prost(message, optional, tag = "2")]
     pub spec: Option<ServiceCidrSpec>,
 }
@@ -457,7 +397,6 @@ pub struct ServiceCidr {
 #[derive(Clone, PartialEq, prost::Message, Deserialize)]
 #[serde(default)]
 pub struct ServiceCidrSpec {
-    /// `cidrs`.
     #[prost(string, repeated, tag = "1")]
     #[serde(deserialize_with = "null_as_default")]
     pub cidrs: Vec<String>,

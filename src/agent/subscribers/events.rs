@@ -14,12 +14,7 @@ use crate::sync::{Subscriber, Synced, Turn};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
     /// The kernel refused a service.
-    Quarantined {
-        /// The service.
-        service: ObjectName,
-        /// Why.
-        reason: String,
-    },
+    Quarantined { service: ObjectName, reason: String },
     /// Connections to an endpoint that is gone were ended; says how many.
     ConnectionsEnded {
         /// Of which service.

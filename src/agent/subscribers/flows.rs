@@ -19,7 +19,6 @@ pub use thread::{Told, start};
 /// What to reconcile: only services that changed.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The family.
     pub family: Family,
     /// Services whose UDP ports are not what they were.
     pub udp: BTreeMap<ObjectName, Ports>,

@@ -69,7 +69,6 @@ pub(super) enum PageForm {
     Text,
     /// As an object of a version of group `config.k8s.io`.
     Object {
-        /// The version.
         version: &'static str,
         /// As YAML instead of JSON.
         yaml: bool,

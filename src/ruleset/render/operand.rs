@@ -27,7 +27,6 @@ pub(super) enum Operand {
     Bits(&'static str, &'static [(u32, &'static str)]),
     /// A random number.
     Random(u32),
-    /// A constant.
     Constant(Key),
     /// What a map had for a key.
     Mapped(String),

@@ -40,7 +40,6 @@ pub struct Recorded {
     pub path: String,
     /// Query parameters, decoded.
     pub query: BTreeMap<String, String>,
-    /// Headers.
     pub headers: HeaderMap,
     /// The kind that is read; `None` for Events and the like.
     pub kind: Option<Kind>,

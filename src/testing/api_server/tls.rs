@@ -20,7 +20,6 @@ pub struct Chain {
     pub trusted: String,
     /// The server's certificate and those behind it.
     pub shown: String,
-    /// Its key.
     pub key: String,
 }
 
