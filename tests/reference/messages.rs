@@ -54,7 +54,7 @@ const BORN: [(&str, [&str; 2], &str); 4] = [
     ("src/config/sanity.rs", ["fn", "wrong_family"], "error"),
     ("src/config/sanity.rs", ["fn", "nodeport_addresses"], "error"),
     ("src/node/nodeport.rs", ["for", "Hint"], "error"),
-    ("src/manifest/error.rs", ["enum", "ManifestError"], "error"),
+    ("src/manifest.rs", ["enum", "ManifestError"], "error"),
 ];
 
 /// Each message with the level or the type it is said with. What is filled in is `…`.
