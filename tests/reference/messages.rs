@@ -151,7 +151,7 @@ fn sources(directory: &Path) -> Vec<(String, Vec<TokenTree>)> {
 /// The tests of a module are at its end.
 fn tokens(path: &str) -> Vec<TokenTree> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
-    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     flat(text.parse().unwrap_or_else(|error| panic!("{path}: {error}")))
 }
 
