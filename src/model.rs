@@ -11,7 +11,7 @@ mod name;
 mod node;
 mod service;
 
-pub use endpoint_slice::{Endpoint, EndpointSlice, SlicePort};
+pub use endpoint_slice::{Endpoint, EndpointSlice, Hints, SlicePort};
 pub use family::{Families, Family, PerFamily, Protocol};
 pub use name::{ObjectName, ServicePortName};
 pub use node::{Node, NodeAddresses, ServiceCidr};

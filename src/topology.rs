@@ -164,13 +164,13 @@ impl Topology {
         match self {
             Topology::Everywhere => true,
             Topology::SameZone => hints_zone(endpoint, node_topology),
-            Topology::SameNode => endpoint.node_hints.contains(&node_topology.node),
+            Topology::SameNode => endpoint.node_hints().contains(&node_topology.node),
         }
     }
 }
 
 fn hints_zone(endpoint: &Endpoint, node_topology: &NodeTopology) -> bool {
-    node_topology.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone))
+    node_topology.zone.as_ref().is_some_and(|zone| endpoint.zone_hints().contains(zone))
 }
 
 fn topology(endpoints: &[Merged<'_>], node_topology: &NodeTopology) -> Topology {
@@ -180,9 +180,9 @@ fn topology(endpoints: &[Merged<'_>], node_topology: &NodeTopology) -> Topology 
     }
     let (mut all_node, mut here, mut all_zone, mut in_zone) = (true, false, true, false);
     for endpoint in ready {
-        all_node &= !endpoint.node_hints.is_empty();
-        here |= endpoint.node_hints.contains(&node_topology.node);
-        all_zone &= !endpoint.zone_hints.is_empty();
+        all_node &= !endpoint.node_hints().is_empty();
+        here |= endpoint.node_hints().contains(&node_topology.node);
+        all_zone &= !endpoint.zone_hints().is_empty();
         in_zone |= hints_zone(endpoint, node_topology);
     }
     match (all_node && here, all_zone && in_zone) {

@@ -15,9 +15,10 @@ pub mod message;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::model::{Kind, Object, ObjectName, Skip};
+use crate::model::{Hints, Kind, Object, ObjectName, Skip};
 
 pub use decode::{Decoder, Unreadable};
 pub use frame::{Frames, MAX_FRAME};
@@ -183,32 +184,50 @@ impl fmt::Display for Status {
 /// Strings before the first look for unused ones.
 const FIRST_SWEEP: usize = 1024;
 
-/// Hands out one `Arc` per distinct string. Strings that nobody else holds any more are dropped
-/// whenever the number of strings has doubled.
-#[derive(Debug)]
+/// Hands out one `Arc` per distinct value.
+#[derive(Debug, Default)]
 pub struct Interner {
-    strings: HashSet<Arc<str>>,
-    sweep_at: usize,
-}
-
-impl Default for Interner {
-    fn default() -> Self {
-        Interner { strings: HashSet::new(), sweep_at: FIRST_SWEEP }
-    }
+    strings: Pool<str>,
+    hints: Pool<Hints>,
 }
 
 impl Interner {
     /// The shared form of a string.
     pub fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.strings.get(text) {
+        self.strings.share(text, |text| text.into())
+    }
+
+    /// The shared form of an endpoint's hints.
+    pub fn intern_hints(&mut self, hints: Hints) -> Arc<Hints> {
+        self.hints.share(&hints, |hints| Arc::new(hints.clone()))
+    }
+}
+
+/// Values of one sort. Those that nobody else holds any more are dropped whenever their number has
+/// doubled.
+#[derive(Debug)]
+struct Pool<T: ?Sized> {
+    values: HashSet<Arc<T>>,
+    sweep_at: usize,
+}
+
+impl<T: ?Sized> Default for Pool<T> {
+    fn default() -> Self {
+        Pool { values: HashSet::new(), sweep_at: FIRST_SWEEP }
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Pool<T> {
+    fn share(&mut self, value: &T, make: impl FnOnce(&T) -> Arc<T>) -> Arc<T> {
+        if let Some(known) = self.values.get(value) {
             return known.clone();
         }
-        if self.strings.len() >= self.sweep_at {
-            self.strings.retain(|string| Arc::strong_count(string) > 1);
-            self.sweep_at = FIRST_SWEEP.max(2 * self.strings.len());
+        if self.values.len() >= self.sweep_at {
+            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.sweep_at = FIRST_SWEEP.max(2 * self.values.len());
         }
-        let new: Arc<str> = text.into();
-        self.strings.insert(new.clone());
+        let new = make(value);
+        self.values.insert(new.clone());
         new
     }
 }
@@ -225,6 +244,6 @@ mod tests {
             interner.intern(&format!("gone-{i}"));
         }
         assert!(Arc::ptr_eq(&kept, &interner.intern("node-a")));
-        assert!(interner.strings.len() <= FIRST_SWEEP, "{} strings", interner.strings.len());
+        assert!(interner.strings.values.len() <= FIRST_SWEEP, "{:?}", interner.strings);
     }
 }

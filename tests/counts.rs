@@ -44,10 +44,14 @@ impl Kernel for Believer {
     }
 }
 
-fn loaded<K: Kernel>(kernel: K, size: Size) -> Synchronizer<K> {
+fn empty<K: Kernel>(kernel: K) -> Synchronizer<K> {
     let node_topology = NodeTopology { node: NODE.into(), zone: None };
     let engine = Engine::new(RuleOptions::nftables(), node_topology, Families::DUAL, true);
-    let mut synchronizer = Synchronizer::new(engine, kernel);
+    Synchronizer::new(engine, kernel)
+}
+
+fn loaded<K: Kernel>(kernel: K, size: Size) -> Synchronizer<K> {
+    let mut synchronizer = empty(kernel);
     sync(&mut synchronizer, size.lists().into());
     synchronizer
 }
@@ -157,6 +161,37 @@ fn a_change_allocates_the_same_at_any_size() {
     let small = allocations(SMALL);
     assert!(small.iter().all(|(count, _)| *count > 0), "the counter counts: {small:?}");
     assert_eq!(small, allocations(LARGE));
+}
+
+/// Bytes that stay allocated for a cluster: its objects, with the engine's indices of them, with what is
+/// in force.
+fn memory(size: Size) -> [i64; 3] {
+    let mut engine = None;
+    let held = |work: &mut dyn FnMut()| allocation_counter::measure(work).bytes_current;
+    let objects = held(&mut || engine = Some((empty(Believer), size.lists())));
+    let (mut synchronizer, lists) = engine.unwrap();
+    let mut lists = Some(lists);
+    let known = held(&mut || {
+        for change in lists.take().unwrap() {
+            synchronizer.engine.apply(change);
+        }
+    });
+    let served = held(&mut || drop(sync(&mut synchronizer, Vec::new())));
+    [objects, objects + known, objects + known + served]
+}
+
+#[test]
+fn what_a_service_and_an_endpoint_take_in_memory() {
+    // Tables of hashes double: where these two stand in one, the second stands in the next.
+    let one = memory(Size { services: 7_000, endpoints: 1 });
+    let two = memory(Size { services: 14_000, endpoints: 1 });
+    let more = memory(Size { services: 7_000, endpoints: 11 });
+    let service: Vec<i64> = one.iter().zip(two).map(|(one, two)| (two - one) / 7_000).collect();
+    let endpoint: Vec<i64> =
+        one.iter().zip(more).map(|(one, more)| (more - one) / 70_000).collect();
+    println!("a service with one endpoint: {service:?}, each further endpoint: {endpoint:?} bytes");
+    // A little more than it is; `benches/README.md` says of what.
+    assert!(service[2] <= 1550 && endpoint[2] <= 80, "{service:?} {endpoint:?}");
 }
 
 /// How many rules refer to each set.

@@ -115,8 +115,7 @@ pub fn pod(number: u32) -> Endpoint {
         serving: true,
         terminating: false,
         node: Some(format!("node-{}", number % NODES).into()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     }
 }
 

@@ -134,15 +134,7 @@ fn ipv6() {
 }
 
 fn endpoint(address: &str, ready: bool, serving: bool, terminating: bool) -> Endpoint {
-    Endpoint {
-        address: ip(address),
-        ready,
-        serving,
-        terminating,
-        node: None,
-        zone_hints: vec![],
-        node_hints: vec![],
-    }
+    Endpoint { address: ip(address), ready, serving, terminating, node: None, hints: None }
 }
 
 fn slice(ports: Vec<(&str, Protocol, u16)>, endpoints: Vec<Endpoint>) -> EndpointSlice {

@@ -92,15 +92,21 @@ pub fn placements(
     slices: &[Arc<EndpointSlice>],
     mut before: impl FnMut(&Placement) -> (Slots, Slots),
 ) -> Vec<Placement> {
-    served_ports(service, context.family)
-        .filter_map(|port| {
-            let (mut placement, usable) = outline(context, service, port, slices)?;
-            let (cluster, local) = before(&placement);
-            placement.cluster = cluster.with_members(&usable.cluster);
-            placement.local = local.with_members(&usable.local);
-            Some(placement)
-        })
-        .collect()
+    let placements = served_ports(service, context.family).filter_map(|port| {
+        let (mut placement, usable) = outline(context, service, port, slices)?;
+        let (cluster, local) = before(&placement);
+        placement.cluster = cluster.with_members(&usable.cluster);
+        placement.local = local.with_members(&usable.local);
+        Some(placement)
+    });
+    exactly(placements)
+}
+
+/// What is kept is kept without room for more: a vector that grows begins with room for four.
+fn exactly<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.shrink_to_fit();
+    items
 }
 
 /// A placement without its lists, and the endpoints for them. `None` if the port owns no frontend.
@@ -113,8 +119,7 @@ fn outline(
     let Context { family, options, node_topology, claims } = context;
     let name = port_name(service, port);
     let owned = |frontend: &Frontend| claims.owner(&frontend.key) == Some(&name);
-    let frontends: Vec<Frontend> =
-        frontends(service, port, family).into_iter().filter(owned).collect();
+    let frontends = exactly(frontends(service, port, family).into_iter().filter(owned));
     if frontends.is_empty() {
         return None;
     }

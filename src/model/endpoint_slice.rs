@@ -49,8 +49,27 @@ pub struct Endpoint {
     pub terminating: bool,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
-    /// `hints.forZones[].name`.
-    pub zone_hints: Vec<Arc<str>>,
-    /// `hints.forNodes[].name`.
-    pub node_hints: Vec<Arc<str>>,
+    /// `hints`, shared between endpoints with the same ones; `None` if there are none.
+    pub hints: Option<Arc<Hints>>,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Hints {
+    /// `forZones[].name`.
+    pub zones: Box<[Arc<str>]>,
+    /// `forNodes[].name`.
+    pub nodes: Box<[Arc<str>]>,
+}
+
+impl Endpoint {
+    /// The zones it is meant for.
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
+    /// The nodes it is meant for.
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
 }

@@ -68,8 +68,7 @@ pub fn endpoint(text: &str) -> Endpoint {
         serving: true,
         terminating: false,
         node,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     }
 }
 

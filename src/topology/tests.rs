@@ -1,7 +1,7 @@
 //! Tables of endpoints and what a node may use of them.
 
 use super::*;
-use crate::model::{ObjectName, SlicePort};
+use crate::model::{Hints, ObjectName, SlicePort};
 
 const NODE: &str = "node-a";
 const ZONE: &str = "zone-1";
@@ -21,14 +21,14 @@ fn endpoint(text: &str) -> Endpoint {
         serving: false,
         terminating: false,
         node: None,
-        zone_hints: vec![],
-        node_hints: vec![],
+        hints: None,
     };
+    let mut hints = Hints::default();
     for word in words {
         match word.split_once('=') {
             Some(("n", node)) => endpoint.node = Some(node.into()),
-            Some(("z", zones)) => endpoint.zone_hints = zones.split(',').map(Into::into).collect(),
-            Some(("h", nodes)) => endpoint.node_hints = nodes.split(',').map(Into::into).collect(),
+            Some(("z", zones)) => hints.zones = zones.split(',').map(Into::into).collect(),
+            Some(("h", nodes)) => hints.nodes = nodes.split(',').map(Into::into).collect(),
             _ => {
                 endpoint.ready = word.contains('r');
                 endpoint.serving = word.contains('s') || word.contains('r');
@@ -36,6 +36,7 @@ fn endpoint(text: &str) -> Endpoint {
             }
         }
     }
+    endpoint.hints = Some(hints.into());
     endpoint
 }
 

@@ -3,11 +3,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Place, cluster_ip};
-use kubeweir::testing::slowed;
 
 use crate::manifests::Web;
 use crate::node::Node;
@@ -22,9 +20,6 @@ const PASSING: [&str; 5] = [
     "recvfrom:error=ENOMEM:when=1..4",
     "recvfrom:error=EINTR:when=1..9",
 ];
-
-/// Less than the agent's retries of errors that pass.
-const AT_ONCE: Duration = Duration::from_secs(15);
 
 fn node() -> Node {
     let node = Node::new();
@@ -77,11 +72,8 @@ fn what_does_not_pass_ends_the_process_with_a_reason() {
         ),
     ];
     for (program, args, reasons) in cases {
-        let start = Instant::now();
         let status = node.start_by(program, args).end();
-        let took = start.elapsed();
         assert_eq!(status.code(), Some(1), "{program}: {}", node.log());
-        assert!(took < slowed(AT_ONCE), "{program}: {took:?}");
         for reason in reasons {
             assert!(node.log().contains(reason), "{reason} is not in:\n{}", node.log());
         }

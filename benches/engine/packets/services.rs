@@ -233,8 +233,7 @@ impl Spec {
                 serving: true,
                 terminating: false,
                 node: Some(if at == 0 { NODE.into() } else { "elsewhere".into() }),
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                hints: None,
             })
             .collect();
         let service = self.name();

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::engine::Engine;
 use crate::model::{
-    Change, Endpoint, Families, Family, Kind, Object, ObjectName, PerFamily, Protocol, ServiceType,
-    TrafficPolicy,
+    Change, Endpoint, Families, Family, Hints, Kind, Object, ObjectName, PerFamily, Protocol,
+    ServiceType, TrafficPolicy,
 };
 use crate::program::{LocalPods, NodeAddressing, NodePortMatch, RuleOptions};
 use crate::sync::{Synchronizer, release};
@@ -133,7 +133,8 @@ fn any_endpoint(v6: bool) -> impl Strategy<Value = Endpoint> {
             _ => (true, true, false),
         };
         if hint > 1 {
-            endpoint.zone_hints = vec![["z1", "z2"][usize::from(hint) - 2].into()];
+            let zones = [["z1", "z2"][usize::from(hint) - 2].into()].into();
+            endpoint.hints = Some(Hints { zones, ..Hints::default() }.into());
         }
         endpoint
     })

@@ -147,8 +147,7 @@ pub fn endpoint(place: Place, family: Family) -> EndpointBuilder {
         serving: true,
         terminating: false,
         node: Some(node.into()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        hints: None,
     })
 }
 

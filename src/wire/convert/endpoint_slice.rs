@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Conversion, ToModel, family_from_api, is_label};
-use crate::model::{Endpoint, EndpointSlice, Family, Kind, Object, ObjectName, SlicePort};
+use crate::model::{Endpoint, EndpointSlice, Family, Hints, Kind, Object, ObjectName, SlicePort};
 use crate::wire::message::{
     self, ANNOTATION_TRIGGER_TIME, Hint, LABEL_HEADLESS, LABEL_SERVICE_NAME, ObjectMeta,
 };
@@ -64,8 +64,11 @@ impl Conversion<'_> {
     }
 
     fn slice_ports(&mut self, ports: &[message::EndpointPort]) -> Vec<SlicePort> {
-        let usable = ports.iter().enumerate().filter_map(|(i, port)| self.slice_port(i, port));
-        usable.collect()
+        let mut usable = Vec::with_capacity(ports.len());
+        for (i, port) in ports.iter().enumerate() {
+            usable.extend(self.slice_port(i, port));
+        }
+        usable
     }
 
     /// B-098: neither a nil name nor a nil number can be matched to a Service's port.
@@ -111,19 +114,26 @@ impl Conversion<'_> {
         let conditions = endpoint.conditions.unwrap_or_default();
         let node = endpoint.node_name.as_deref().filter(|name| !name.is_empty());
         let node = node.map(|name| self.interner.intern(name));
-        let hints = endpoint.hints.as_ref();
+        let hints = endpoint.hints.as_ref().and_then(|hints| self.hints(hints));
         Some(Endpoint {
             address,
             ready: conditions.ready.unwrap_or(true),
             serving: conditions.serving.unwrap_or(true),
             terminating: conditions.terminating.unwrap_or(false),
             node,
-            zone_hints: hints.map(|hints| self.hint_names(&hints.for_zones)).unwrap_or_default(),
-            node_hints: hints.map(|hints| self.hint_names(&hints.for_nodes)).unwrap_or_default(),
+            hints,
         })
     }
 
-    fn hint_names(&mut self, hints: &[Hint]) -> Vec<Arc<str>> {
+    fn hints(&mut self, hints: &message::EndpointHints) -> Option<Arc<Hints>> {
+        let hints = Hints {
+            zones: self.hint_names(&hints.for_zones),
+            nodes: self.hint_names(&hints.for_nodes),
+        };
+        (hints != Hints::default()).then(|| self.interner.intern_hints(hints))
+    }
+
+    fn hint_names(&mut self, hints: &[Hint]) -> Box<[Arc<str>]> {
         let names = hints.iter().map(|hint| hint.name.as_deref().unwrap_or_default());
         names.map(|name| self.interner.intern(name)).collect()
     }
