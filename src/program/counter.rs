@@ -79,6 +79,19 @@ impl CounterId {
         }
     }
 
+    /// What becomes of the packets, and why, in words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            CounterId::NoEndpoints => "refused, no usable endpoint anywhere",
+            CounterId::NoLocalEndpoints => "dropped, policy Local and no endpoint here",
+            CounterId::SourceRanges => "dropped, client outside loadBalancerSourceRanges",
+            CounterId::UnusedPort => "refused, a port that the ClusterIP does not have",
+            CounterId::UnallocatedAddress => "dropped, a service address that no Service has",
+            CounterId::Invalid => "dropped, forwarded and invalid to conntrack",
+            CounterId::AcceptedOnLocalhost => "sent on from a NodePort on a loopback address",
+        }
+    }
+
     /// The same, as rules refer to it.
     pub fn name(self) -> Name {
         self.as_str().into()
