@@ -4,6 +4,7 @@
 //! starts the worker and the servers, and ends only with a reason. It decides nothing about traffic.
 
 mod cleaning;
+mod drops;
 mod error;
 mod node_source;
 mod pages;
@@ -187,7 +188,10 @@ async fn serve(
     let (health_checks, wanted_checks) = watch::channel(subscribers::no_health_checks());
     let mut servers = Servers::new(recorder.clone());
     servers.start_health(config, &health, &metrics);
-    servers.start_metrics(config, pages::pages(launch, &status, Timestamp::now()), &metrics);
+    let last_minute = drops::LastMinute::default();
+    tokio::spawn(last_minute.clone().watch());
+    let pages = pages::pages(launch, &status, last_minute, Timestamp::now());
+    servers.start_metrics(config, pages, &metrics);
     if config.localhost.is_some() {
         let bounds = localhost::Bounds::of_process();
         tokio::spawn(localhost::run(wanted_localhost, metrics.clone(), bounds));

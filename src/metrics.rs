@@ -14,10 +14,13 @@ mod definition;
 mod localhost;
 mod process;
 mod proxy;
+mod rules;
 pub mod server;
 mod slis;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
@@ -31,15 +34,16 @@ pub use definition::{MetricDoc, MetricKind, Mode, Stability};
 pub use localhost::{LocalhostMetrics, OpenConnection, RefusedSource};
 pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
 pub use proxy::{NoLocalEndpoints, ProxyMetrics};
+pub use rules::{RuleCounts, RuleSource};
 pub use slis::Slis;
 
 use connections::ConnectionCollector;
 use conntrack::ConntrackCollector;
 use definition::Registrar;
 use localhost::RefusedCollector;
+use rules::RuleCollector;
 
 /// All metrics of the process.
-#[derive(Debug)]
 pub struct Metrics {
     /// Upstream's `kubeproxy_*`.
     pub proxy: ProxyMetrics,
@@ -53,8 +57,15 @@ pub struct Metrics {
     pub process: ProcessMetrics,
     /// What `/metrics/slis` serves.
     pub slis: Slis,
+    rules: Arc<OnceLock<RuleSource>>,
     registry: Registry,
     docs: Vec<MetricDoc>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("registry", &self.registry).finish_non_exhaustive()
+    }
 }
 
 /// How a scrape is encoded.
@@ -98,10 +109,13 @@ impl Metrics {
         r.announce(connections::spec(), MetricKind::Counter);
         r.announce(connections::omitted_spec(), MetricKind::Gauge);
         conntrack::specs().for_each(|(spec, kind)| r.announce(spec, kind));
+        let rules = Arc::new(OnceLock::new());
+        let collector = RuleCollector::announced(&mut r, mode, rules.clone());
+        registry.register(Box::new(collector)).expect("names are ours, each used once");
         let process = ProcessMetrics::register(&mut r, build);
         let docs = r.into_docs();
         let slis = Slis::new(mode, started.as_duration().as_secs_f64());
-        Metrics { proxy, agent, localhost, client, process, slis, registry, docs }
+        Metrics { proxy, agent, localhost, client, process, slis, rules, registry, docs }
     }
 
     /// From now on exports connections per service port, at most `limit` series. Called at most once.
@@ -115,6 +129,11 @@ impl Metrics {
     pub fn export_refused(&self, source: RefusedSource) {
         let collector = RefusedCollector::new(source);
         self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
+    }
+
+    /// From now on exports what the rules counted. Only the first source counts.
+    pub fn export_rule_counts(&self, source: RuleSource) {
+        let _ = self.rules.set(source);
     }
 
     /// From now on exports the kernel's figures about conntrack. Called at most once.

@@ -38,6 +38,7 @@ pub use batch::{Batch, Unencodable};
 pub use decode::{Object, decode};
 pub use monitor::{Monitor, MonitorError, Notice};
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ use socket::{RECEIVE_BUFFER, Socket};
 use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 use crate::model::Family;
 use crate::ruleset::{
-    Chain, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
+    Chain, Counter, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
 };
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
@@ -245,6 +246,14 @@ impl Kernel for NetlinkKernel {
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
         dump::set(family, set)
     }
+}
+
+/// The named counters of a family's table, without the rest of it; empty without a table.
+///
+/// # Errors
+/// As [`Kernel::dump`].
+pub fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
+    dump::counters(family)
 }
 
 /// Whether the kernel can give tables an owner and let them outlive it (6.9).

@@ -2,11 +2,12 @@
 //!
 //! Place in the flow: pure, between [`crate::topology`]'s lists and [`crate::engine`]'s differences.
 //! Every chain, rule, set and element that Kubeweir writes is born here: chains and rules in
-//! [`chains`] and, written only when needed, in [`extension`], sets in [`set`], the elements of services in [`placement`], the few objects that only one
+//! [`chains`] and, written only when needed, in [`extension`], sets in [`set`], counters in [`counter`], the elements of services in [`placement`], the few objects that only one
 //! service has in [`objects`]. `rules/README.md` walks
 //! through the result hook by hook.
 
 pub mod chains;
+pub mod counter;
 pub mod extension;
 pub mod localhost;
 pub mod objects;
@@ -17,6 +18,7 @@ pub mod set;
 pub mod slots;
 
 pub use chains::{Program, RuleId, program};
+pub use counter::CounterId;
 pub use extension::{Extension, ExtensionObjects};
 pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};

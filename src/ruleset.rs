@@ -21,7 +21,9 @@ pub use expr::{
     SetUpdate, Verdict,
 };
 pub use handover::handover;
-pub use object::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
+pub use object::{
+    Chain, ChainType, Counter, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table,
+};
 pub use op::{Counts, Op, Rejection, Transaction};
 pub(crate) use render::value::duration;
 pub use render::{render, render_key, render_part, render_rule};
@@ -35,7 +37,7 @@ use crate::model::Family;
 
 /// One table with everything in it.
 ///
-/// Shape: chains and sets by name; rules in order; elements by key. Ordered, so that the same state
+/// Shape: chains, sets and counters by name; rules in order; elements by key. Ordered, so that the same state
 /// always gives the same text and the same bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ruleset {
@@ -45,6 +47,8 @@ pub struct Ruleset {
     pub table: Option<Table>,
     /// Chains by name, each with its rules.
     pub chains: BTreeMap<Name, (Chain, Vec<Rule>)>,
+    /// Named counters.
+    pub counters: BTreeMap<Name, Counter>,
     /// Sets and maps by name, each with its elements.
     pub sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,
 }
@@ -52,10 +56,16 @@ pub struct Ruleset {
 impl Ruleset {
     /// No table yet.
     pub fn empty(family: Family) -> Self {
-        Ruleset { family, table: None, chains: BTreeMap::new(), sets: BTreeMap::new() }
+        Ruleset {
+            family,
+            table: None,
+            chains: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            sets: BTreeMap::new(),
+        }
     }
 
-    /// Replaces the table by one with the same content and these properties, which the kernel does
+    /// Replaces the table by one with the same content, counters at 0, and these properties, which the kernel does
     /// not let anyone change on an existing table. The second transaction ends the handover that the
     /// first begins.
     pub fn recreated(&self, table: Table) -> [Transaction; 2] {
@@ -66,6 +76,7 @@ impl Ruleset {
         let chains: Vec<_> = own.chain(twins).collect();
         let filled = self.sets.iter().filter(|(_, (_, elements))| !elements.is_empty());
         let mut ops = vec![Op::DeleteTable, Op::AddTable(table)];
+        ops.extend(self.counters.keys().cloned().map(Op::AddCounter));
         ops.extend(self.sets.values().map(|(set, _)| Op::AddSet(set.clone())));
         ops.extend(chains.iter().map(|(chain, _)| Op::AddChain(chain.clone())));
         ops.extend(filled.map(|(name, (_, elements))| {

@@ -62,6 +62,19 @@ pub struct FamilyStatus {
     /// Service ports that are not served to everyone, by reason; no reason without one.
     pub unserved: BTreeMap<UnservedReason, UnservedPorts>,
     pub quarantine: Vec<QuarantinedService>,
+    /// What the rules did not let through, by reason; empty if the kernel does not answer.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, Dropped>,
+}
+
+/// Packets that were refused or dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Since the table was written.
+    pub packets: u64,
+    /// Of these, in the last minute: since the oldest of the agent's looks that is no older, up to ten
+    /// seconds less.
+    pub last_minute: u64,
 }
 
 /// One sync of a family.

@@ -25,7 +25,7 @@ use kubeweir::http_server;
 use kubeweir::kernel::{CommitError, Committed, Rejection};
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
-    BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request,
+    BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request, RuleCounts,
     ServiceConnections, reference,
 };
 use kubeweir::model::{Family, Kind, ObjectName, Protocol, ServicePortName, Skip, SkipLevel};
@@ -112,6 +112,10 @@ fn record_everything(metrics: &Metrics) {
     };
     let count = ServiceConnections { port, family: Family::V4, connections: 42 };
     metrics.export_connections(Box::new(move || vec![count.clone()]), 10);
+    let dropped = || Family::BOTH.map(|family| (family, "no-endpoints", 5)).to_vec();
+    metrics.export_rule_counts(Box::new(move || {
+        Some(RuleCounts { dropped: dropped(), invalid: 2, accepted_on_localhost: 3 })
+    }));
     metrics.export_conntrack(Box::new(|| Some(Statistics { entries: 7, ..Statistics::default() })));
 }
 
@@ -342,6 +346,8 @@ async fn own_metrics_have_bounded_labels() {
     assert_eq!(scrape.buckets("kubeweir_commit_duration_seconds")[0], "0.00001");
     let skip = [("kind", "Service"), ("level", "error")];
     assert_eq!(scrape.value("kubeweir_decode_skips_total", &skip), Some(2.0));
+    let dropped = [v4, ("reason", "no-endpoints")];
+    assert_eq!(scrape.value("kubeweir_dropped_packets_total", &dropped), Some(5.0));
     let web = [("namespace", "ns"), ("service", "web"), ("port_name", "http"), ("protocol", "tcp")];
     assert_eq!(scrape.value("kubeweir_service_connections_total", &web), Some(42.0));
 }

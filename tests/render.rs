@@ -72,6 +72,7 @@ fn nft_reads(rule: &Rule) -> bool {
 fn whole_program(family: Family, options: &RuleOptions) -> Vec<Op> {
     let program = program(family, options);
     let mut ops = vec![Op::AddTable(program.table(false))];
+    ops.extend(program.counters.iter().cloned().map(Op::AddCounter));
     ops.extend(program.sets.iter().cloned().map(Op::AddSet));
     let mut chains = program.chains.clone();
     chains.extend(program.base_chains.clone());

@@ -1,4 +1,5 @@
-//! What `--service-counters` costs: a new flow, the kernel's memory, a scrape.
+//! What counters cost: of what is refused, by reason; `--service-counters`: a new flow, the kernel's
+//! memory, a scrape.
 //!
 //! The same cluster without and with counters; flows take turns as in [`crate::packets`].
 
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use kubeweir::testing::lab::KernelMemory;
 
 use crate::cluster::Size;
-use crate::packets::{Scene, new_flows};
+use crate::packets::{Place, Scene, new_flows, refused};
 use crate::process::Site;
 use crate::report::{Table, ms, percentile};
 
@@ -18,10 +19,25 @@ const SCRAPES: u32 = 20;
 /// kube-proxy's port.
 const METRICS_PORT: u16 = 10_249;
 
-/// Prints both tables.
+/// Prints both tables of `--service-counters`.
 pub fn run() {
     flows();
     scrapes();
+}
+
+/// Prints what a refused packet takes; one that is let through meets no counter.
+pub fn refusals() {
+    let mut table = Table::new(
+        "Counters of refusals: a refused packet",
+        &["place", "counters", "lowest tenth ns", "median ns"],
+    );
+    for (name, place) in [("forwarded", Place::Forwarded), ("within", Place::Within)] {
+        for (counters, times) in ["as they are", "without"].into_iter().zip(refused(place)) {
+            let [tenth, median] = times.map(|time| format!("{time:.0}"));
+            table.row(&[name.to_owned(), counters.to_owned(), tenth, median]);
+        }
+    }
+    table.print();
 }
 
 /// What a flow and a table take.

@@ -23,7 +23,7 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 11] = [
+const SECTIONS: [Section; 12] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),
@@ -34,6 +34,7 @@ const SECTIONS: [Section; 11] = [
     ("flows", flows::run),
     ("packets", packets::run),
     ("within", packets::within),
+    ("refusals", counters::refusals),
     ("counters", counters::run),
 ];
 

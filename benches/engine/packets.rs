@@ -12,15 +12,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kubeweir::engine::Engine;
+use kubeweir::kernel::{Kernel, Op, Transaction};
 use kubeweir::model::{Families, Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
+use kubeweir::ruleset::Expr;
 use kubeweir::sync::Synchronizer;
 use kubeweir::topology::NodeTopology;
 
 use crate::cluster::NODE;
 use crate::report::{Table, percentile};
-use path::{Established, From, Path, Place};
+pub use path::Place;
+use path::{Established, From, Path};
 use services::{Cluster, ENDPOINT_PORT, Spec, dialled};
 
 /// Turns of each kind in each layout, and packets of a turn: those of the first burst are not timed.
@@ -157,7 +160,7 @@ pub struct Scene {
     flow: Option<Established>,
     /// Of the current kind.
     times: Vec<Duration>,
-    _proxy: Option<Synchronizer<NetlinkKernel>>,
+    proxy: Option<Synchronizer<NetlinkKernel>>,
 }
 
 impl Scene {
@@ -176,12 +179,32 @@ impl Scene {
             }
             Layout::Ours { cluster, counters } => Some(program(&path, cluster, family, counters)),
         };
-        Scene { layout, family, path, flow: None, times: Vec::new(), _proxy: proxy }
+        Scene { layout, family, path, flow: None, times: Vec::new(), proxy }
     }
 
     /// Ours at 10 000 Services, and whether connections are counted.
     pub fn counting(counters: bool) -> Scene {
         Scene::new(Layout::Ours { cluster: LARGE, counters }, Family::V4, Place::Forwarded)
+    }
+
+    /// Writes every chain that counts anew, without that.
+    fn strip_counters(&mut self) {
+        let (family, proxy) = (self.family, self.proxy.as_mut().expect("ours"));
+        let mut ops = Vec::new();
+        let counts = |expr: &Expr| matches!(expr, Expr::Count(_));
+        self.path.node.visit(|| {
+            for (name, (_, rules)) in proxy.kernel.dump(family).expect("a table").chains {
+                if !rules.iter().flat_map(|rule| &rule.exprs).any(counts) {
+                    continue;
+                }
+                ops.push(Op::FlushChain(name.clone()));
+                for mut rule in rules {
+                    rule.exprs.retain(|expr| !counts(expr));
+                    ops.push(Op::AddRule(name.clone(), rule));
+                }
+            }
+            proxy.kernel.commit(&Transaction { family, ops }).expect("the table is ours")
+        });
     }
 
     fn begin(&mut self, kind: &Kind) {
@@ -279,6 +302,31 @@ pub fn new_flows(scenes: &mut [Scene]) -> Vec<[f64; 2]> {
     let is_it = |kind: &Kind| kind.spec == dialled::TEN && kind.probe == Probe::New(Protocol::Udp);
     let kind = kinds().into_iter().find(is_it).expect("it is among the kinds");
     measure(&kind, scenes).into_iter().flatten().collect()
+}
+
+/// Packets to a port that a ClusterIP does not have, with the rules as they are and without their
+/// counters: the lowest tenth and the median of each, in nanoseconds.
+pub fn refused(place: Place) -> [[f64; 2]; 2] {
+    let layout = Layout::Ours { cluster: SMALL, counters: false };
+    let mut scenes = [false, true].map(|stripped| {
+        let mut scene = Scene::new(layout, Family::V4, place);
+        if stripped {
+            scene.strip_counters();
+        }
+        scene
+    });
+    let to = SocketAddr::new(dialled::ONE.cluster_ip(Family::V4).ip(), 9);
+    for _ in 0..TURNS {
+        for scene in &mut scenes {
+            scene.path.refused_udp(From::Pod, to, WARM_UP);
+            let time = scene.path.refused_udp(From::Pod, to, BURST);
+            scene.times.push(time);
+        }
+    }
+    scenes.map(|mut scene| {
+        scene.end();
+        [10, 50].map(|p| percentile(&mut scene.times, p).as_secs_f64() * 1e9)
+    })
 }
 
 /// Prints the tables of forwarded packets.

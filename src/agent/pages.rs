@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use jiff::Timestamp;
 
+use super::drops::{self, LastMinute};
 use super::{Launch, pressure};
 use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
@@ -52,6 +53,7 @@ pub fn metrics(launch: &Launch, started: Timestamp) -> Metrics {
         metrics.process.feature(name, stage, enabled);
     }
     metrics.export_conntrack(Box::new(pressure::statistics));
+    metrics.export_rule_counts(Box::new(drops::rule_counts));
     if launch.config.service_counters {
         metrics.export_connections(Box::new(connections), CONNECTION_SERIES);
     }
@@ -109,15 +111,27 @@ fn connections() -> Vec<ServiceConnections> {
 }
 
 /// The pages of the metrics server.
-pub fn pages(launch: &Launch, status: &SharedStatus, started: Timestamp) -> Pages {
+pub fn pages(
+    launch: &Launch,
+    status: &SharedStatus,
+    last_minute: LastMinute,
+    started: Timestamp,
+) -> Pages {
     let config = &launch.config;
     let status = status.clone();
     let shown = move || {
         let mut status = status.get();
+        let last_minute = last_minute.clone();
         async move {
             // Of the moment of the question.
-            let asked = tokio::task::spawn_blocking(pressure::statistics).await;
-            status.conntrack = asked.ok().flatten();
+            let asked = move || (pressure::statistics(), last_minute.drops());
+            let (conntrack, drops) = tokio::task::spawn_blocking(asked).await.unwrap_or_default();
+            status.conntrack = conntrack;
+            for (family, drops) in drops.into_iter().flatten() {
+                if let Some(shown) = status.families.get_mut(&family.to_string()) {
+                    shown.dropped = drops;
+                }
+            }
             let body = serde_json::to_string(&status).expect("the status is plain data");
             ([(CONTENT_TYPE, "application/json")], body)
         }

@@ -12,8 +12,10 @@ use hyper_util::rt::TokioExecutor;
 use super::CommandError;
 use super::print::{failure, is_read, json, print, red, screen, table};
 use crate::cli::people::{Output, StatusArgs, TopArgs};
-use crate::inspect::rates::{Connections, Rate, connections, rates};
-use crate::inspect::status::{SYNC_COLUMNS, conntrack, endings, figures, problems, remarks, syncs};
+use crate::inspect::rates::{Counts, Rate, connections, drops as dropped, rates};
+use crate::inspect::status::{
+    DROP_COLUMNS, SYNC_COLUMNS, conntrack, drops, endings, figures, problems, remarks, syncs,
+};
 use crate::status::{PATH, Status};
 
 /// How long the agent may take.
@@ -77,6 +79,10 @@ fn text(status: &Status) -> String {
         text += &format!("\n{}", table(&header, rows));
         text += &format!("\n{}", table(&SYNC_COLUMNS, syncs(status)));
     }
+    let drops = drops(status);
+    if !drops.is_empty() {
+        text += &format!("\n{}", table(&DROP_COLUMNS, drops));
+    }
     let lines = [conntrack(status), endings(status)];
     text.extend(lines.into_iter().flatten().map(|line| format!("\n{line}\n")));
     text
@@ -94,9 +100,11 @@ async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
         tokio::time::sleep(REFRESH).await;
         let text = match scrape(&args.address).await {
             Ok(after) => {
-                let rates = rates(&before, &after, since.elapsed());
+                let elapsed = since.elapsed();
+                let connections = rates(&before.connections, &after.connections, elapsed);
+                let drops = rates(&before.drops, &after.drops, elapsed);
                 (before, since) = (after, Instant::now());
-                shown_rates(&rates, args)
+                shown_rates(&connections, &drops, args)
             }
             Err(error) if args.once => return Err(error),
             Err(error) => failure(&error, args.output),
@@ -111,27 +119,40 @@ async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
     }
 }
 
-fn shown_rates(rates: &[Rate], args: &TopArgs) -> String {
+/// As JSON the service ports alone: what is not let through is in the status.
+fn shown_rates(rates: &[Rate], drops: &[Rate], args: &TopArgs) -> String {
     let busiest = &rates[..rates.len().min(args.limit)];
     if args.output == Output::Json {
         return json(&busiest);
     }
-    if rates.is_empty() {
-        return "no service port has anything to count\n".to_owned();
-    }
     let row = |rate: &Rate| {
         vec![rate.port.clone(), format!("{:.1}", rate.per_second), rate.total.to_string()]
     };
-    let mut text = table(&["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL"], busiest.iter().map(row));
+    let mut text = match rates.is_empty() {
+        true => "no service port has anything to count\n".to_owned(),
+        false => table(&["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL"], busiest.iter().map(row)),
+    };
     if busiest.len() < rates.len() {
         text += &format!("and {} more, see --limit\n", rates.len() - busiest.len());
+    }
+    let mut drops = drops.iter().filter(|rate| rate.total > 0).map(row).peekable();
+    if drops.peek().is_some() {
+        text += &format!("\n{}", table(&["NOT LET THROUGH", "PACKETS/S", "SO FAR"], drops));
     }
     text
 }
 
-async fn scrape(address: &str) -> Result<Connections, CommandError> {
+/// What `top` takes from a scrape.
+struct Sample {
+    connections: Counts,
+    drops: Counts,
+}
+
+async fn scrape(address: &str) -> Result<Sample, CommandError> {
     let text = page(address, "/metrics").await?;
-    connections(&text).ok_or_else(|| CommandError::NoCounters(address.to_owned()))
+    let connections =
+        connections(&text).ok_or_else(|| CommandError::NoCounters(address.to_owned()))?;
+    Ok(Sample { connections, drops: dropped(&text) })
 }
 
 /// An answer that is no page.

@@ -99,6 +99,9 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
     if observed.table.as_ref()?.comment.as_deref() != Some(&program.comment) {
         return None;
     }
+    if !program.counters.iter().all(|name| observed.counters.contains_key(name)) {
+        return None;
+    }
     let mut rest: BTreeMap<&Name, (&Set, &BTreeMap<Key, Element>)> =
         observed.sets.iter().map(|(name, (set, elements))| (name, (set, elements))).collect();
     let mut applied = Applied { stage: Stage::Attached, ..Applied::default() };

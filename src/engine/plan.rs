@@ -170,9 +170,11 @@ impl Engine {
             | Op::FlushSet(name)
             | Op::AddElements(name, _)
             | Op::DeleteElements(name, _) => name,
-            Op::AddTable(_) | Op::DeleteTable | Op::DeleteChain(_) | Op::DeleteSet(_) => {
-                return false;
-            }
+            Op::AddTable(_)
+            | Op::DeleteTable
+            | Op::DeleteChain(_)
+            | Op::AddCounter(_)
+            | Op::DeleteSet(_) => return false,
         };
         placements.iter().any(|placement| {
             let objects = service_objects(placement, family, &self.options);
@@ -318,6 +320,7 @@ fn create_program(state: &FamilyState, stage: Stage, owned: bool, ops: &mut Vec<
         ops.push(Op::DeleteTable);
     }
     ops.push(Op::AddTable(state.program.table(owned)));
+    ops.extend(state.program.counters.iter().cloned().map(Op::AddCounter));
     ops.extend(state.program.sets.iter().cloned().map(Op::AddSet));
     ops.extend(state.program.chains.iter().map(|(chain, _)| Op::AddChain(chain.clone())));
     for (chain, rules) in &state.program.chains {

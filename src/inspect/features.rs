@@ -6,7 +6,7 @@ use crate::kernel::Op;
 use crate::model::Family;
 use crate::program::rule::{CtState, Part, rule};
 use crate::program::set::Class;
-use crate::program::{FrontendSpace, ListScope, RuleOptions, SetId, program};
+use crate::program::{CounterId, FrontendSpace, ListScope, RuleOptions, SetId, program};
 use crate::ruleset::{
     Chain, ChainType, Field, Hook, Hooked, Ownership, RejectKind, Rule, Set, SetKind, Table,
 };
@@ -73,6 +73,8 @@ fn rules(family: Family) -> Vec<Feature> {
     let original = rule().is_in(&original, refused.name()).drops();
     let dnat = rule().dnat(&[Part::Daddr, Part::L4Proto, Part::Dport], endpoints.name());
     let dnat = in_chain(ChainType::Nat, Hook::Prerouting, dnat);
+    let counter = Op::AddCounter(CounterId::NoEndpoints.name());
+    let counted = filter(rule().counts(CounterId::NoEndpoints).drops());
     let drawn = filter(rule().is_in(&[Part::Slot(4)], "slots").done());
     vec![
         needed("conntrack state", filter(rule().ct_state(CtState::New).drops())),
@@ -81,6 +83,7 @@ fn rules(family: Family) -> Vec<Feature> {
             [declared(refused, family), filter(original)].concat(),
         ),
         needed("local addresses from the fib", filter(rule().from_host().drops())),
+        needed("named counters", [vec![counter], counted].concat()),
         needed("random numbers", [vec![slots], drawn].concat()),
         needed("refusal by ICMP", filter(rule().reject(RejectKind::PortUnreachable))),
         needed("refusal by TCP reset", filter(rule().tcp().reject(RejectKind::TcpReset))),
@@ -102,10 +105,11 @@ fn in_chain(kind: ChainType, hook: Hook, rule: Rule) -> Vec<Op> {
 fn whole(family: Family) -> Vec<Op> {
     let program = program(family, &RuleOptions::nftables());
     let chains = || program.chains.iter().chain(&program.base_chains);
+    let counters = program.counters.iter().cloned().map(Op::AddCounter);
     let sets = program.sets.iter().cloned().map(Op::AddSet);
     let declared = chains().map(|(chain, _)| Op::AddChain(chain.clone()));
     let rules = chains().flat_map(|(chain, rules)| {
         rules.iter().map(|rule| Op::AddRule(chain.name.clone(), rule.clone()))
     });
-    sets.chain(declared).chain(rules).collect()
+    counters.chain(sets).chain(declared).chain(rules).collect()
 }

@@ -5,11 +5,15 @@
 
 use crate::conntrack::Statistics;
 use crate::engine::UnservedReason;
+use crate::program::CounterId;
 use crate::status::{Endings, FamilyStatus, LastSync, Status, UnservedPorts};
 
 /// Names of the columns of [`syncs`].
 pub const SYNC_COLUMNS: [&str; 6] =
     ["LAST SYNCS", "FAMILY", "TOOK", "IN KERNEL", "ELEMENTS", "BYTES"];
+
+/// Names of the columns of [`drops`].
+pub const DROP_COLUMNS: [&str; 4] = ["PACKETS NOT LET THROUGH", "FAMILY", "LAST MINUTE", "SO FAR"];
 
 /// How many syncs are shown, of all families together.
 const SHOWN_SYNCS: usize = 5;
@@ -57,6 +61,18 @@ pub fn syncs(status: &Status) -> Vec<Vec<String>> {
         vec![whole_seconds(&sync.at), family, took, kernel, elements, sync.bytes.to_string()]
     };
     syncs.into_iter().take(SHOWN_SYNCS).map(row).collect()
+}
+
+/// What the rules refused or dropped, by reason, in the order of [`DROP_COLUMNS`]; no row without packets.
+pub fn drops(status: &Status) -> Vec<Vec<String>> {
+    let of_reason = |id: CounterId| {
+        status.families.iter().filter_map(move |(name, family)| {
+            let dropped = family.dropped.get(id.as_str()).filter(|dropped| dropped.packets > 0)?;
+            let counts = [dropped.last_minute, dropped.packets].map(|count| count.to_string());
+            Some([vec![id.meaning().to_owned(), name.clone()], counts.to_vec()].concat())
+        })
+    };
+    CounterId::REASONS.into_iter().flat_map(of_reason).collect()
 }
 
 /// In the unit that leaves one to three digits before the point.
@@ -175,7 +191,7 @@ fn unserved(reason: UnservedReason, ports: &UnservedPorts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Contested, LastSync, QuarantinedService};
+    use crate::status::{Contested, Dropped, LastSync, QuarantinedService};
 
     fn family() -> FamilyStatus {
         let mut family = FamilyStatus { owned: true, ..FamilyStatus::default() };
@@ -234,6 +250,28 @@ mod tests {
             ]
         );
         assert_eq!(shown[0][4..], ["+3 -0", "0"]);
+    }
+
+    #[test]
+    fn what_was_not_let_through_has_a_row_for_each_reason_and_family() {
+        let mut v4 = family();
+        v4.dropped = [
+            ("unused-port".to_owned(), Dropped { packets: 3, last_minute: 0 }),
+            ("no-endpoints".to_owned(), Dropped { packets: 500, last_minute: 412 }),
+            ("invalid".to_owned(), Dropped::default()),
+        ]
+        .into();
+        let mut v6 = family();
+        v6.dropped = [("no-endpoints".to_owned(), Dropped { packets: 1, last_minute: 1 })].into();
+        let families = [("IPv4".to_owned(), v4), ("IPv6".to_owned(), v6)].into();
+        assert_eq!(
+            drops(&Status { families, ..Status::default() }),
+            [
+                ["refused, no usable endpoint anywhere", "IPv4", "412", "500"],
+                ["refused, no usable endpoint anywhere", "IPv6", "1", "1"],
+                ["refused, a port that the ClusterIP does not have", "IPv4", "0", "3"],
+            ]
+        );
     }
 
     #[test]

@@ -370,17 +370,6 @@ impl ConntrackMetrics {
 impl IptablesMetrics {
     fn register(r: &mut Registrar<'_>) -> Self {
         let spec = |name, labels, help| Spec::new(name, labels, help).only(IPTABLES);
-        // These stay at 0: no rule of ours counts packets (`tests/deviations.md`).
-        r.counter(spec(
-            "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
-            &[],
-            "Packets dropped because connection tracking calls them INVALID; not counted here.",
-        ));
-        r.counter(spec(
-            "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
-            &[],
-            "Packets accepted for NodePorts dialled on localhost; not counted here.",
-        ));
         IptablesMetrics {
             total: r.gauges(spec(
                 "kubeproxy_sync_proxy_rules_iptables_total",

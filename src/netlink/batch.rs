@@ -178,6 +178,7 @@ impl Batch {
                 self.put_object(op, &chain, MsgType::Del, 0);
             }
             Op::AddRule(chain, rule) => return self.put_rule(op, chain, rule),
+            Op::AddCounter(name) => self.put_counter(op, name),
             Op::AddSet(set) => return self.put_set(op, set),
             Op::FlushSet(set) => self.flush_set(op, set),
             Op::DeleteSet(set) => {
@@ -234,6 +235,17 @@ impl Batch {
         self.put_comment(NFTA_RULE_USERDATA, rule.comment.as_deref());
         end_message(&mut self.bytes, start);
         Ok(())
+    }
+
+    /// `nftnl` does not know objects; a counter at 0 is a name and an empty nest.
+    fn put_counter(&mut self, op: usize, name: &Name) {
+        let start = self.begin(op, 0, NFT_MSG_NEWOBJ, NLM_F_CREATE);
+        put(&mut self.bytes, NFTA_OBJ_TABLE, self.table.to_bytes_with_nul());
+        put_str(&mut self.bytes, NFTA_OBJ_NAME, name.as_str());
+        put_u32(&mut self.bytes, NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER);
+        let data = begin_nest(&mut self.bytes, NFTA_OBJ_DATA);
+        end_nest(&mut self.bytes, data);
+        end_message(&mut self.bytes, start);
     }
 
     fn put_set(&mut self, op: usize, set: &Set) -> Result<(), Unencodable> {

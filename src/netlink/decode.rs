@@ -8,12 +8,15 @@ mod expr;
 
 use super::attribute::{Attributes, Message};
 use super::element::{Part, decode_part};
+use super::expr::counter::{BYTES, PACKETS};
 use super::set::fields_of;
 use super::uapi::*;
 use super::userdata;
 use super::verdict::name;
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table};
+use crate::ruleset::{
+    Chain, ChainType, Counter, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table,
+};
 
 /// One object of a dump or a notification.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +28,8 @@ pub enum Object {
     Rule(Name, Rule),
     /// A set or map without elements.
     Set(Set),
+    /// A named counter; other objects are none of ours.
+    Counter(Name, Counter),
     /// A generation of the rule set, and the program that made it.
     Generation(u32, Option<String>),
 }
@@ -39,6 +44,7 @@ pub fn decode(message: &Message<'_>) -> Option<Object> {
         NFT_MSG_NEWCHAIN => chain(attributes).map(Object::Chain),
         NFT_MSG_NEWRULE => rule(attributes).map(|(chain, rule)| Object::Rule(chain, rule)),
         NFT_MSG_NEWSET => set(attributes).map(Object::Set),
+        NFT_MSG_NEWOBJ => counter(attributes).map(|(name, counter)| Object::Counter(name, counter)),
         NFT_MSG_NEWGEN => {
             let name = attributes.str(NFTA_GEN_PROC_NAME).map(str::to_owned);
             Some(Object::Generation(attributes.u32(NFTA_GEN_ID)?, name))
@@ -116,6 +122,13 @@ fn rule(attributes: Attributes<'_>) -> Option<(Name, Rule)> {
         .collect();
     let comment = comment(attributes, NFTA_RULE_USERDATA, userdata::COMMENT);
     Some((name(attributes.str(NFTA_RULE_CHAIN)?)?, Rule { exprs, comment }))
+}
+
+fn counter(attributes: Attributes<'_>) -> Option<(Name, Counter)> {
+    (attributes.u32(NFTA_OBJ_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
+    let data = attributes.nest(NFTA_OBJ_DATA);
+    let (packets, bytes) = (data.u64(PACKETS)?, data.u64(BYTES)?);
+    Some((name(attributes.str(NFTA_OBJ_NAME)?)?, Counter { packets, bytes }))
 }
 
 /// `None` for sets whose types we never use.

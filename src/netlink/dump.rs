@@ -20,7 +20,7 @@ use super::socket::{RECEIVE_BUFFER, Socket};
 use super::uapi::*;
 use crate::kernel::DumpError;
 use crate::model::Family;
-use crate::ruleset::{Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
+use crate::ruleset::{Counter, Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
 
 /// How often a table that changes is read, and how often an answer that is marked as interrupted is
 /// asked for.
@@ -70,6 +70,7 @@ pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpEr
         let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
         reader.chains(&mut ruleset).map_err(|f| ("chains", f))?;
         reader.rules(&mut ruleset).map_err(|f| ("rules", f))?;
+        ruleset.counters = reader.counters().map_err(|f| ("counters", f))?;
         for set in reader.sets().map_err(|f| ("sets", f))? {
             let elements = reader.elements(&set).map_err(|f| ("elements", f))?;
             let elements: BTreeMap<Key, Element> =
@@ -92,6 +93,21 @@ pub(super) fn set(family: Family, name: &Name) -> Result<Vec<Element>, DumpError
 /// Reads the table itself, without its content.
 pub(super) fn table(family: Family, own_portid: u32) -> Result<Option<Table>, DumpError> {
     consistently(family, |reader| reader.table(own_portid).map_err(|f| ("the table", f)))
+}
+
+/// Reads the named counters: each value is of its moment, so nobody has to hold still.
+pub(super) fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
+    let read = || Reader::open(family)?.counters();
+    read().map_err(|failure| match failure {
+        Failure::Io(source) => DumpError::Io { what: "counters", family: family.nft(), source },
+        Failure::Malformed => {
+            let reason = Truncated.to_string();
+            DumpError::Malformed { what: "counters", family: family.nft(), reason }
+        }
+        Failure::Changed | Failure::Interrupted | Failure::Absent => {
+            DumpError::Interrupted(family.nft())
+        }
+    })
 }
 
 fn consistently<T>(
@@ -209,6 +225,20 @@ impl Reader {
             }
         })?;
         Ok(())
+    }
+
+    /// Each name once, in a table that changes meanwhile too; empty without a table.
+    fn counters(&mut self) -> Result<BTreeMap<Name, Counter>, Failure> {
+        let mut counters = BTreeMap::new();
+        let name = [(NFTA_OBJ_TABLE, Table::NAME)];
+        self.request(NFT_MSG_GETOBJ, NLM_F_DUMP, &name, |message| {
+            if let (Some(Table::NAME), Some(Object::Counter(name, counter))) =
+                (table_name(message), decode(message))
+            {
+                counters.insert(name, counter);
+            }
+        })?;
+        Ok(counters)
     }
 
     fn sets(&mut self) -> Result<Vec<Set>, Failure> {

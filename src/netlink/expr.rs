@@ -107,6 +107,9 @@ fn load(expr: &Expr) -> NonNull<sys::nftnl_expr> {
         Expr::Counter { packets, bytes } => Object::new(c"counter")
             .u64(sys::NFTNL_EXPR_CTR_PACKETS, *packets)
             .u64(sys::NFTNL_EXPR_CTR_BYTES, *bytes),
+        Expr::Count(name) => Object::new(c"objref")
+            .u32(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, NFT_OBJECT_COUNTER)
+            .name(sys::NFTNL_EXPR_OBJREF_IMM_NAME, name.as_str()),
         Expr::Verdict(_)
         | Expr::Reject(_)
         | Expr::Dnat { .. }

@@ -65,6 +65,7 @@ pub const NFT_MSG_DELSETELEM: u8 = 14;
 pub const NFT_MSG_NEWGEN: u8 = 15;
 pub const NFT_MSG_GETGEN: u8 = 16;
 pub const NFT_MSG_NEWOBJ: u8 = 18;
+pub const NFT_MSG_GETOBJ: u8 = 19;
 pub const NFT_MSG_DELOBJ: u8 = 20;
 pub const NFT_MSG_NEWFLOWTABLE: u8 = 22;
 pub const NFT_MSG_DELFLOWTABLE: u8 = 24;
@@ -127,6 +128,12 @@ pub const NFTA_SET_ELEM_USERDATA: u16 = 6;
 pub const NFTA_SET_ELEM_EXPR: u16 = 7;
 pub const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 pub const NFT_SET_ELEM_CATCHALL: u32 = 0x2;
+
+pub const NFTA_OBJ_TABLE: u16 = 1;
+pub const NFTA_OBJ_NAME: u16 = 2;
+pub const NFTA_OBJ_TYPE: u16 = 3;
+pub const NFTA_OBJ_DATA: u16 = 4;
+pub const NFT_OBJECT_COUNTER: u32 = 1;
 
 pub const NFTA_DATA_VALUE: u16 = 1;
 pub const NFTA_DATA_VERDICT: u16 = 2;

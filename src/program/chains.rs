@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
 use super::{
-    Class, Extension, FrontendSpace, ListScope, LocalPods, LocalhostNodePorts, NodePortMatch,
-    RuleOptions, SetId,
+    Class, CounterId, Extension, FrontendSpace, ListScope, LocalPods, LocalhostNodePorts,
+    NodePortMatch, RuleOptions, SetId,
 };
 use crate::model::Family;
 use crate::ruleset::{
@@ -34,6 +34,8 @@ const ROUTED_MILLIS: u64 = 60_000;
 
 /// Where flows get an address of the node as source.
 pub(super) const MASQUERADING: &str = "masquerading";
+/// The same for NodePorts on loopback addresses.
+const MASQUERADING_LOCALHOST: &str = "masquerading-localhost";
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
 /// Where NodePorts on loopback addresses are refused (KEP-6032).
@@ -50,6 +52,8 @@ pub struct Program {
     pub addresses: LocalAddresses,
     /// Identifies the program: equal marks mean equal chains and sets.
     pub mark: String,
+    /// Counters, at 0.
+    pub counters: Vec<Name>,
     /// Sets and maps, empty.
     pub sets: Vec<Set>,
     /// Regular chains.
@@ -60,13 +64,14 @@ pub struct Program {
 
 /// The program of a family.
 pub fn program(family: Family, options: &RuleOptions) -> Program {
+    let counters: Vec<Name> = CounterId::of_program(family, options).map(CounterId::name).collect();
     let sets = fixed_sets(family, options);
     let chains = regular_chains(family, options);
     let base_chains = base_chains(family, options);
-    let mark = mark(family, &sets, &[&chains[..], &base_chains[..]].concat());
+    let mark = mark(family, &counters, &sets, &[&chains[..], &base_chains[..]].concat());
     let comment = format!("rules for kube-proxy, kubeweir program {mark}");
     let addresses = local_addresses(family, options);
-    Program { comment, addresses, mark, sets, chains, base_chains }
+    Program { comment, addresses, mark, counters, sets, chains, base_chains }
 }
 
 impl Program {
@@ -93,8 +98,9 @@ impl Program {
     }
 }
 
-fn mark(family: Family, sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
+fn mark(family: Family, counters: &[Name], sets: &[Set], chains: &[(Chain, Vec<Rule>)]) -> String {
     let mut hash = Sha256::new();
+    hash.update(format!("{counters:?}\n"));
     for set in sets {
         hash.update(format!("{set:?}\n"));
     }
@@ -155,6 +161,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     let check = rule(family).vmap(&DIALLED, SetId::Restricted.name());
     chains.push(regular(FIREWALL_CHECK, vec![check]));
     chains.push(masquerading_node_ports(family));
+    chains.extend(options.serves_localhost(family).then(|| masquerading_localhost(family)));
     chains.push(masquerading(family, options));
     chains.push(regular(
         "reject-chain",
@@ -368,15 +375,12 @@ fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
         let outside = not_from_pods(cluster_ip, &options.local_pods[family]);
         rules.extend(outside.into_iter().map(|rule| rule.comment(comment).masquerade()));
     }
+    if options.serves_localhost(family) {
+        let to_loopback = rule(family).network(Part::OriginalDaddr, CmpOp::Eq, family.loopback());
+        rules.push(to_loopback.goto(MASQUERADING_LOCALHOST));
+    }
     for local in local_ips(local_addresses(family, options)) {
         rules.push(rule(family).is_in(&[Part::OriginalDaddr], local.name()).jump(node_ports));
-    }
-    if options.loopback_node_ports(family) {
-        rules.push(
-            rule(family)
-                .network(Part::OriginalDaddr, CmpOp::Eq, family.loopback())
-                .jump(node_ports),
-        );
     }
     regular(MASQUERADING, rules)
 }
@@ -425,12 +429,30 @@ fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
     )
 }
 
+/// Counted here, and not where they are sent on, for a rule there would be in everyone's way. Whoever
+/// dials a loopback address is the host itself, so that both policies masquerade.
+fn masquerading_localhost(family: Family) -> (Chain, Vec<Rule>) {
+    let sent_on = |set: SetId| {
+        let node_port = rule(family).is_in(&ORIGINAL_NODE_PORT, set.name());
+        node_port.counts(CounterId::AcceptedOnLocalhost).masquerade()
+    };
+    let policies = [SetId::Masquerade, SetId::MasqueradeHost];
+    let rules = policies.map(|set| sent_on(set(FrontendSpace::NodePorts)));
+    regular(MASQUERADING_LOCALHOST, rules.to_vec())
+}
+
 /// What was not translated and may not pass.
 fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
     let of_endpoints = |space: FrontendSpace| {
         vec![
-            rule(family).is_in(dialled(space), SetId::Dropped(space).name()).drops(),
-            rule(family).is_in(dialled(space), SetId::Refused(space).name()).goto("reject-chain"),
+            rule(family)
+                .is_in(dialled(space), SetId::Dropped(space).name())
+                .counts(CounterId::NoLocalEndpoints)
+                .drops(),
+            rule(family)
+                .is_in(dialled(space), SetId::Refused(space).name())
+                .counts(CounterId::NoEndpoints)
+                .goto("reject-chain"),
         ]
     };
     let to_frontend =
@@ -449,12 +471,14 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
                 rule(family).jump(endpoints_check),
                 rule(family)
                     .is_in(&[Part::Daddr], SetId::ClusterIps.name())
+                    .counts(CounterId::UnusedPort)
                     .comment("Reject traffic to invalid ports of ClusterIPs")
                     .goto("reject-chain"),
             ],
         ));
         let unallocated = rule(family)
             .is_in(&[Part::Daddr], SetId::ServiceCidrs.name())
+            .counts(CounterId::UnallocatedAddress)
             .comment("Drop traffic to unallocated ClusterIPs")
             .drops();
         chains.push(regular("unserved", vec![to_frontend(cluster_ips), unallocated]));
@@ -524,7 +548,7 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
     ];
     let mut forward = Vec::new();
     if options.drop_invalid {
-        forward.push(rule(family).ct_state(CtState::Invalid).drops());
+        forward.push(rule(family).ct_state(CtState::Invalid).counts(CounterId::Invalid).drops());
     }
     forward.push(untranslated().jump("unserved"));
     let output = vec![untranslated().jump("unserved")];

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use super::rule::{Part, rule};
-use super::{LocalPods, Placement, RuleOptions};
+use super::{CounterId, LocalPods, Placement, RuleOptions};
 use crate::model::{Family, ServicePortName};
 use crate::ruleset::{CmpOp, Element, Field, Key, Name, Rule, Set, SetKind};
 
@@ -102,9 +102,8 @@ pub fn service_objects(
             ..Element::member(Key::new().address(net.network()))
         });
         objects.sets.push((set, elements.collect()));
-        objects
-            .chains
-            .push((name.clone(), vec![rule(family).is_not_in(&[Part::Saddr], name).drops()]));
+        let others = rule(family).is_not_in(&[Part::Saddr], name.clone());
+        objects.chains.push((name, vec![others.counts(CounterId::SourceRanges).drops()]));
     }
     objects
 }

@@ -126,7 +126,16 @@ impl RuleOptions {
         }
     }
 
-    /// Whether NodePorts answer on loopback addresses of a family.
+    /// Whether packets are sent on from NodePorts on some loopback address of a family.
+    pub fn serves_localhost(&self, family: Family) -> bool {
+        let chosen = match &self.node_ports[family] {
+            NodePortMatch::AnyLocal => true,
+            NodePortMatch::Addresses(addresses) => addresses.iter().any(IpAddr::is_loopback),
+        };
+        self.localhost_node_ports && family == Family::V4 && chosen
+    }
+
+    /// Whether NodePorts answer on every loopback address of a family.
     pub fn loopback_node_ports(&self, family: Family) -> bool {
         self.localhost_node_ports
             && family == Family::V4

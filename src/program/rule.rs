@@ -6,7 +6,7 @@ use crate::ruleset::{
     RejectKind, Rule, SetUpdate, Verdict,
 };
 
-use super::LocalPods;
+use super::{CounterId, LocalPods};
 
 /// A part of a lookup key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +229,12 @@ impl RuleBuilder {
         let src = self.load(&[Part::L4Proto]);
         let data = Key::from_bytes(&[6]).expect("one byte fits");
         self.exprs.push(Expr::Cmp { op: CmpOp::Eq, src, data });
+        self
+    }
+
+    /// Counts what matched so far.
+    pub fn counts(mut self, counter: CounterId) -> Self {
+        self.exprs.push(Expr::Count(counter.name()));
         self
     }
 

@@ -10,7 +10,8 @@ mod journal;
 mod tests;
 
 use super::{
-    Chain, Element, Name, Op, Ownership, Rejection, Rule, Ruleset, Set, Table, Transaction, Value,
+    Chain, Counter, Element, Name, Op, Ownership, Rejection, Rule, Ruleset, Set, Table,
+    Transaction, Value,
 };
 use journal::{Journal, Undo};
 
@@ -65,6 +66,7 @@ pub fn describe(op: &Op) -> String {
         Op::FlushChain(name) => format!("flush chain {name}"),
         Op::DeleteChain(name) => format!("delete chain {name}"),
         Op::AddRule(chain, _) => format!("add rule {chain}"),
+        Op::AddCounter(name) => format!("add counter {name}"),
         Op::AddSet(set) => format!("add set {}", set.name),
         Op::FlushSet(name) => format!("flush set {name}"),
         Op::DeleteSet(name) => format!("delete set {name}"),
@@ -90,6 +92,7 @@ fn apply_op(ruleset: &mut Ruleset, journal: &mut Journal, op: &Op) -> Result<(),
         }
         Op::DeleteChain(name) => delete_chain(ruleset, journal, name)?,
         Op::AddRule(chain, rule) => add_rule(ruleset, journal, chain, rule)?,
+        Op::AddCounter(name) => add_counter(ruleset, journal, name),
         Op::AddSet(set) => add_set(ruleset, journal, set)?,
         Op::FlushSet(name) => {
             let (_, elements) = ruleset.sets.get_mut(name).ok_or(libc::ENOENT)?;
@@ -167,6 +170,13 @@ fn add_rule(
         rules.push(rule.clone());
     }
     Ok(())
+}
+
+fn add_counter(ruleset: &mut Ruleset, journal: &mut Journal, name: &Name) {
+    if !ruleset.counters.contains_key(name) {
+        journal.push(Undo::NewCounter(name.clone()));
+        ruleset.counters.insert(name.clone(), Counter::default());
+    }
 }
 
 fn add_set(ruleset: &mut Ruleset, journal: &mut Journal, set: &Set) -> Result<(), i32> {

@@ -222,6 +222,8 @@ pub enum Expr {
         /// Bytes so far.
         bytes: u64,
     },
+    /// Count by a named counter of the table.
+    Count(Name),
     /// End the rule with a verdict.
     Verdict(Verdict),
     /// An instruction we never write, found in a dump; its name.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Expr, Field};
 
-/// The name of a chain, set or map: at most 255 bytes (`NFT_NAME_MAXLEN` less the NUL).
+/// The name of a chain, set, map or counter: at most 255 bytes (`NFT_NAME_MAXLEN` less the NUL).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -54,6 +54,15 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What a named counter counted so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, from the network header on.
+    pub bytes: u64,
 }
 
 /// The table. Its name is always `kube-proxy` (B-178).

@@ -18,6 +18,8 @@ pub enum Op {
     DeleteChain(Name),
     /// Append a rule.
     AddRule(Name, Rule),
+    /// Create a named counter, at 0; an existing one is left as it is.
+    AddCounter(Name),
     /// Create a set or map.
     AddSet(Set),
     /// Delete all elements of a set.
@@ -127,7 +129,7 @@ impl Transaction {
                 Op::AddChain(_) | Op::FlushChain(_) | Op::DeleteChain(_) => counts.chains += 1,
                 Op::AddRule(..) => counts.rules += 1,
                 Op::AddSet(_) | Op::FlushSet(_) | Op::DeleteSet(_) => counts.sets += 1,
-                Op::AddTable(_) | Op::DeleteTable => {}
+                Op::AddTable(_) | Op::DeleteTable | Op::AddCounter(_) => {}
             }
         }
         counts

@@ -14,11 +14,12 @@ pub(super) mod value;
 use std::fmt::Write;
 
 use super::{
-    Chain, Element, Field, Hook, Hooked, Key, Ownership, Rule, Ruleset, Set, SetKind, Table, Value,
+    Chain, Counter, Element, Field, Hook, Hooked, Key, Name, Ownership, Rule, Ruleset, Set,
+    SetKind, Table, Value,
 };
 pub use rule::render_rule;
 
-/// The table as `nft list table` prints it, sets by name first, then chains by name; empty if there
+/// The table as `nft list table` prints it: counters by name first, then sets by name, then chains by name; empty if there
 /// is no table.
 pub fn render(ruleset: &Ruleset) -> String {
     render_part(ruleset, ruleset)
@@ -27,12 +28,13 @@ pub fn render(ruleset: &Ruleset) -> String {
 /// Part of a table. Rules are written as in the whole, whose sets tell how wide a key is.
 pub fn render_part(ruleset: &Ruleset, whole: &Ruleset) -> String {
     let Some(table) = &ruleset.table else { return String::new() };
+    let counters = ruleset.counters.iter().map(|(name, counter)| counter_block(name, *counter));
     let sets = ruleset.sets.values().map(|(set, elements)| {
         let elements: Vec<&Element> = elements.values().collect();
         set_block(set, &elements)
     });
     let chains = ruleset.chains.values().map(|(chain, rules)| chain_block(chain, rules, whole));
-    let blocks: Vec<String> = sets.chain(chains).collect();
+    let blocks: Vec<String> = counters.chain(sets).chain(chains).collect();
     format!(
         "table {} {} {{\n{}{}}}\n",
         ruleset.family.nft(),
@@ -56,6 +58,10 @@ fn table_lines(table: &Table) -> String {
         lines += &format!("\tcomment \"{comment}\"\n");
     }
     lines
+}
+
+fn counter_block(name: &Name, Counter { packets, bytes }: Counter) -> String {
+    format!("\tcounter {name} {{\n\t\tpackets {packets} bytes {bytes}\n\t}}\n")
 }
 
 fn set_block(set: &Set, elements: &[&Element]) -> String {

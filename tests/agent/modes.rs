@@ -13,6 +13,10 @@ use crate::site::{METRICS, Proxy, Site};
 
 const NODE_PORT: u16 = 30080;
 
+const INVALID: &str = "kubeproxy_iptables_ct_state_invalid_dropped_packets_total";
+const ACCEPTED: &str = "kubeproxy_iptables_localhost_nodeports_accepted_packets_total";
+const DROPPED: &str = "kubeweir_dropped_packets_total";
+
 fn started(mode: &str) -> (Site, Proxy) {
     let site = Site::lab();
     site.server.put(&node_port("web", 1, NODE_PORT));
@@ -27,6 +31,15 @@ fn started(mode: &str) -> (Site, Proxy) {
 fn answers(site: &Site, from: Place, address: IpAddr) -> bool {
     let to = SocketAddr::new(address, NODE_PORT);
     site.dial(from, Protocol::Tcp, to).answer().is_some()
+}
+
+/// Packets in a counter of the IPv4 table, as nft tells them.
+fn counted(site: &Site, name: &str) -> f64 {
+    let list = ["-j", "list", "counter", "ip", "kube-proxy", name];
+    let told = site.node().feed("nft", &list, "").unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let objects = told["nftables"].as_array().unwrap();
+    objects.iter().find_map(|object| object["counter"]["packets"].as_f64()).unwrap()
 }
 
 /// A packet in the middle of a TCP flow that conntrack knows nothing of.
@@ -61,10 +74,35 @@ fn blank_is_iptables() {
         assert!(answers(&site, Place::Outside, NODE_IP[family]), "{family}");
         assert!(answers(&site, Place::Outside, SECOND_NODE_IP[family]), "{family}");
     }
-    assert!(answers(&site, Place::Host, IpAddr::from([127, 0, 0, 1])));
+    counts_what_localhost_dials(&site);
     assert!(!answers(&site, Place::Host, "::1".parse().unwrap()), "never for IPv6");
     assert_ne!(wrong_port(&site), Outcome::Refused);
+    let dropped = [("ip_family", "IPv4"), ("reason", "invalid")];
+    assert_eq!(site.scrape().value(DROPPED, &dropped), Some(0.0));
+    assert_eq!(site.scrape().value(INVALID, &[]), Some(0.0));
     assert_eq!(invalid(&site), Outcome::Silent);
+    let packets = counted(&site, "invalid");
+    assert!(packets > 0.0);
+    site.wait(&proxy, "nobody to say it again", || {
+        let scrape = site.scrape();
+        let told = scrape.value(INVALID, &[]);
+        told.is_some_and(|told| told >= packets && told == counted(&site, "invalid"))
+            && scrape.value(DROPPED, &dropped) == told
+    });
+}
+
+/// The first packet of each connection to a NodePort on a loopback address, and of no other.
+fn counts_what_localhost_dials(site: &Site) {
+    let accepted = || site.scrape().value(ACCEPTED, &[]);
+    assert_eq!(accepted(), Some(0.0));
+    let loopback = |last| IpAddr::from([127, 0, 0, last]);
+    for last in [1, 1, 2] {
+        assert!(answers(site, Place::Host, loopback(last)));
+    }
+    assert!(answers(site, Place::Host, NODE_IP.v4));
+    let unused = SocketAddr::new(loopback(1), NODE_PORT + 1);
+    assert_eq!(site.dial(Place::Host, Protocol::Tcp, unused), Outcome::Refused);
+    assert_eq!(accepted(), Some(3.0));
 }
 
 // B-136, B-154, B-156, B-216: the same dials in nftables mode, where all of that is otherwise.

@@ -13,6 +13,9 @@
 //!   `localhost::named_localhost_is_served`
 //! - `kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total`:
 //!   `localhost::a_taken_port`
+//! - `kubeweir_dropped_packets_total`, `kubeproxy_iptables_ct_state_invalid_dropped_packets_total`,
+//!   `kubeproxy_iptables_localhost_nodeports_accepted_packets_total`: `modes::blank_is_iptables`; the
+//!   other reasons: `counted::each_reason_counts_what_it_did_not_let_through` of `tests/packets`
 //! - `kubeweir_decode_skips_total`: `servers::an_object_that_cannot_be_used_is_counted`,
 //!   `manifests::what_is_skipped_is_counted`
 //! - `kubeweir_quarantined_services`, and `kubeweir_rejected_commits_total` by an errno of an element:
@@ -35,9 +38,7 @@
 //! (`tests/deviations.md`), or read by the library from `/proc` at each scrape.
 //!
 //! - `registered_metrics_total`, `disabled_metrics_total`, `hidden_metrics_total`
-//! - `kubeproxy_sync_proxy_rules_iptables_total`, `kubeproxy_sync_proxy_rules_iptables_last`,
-//!   `kubeproxy_iptables_ct_state_invalid_dropped_packets_total`,
-//!   `kubeproxy_iptables_localhost_nodeports_accepted_packets_total`
+//! - `kubeproxy_sync_proxy_rules_iptables_total`, `kubeproxy_sync_proxy_rules_iptables_last`
 //! - `process_cpu_seconds_total`, `process_max_fds`, `process_open_fds`,
 //!   `process_resident_memory_bytes`, `process_threads`, `process_virtual_memory_bytes`
 

@@ -7,7 +7,8 @@ use kubeweir::kernel::{DumpError, Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::ruleset::{
-    CtDirection, CtKey, Element, Expr, Field, Key, Name, Ownership, Rule, Ruleset, Set, Table,
+    Counter, CtDirection, CtKey, Element, Expr, Field, Key, Name, Ownership, Rule, Ruleset, Set,
+    Table,
 };
 
 use crate::commit::{commit, nft};
@@ -26,6 +27,7 @@ fn expected(family: Family) -> Ruleset {
             Op::AddSet(set) => {
                 ruleset.sets.insert(set.name.clone(), (set, BTreeMap::new()));
             }
+            Op::AddCounter(name) => drop(ruleset.counters.insert(name, Counter::default())),
             Op::AddRule(chain, rule) => ruleset.chains.get_mut(&chain).unwrap().1.push(rule),
             Op::AddElements(set, list) => {
                 let keyed = list.into_iter().map(|element| (element.key, element));
@@ -96,7 +98,8 @@ fn deletions_and_flushes() {
             ops.extend(sets(family).into_iter().map(|set| Op::DeleteSet(set.name)));
             ops.extend(names.map(|name| Op::DeleteChain(name.into())));
             commit(&mut kernel, family, ops).unwrap();
-            let bare = Ruleset { table: expected(family).table, ..Ruleset::empty(family) };
+            let Ruleset { table, counters, .. } = expected(family);
+            let bare = Ruleset { table, counters, ..Ruleset::empty(family) };
             assert_eq!(kernel.dump(family).unwrap(), bare);
 
             commit(&mut kernel, family, vec![Op::DeleteTable]).unwrap();

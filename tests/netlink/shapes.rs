@@ -428,6 +428,7 @@ pub fn everything(family: Family) -> Vec<Op> {
         base_chain("filter", ChainType::Filter, Hook::Input, -110),
         Op::AddChain(Chain { name: "other".into(), hooked: None, comment: Some("regular".into()) }),
     ];
+    ops.push(Op::AddCounter("refused".into()));
     ops.extend(sets(family).into_iter().map(Op::AddSet));
     ops.extend(elements(family).into_iter().map(|(set, list)| Op::AddElements(set, list)));
     ops.extend(lines(family).into_iter().map(|line| {

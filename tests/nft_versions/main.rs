@@ -140,6 +140,7 @@ fn lists_as_rendered(nft: &Nft) {
 
 fn ops(ruleset: &kubeweir::ruleset::Ruleset) -> Vec<Op> {
     let mut ops = vec![Op::AddTable(ruleset.table.clone().expect("a table"))];
+    ops.extend(ruleset.counters.keys().cloned().map(Op::AddCounter));
     ops.extend(ruleset.sets.values().map(|(set, _)| Op::AddSet(set.clone())));
     ops.extend(ruleset.chains.values().map(|(chain, _)| Op::AddChain(chain.clone())));
     for (set, elements) in ruleset.sets.values().filter(|(_, elements)| !elements.is_empty()) {

@@ -9,6 +9,7 @@
 mod affinity;
 mod case;
 mod changes;
+mod counted;
 mod explained;
 mod matrix;
 mod node_ports;

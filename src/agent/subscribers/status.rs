@@ -1,5 +1,7 @@
 //! The state that `kubeweir status` shows.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::engine::Conflict;
@@ -54,6 +56,7 @@ impl Shown {
                 contested: conflicts.iter().map(contested).collect(),
                 unserved: unserved.collect(),
                 quarantine: quarantine.collect(),
+                dropped: BTreeMap::new(),
             };
         });
     }

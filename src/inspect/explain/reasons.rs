@@ -7,7 +7,7 @@ use crate::inspect::view::{Property, endpoint};
 use crate::program::objects::is_clients_map;
 use crate::program::set::LocalAddresses;
 use crate::program::{FrontendAt, FrontendKey, FrontendSpace, ListScope, RuleId, SetId};
-use crate::ruleset::{Effect, Flow, Key, LookedUp, Step, Value, render_key};
+use crate::ruleset::{Effect, Expr, Flow, Key, LookedUp, Rule, Step, Value, render_key};
 
 /// What sentences are made of.
 pub(super) struct Reasons<'a> {
@@ -56,11 +56,29 @@ impl<'a> Reasons<'a> {
 
     pub(super) fn sentences(&self) -> Vec<String> {
         match super::verdict(self.flow) {
-            Verdict::Refused => vec![self.refused()],
-            Verdict::Dropped => vec![self.dropped()],
+            Verdict::Refused => [self.refused()].into_iter().chain(self.counted()).collect(),
+            Verdict::Dropped => [self.dropped()].into_iter().chain(self.counted()).collect(),
             Verdict::Untouched => vec![self.untouched()],
             Verdict::Served => self.served(),
         }
+    }
+
+    /// How many packets met the same end so far: the table's own counter, of everyone's.
+    fn counted(&self) -> Option<String> {
+        let matched = self.steps.iter().rev().filter(|step| step.effect != Effect::NoMatch);
+        let counter = matched.filter_map(|step| self.rule(step)).find_map(|rule| {
+            rule.exprs.iter().find_map(|expr| match expr {
+                Expr::Count(counter) => Some(counter),
+                _ => None,
+            })
+        })?;
+        let packets = self.table.ruleset.counters.get(counter)?.packets;
+        (packets > 0).then(|| {
+            format!(
+                "packets that met this end here since the table was written, of all clients and \
+                 Services: {packets} (counter {counter}); kubeweir status has the last minute's"
+            )
+        })
     }
 
     fn refused(&self) -> String {
@@ -204,8 +222,11 @@ impl<'a> Reasons<'a> {
     }
 
     fn rule_id(&self, step: &Step) -> Option<RuleId> {
-        let (_, rules) = self.table.ruleset.chains.get(&step.chain)?;
-        RuleId::of(&step.chain, rules.get(step.index)?)
+        RuleId::of(&step.chain, self.rule(step)?)
+    }
+
+    fn rule(&self, step: &Step) -> Option<&Rule> {
+        self.table.ruleset.chains.get(&step.chain)?.1.get(step.index)
     }
 
     fn source_sentences(&self) -> Vec<String> {

@@ -6,8 +6,9 @@ use super::*;
 use crate::inspect::wanted::{NodeSetup, wanted};
 use crate::model::{Families, Family, Object, PerFamily, Service, ServiceType, TrafficPolicy};
 use crate::program::{
-    Class, FrontendSpace, ListScope, LocalPods, NodePortMatch, RuleOptions, SetId,
+    Class, CounterId, FrontendSpace, ListScope, LocalPods, NodePortMatch, RuleOptions, SetId,
 };
+use crate::ruleset::Counter;
 use crate::testing::objects::{port, service, slice};
 use crate::topology::NodeTopology;
 
@@ -102,6 +103,27 @@ fn shares_are_sorted_and_add_up() {
         said.endpoints.iter().map(|s| format!("{} {:.2}", s.endpoint, s.probability)).collect();
     assert_eq!(shares, ["10.244.0.5:8080 0.50", "10.244.1.5:8080 0.50"]);
     assert_eq!(said.service.as_deref(), Some("default/web:http"));
+}
+
+#[test]
+fn how_often_that_happened() {
+    let refused = |packets| {
+        let mut table = table(&web(|_| ()), options());
+        for id in CounterId::REASONS {
+            // Another reason's is not told.
+            let packets = if id == CounterId::UnusedPort { packets } else { 7 };
+            if let Some(counter) = table.counters.get_mut(&id.name()) {
+                *counter = Counter { packets, bytes: 60 * packets };
+            }
+        }
+        ask_of(table, POD, "10.96.0.1:81")
+    };
+    assert_eq!(refused(0).verdict, Verdict::Refused);
+    assert_eq!(refused(0).reasons.len(), 1, "{}", refused(0));
+    let said = &refused(412).reasons[1];
+    assert!(said.ends_with(
+        "of all clients and Services: 412 (counter unused-port); kubeweir status has the last minute's"
+    ), "{said}");
 }
 
 #[test]

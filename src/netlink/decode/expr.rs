@@ -34,6 +34,7 @@ pub(super) fn expr(attributes: Attributes<'_>) -> Expr {
         "masq" => masq(data),
         "reject" => reject(data),
         "counter" => counter(data),
+        "objref" => count(data),
         _ => None,
     };
     known.unwrap_or_else(|| Expr::Unknown(name.to_owned()))
@@ -259,4 +260,11 @@ fn reject(data: Attributes<'_>) -> Option<Expr> {
 
 fn counter(data: Attributes<'_>) -> Option<Expr> {
     Some(Expr::Counter { packets: data.u64(counter::PACKETS)?, bytes: data.u64(counter::BYTES)? })
+}
+
+fn count(data: Attributes<'_>) -> Option<Expr> {
+    const IMM_TYPE: u16 = 1;
+    const IMM_NAME: u16 = 2;
+    (data.u32(IMM_TYPE)? == NFT_OBJECT_COUNTER).then_some(())?;
+    Some(Expr::Count(name(data.str(IMM_NAME)?)?))
 }

@@ -59,6 +59,9 @@ pub(super) fn rule(ruleset: &Ruleset, rule: &Rule) -> Result<(), i32> {
                     return Err(libc::EOPNOTSUPP);
                 }
             }
+            Expr::Count(name) if !ruleset.counters.contains_key(name) => {
+                return Err(libc::ENOENT);
+            }
             Expr::Verdict(v) => verdict(ruleset, v)?,
             _ => {}
         }

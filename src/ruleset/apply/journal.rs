@@ -20,6 +20,8 @@ pub(super) enum Undo {
     Rules(Name, Vec<Rule>),
     /// The chain had one rule less.
     NewRule(Name),
+    /// The counter was not there.
+    NewCounter(Name),
     /// The set was not there.
     NewSet(Name),
     /// The set was there.
@@ -71,6 +73,7 @@ fn revert(ruleset: &mut Ruleset, undo: Undo) {
                 rules.pop();
             }
         }
+        Undo::NewCounter(name) => drop(ruleset.counters.remove(&name)),
         Undo::NewSet(name) => drop(ruleset.sets.remove(&name)),
         Undo::Set(name, set) => drop(ruleset.sets.insert(name, *set)),
         Undo::Elements(name, before) => {

@@ -117,6 +117,11 @@ fn refuses_what_the_kernel_refuses() {
         ("deletion of a missing set", Op::DeleteSet("nowhere".into()), ENOENT),
         ("flush of a missing set", Op::FlushSet("nowhere".into()), ENOENT),
         (
+            "missing counter",
+            Op::AddRule("a".into(), rule(vec![Expr::Count("nowhere".into())])),
+            ENOENT,
+        ),
+        (
             "lookup in a missing set",
             Op::AddRule("a".into(), rule(lookup("x", None, false))),
             ENOENT,
@@ -268,6 +273,8 @@ fn every_kind_of_change_is_taken_back() {
         add("members", vec![Element::member(key(2))]),
         delete("data", vec![Element::member(key(1))]),
         chain("c"),
+        Op::AddCounter("refused".into()),
+        Op::AddRule("c".into(), rule(vec![Expr::Count("refused".into())])),
         jump("c", "a"),
         Op::FlushChain("a".into()),
         Op::FlushSet("ranges".into()),

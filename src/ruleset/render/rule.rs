@@ -73,6 +73,10 @@ impl RuleText<'_> {
                 self.words.push(format!("counter packets {packets} bytes {bytes}"));
                 self.dependency = None;
             }
+            Expr::Count(name) => {
+                self.words.push(format!("counter name \"{name}\""));
+                self.dependency = None;
+            }
             Expr::Reject(kind) => self.reject(*kind),
             Expr::Masquerade => self.words.push("masquerade fully-random".into()),
             Expr::Verdict(verdict) => self.words.push(value::verdict(verdict)),

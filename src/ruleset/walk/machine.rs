@@ -208,7 +208,7 @@ impl<'a> Machine<'a> {
     /// Evaluates an instruction that is no lookup; `None` if the rule goes on.
     fn expr(&self, expr: &Expr, progress: &mut Progress) -> Option<Effect> {
         match expr {
-            Expr::Counter { .. } => None,
+            Expr::Counter { .. } | Expr::Count(_) => None,
             Expr::Verdict(verdict) => Some(Effect::Verdict(verdict.clone())),
             Expr::Reject(kind) => Some(Effect::Reject(*kind)),
             Expr::Masquerade => {

@@ -6,7 +6,7 @@ use super::refusals::{V4, assert_serves, cluster, start};
 use crate::engine::Adoption;
 use crate::kernel::{CommitError, DumpError, Op};
 use crate::model::{Change, Kind};
-use crate::ruleset::{Ownership, Ruleset};
+use crate::ruleset::{Expr, Ownership, Ruleset};
 use crate::sync::{Synchronizer, release};
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
@@ -146,6 +146,28 @@ fn a_released_table_is_anyones_and_the_same() {
     // The second ends the handover.
     assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 2));
     assert_serves(&next.kernel, cluster(40), "in the end");
+}
+
+// What a version without counters wrote is another program: it is replaced in one transaction, as any other.
+#[test]
+fn a_table_without_counters_is_replaced_at_once() {
+    let mut first = start(cluster(40), FakeKernel::new());
+    first.sync(V4, Duration::ZERO);
+    let counters = first.kernel.ruleset(V4).counters.clone();
+    assert!(!counters.is_empty());
+    let Synchronizer { mut kernel, .. } = first;
+    kernel.close_socket();
+    let table = kernel.ruleset_mut(V4);
+    table.counters.clear();
+    for rule in table.chains.values_mut().flat_map(|(_, rules)| rules) {
+        rule.exprs.retain(|expr| !matches!(expr, Expr::Count(_)));
+    }
+    let mut second = start(cluster(40), kernel);
+    let report = second.sync(V4, Duration::ZERO).unwrap();
+    // The second ends the handover.
+    assert_eq!((report.adoption, report.commits.len()), (Some(Adoption::Replace), 2));
+    assert_eq!(second.kernel.ruleset(V4).counters, counters);
+    assert_serves(&second.kernel, cluster(40), "in the end");
 }
 
 fn twins(kernel: &FakeKernel) -> usize {

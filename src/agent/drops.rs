@@ -1,0 +1,152 @@
+//! What the rules refused or dropped: so far, from the kernel's counters, and in the last minute, for
+//! which the agent looks at them every few seconds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use crate::kernel::DumpError;
+use crate::logging::with_causes;
+use crate::metrics::RuleCounts;
+use crate::model::Family;
+use crate::netlink;
+use crate::program::CounterId;
+use crate::status::Dropped;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// How far back is remembered.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Packets by counter.
+type Packets = BTreeMap<(Family, CounterId), u64>;
+
+/// The table's counters of now. Blocking, for some microseconds: whoever asks has a socket of its own, so
+/// that nobody waits for a commit.
+fn packets() -> Result<Packets, DumpError> {
+    let mut packets = Packets::new();
+    for family in Family::BOTH {
+        let counters = netlink::counters(family)?;
+        packets.extend(counters.iter().filter_map(|(name, counter)| {
+            Some(((family, CounterId::from_name(name.as_str())?), counter.packets))
+        }));
+    }
+    Ok(packets)
+}
+
+/// The same, for people who can do without; why in the log.
+fn asked() -> Option<Packets> {
+    packets()
+        .inspect_err(|reason| debug!(reason = with_causes(reason), "No counters of drops"))
+        .ok()
+}
+
+/// For a scrape.
+pub fn rule_counts() -> Option<RuleCounts> {
+    let packets = asked()?;
+    let sum = |id| packets.iter().filter(|((_, of), _)| *of == id).map(|(_, count)| count).sum();
+    let reasons = packets.iter().filter(|((_, id), _)| CounterId::REASONS.contains(id));
+    Some(RuleCounts {
+        dropped: reasons.map(|((family, id), count)| (*family, id.as_str(), *count)).collect(),
+        invalid: sum(CounterId::Invalid),
+        accepted_on_localhost: sum(CounterId::AcceptedOnLocalhost),
+    })
+}
+
+/// The counters of the last minute, which one task fills and others read.
+#[derive(Debug, Clone, Default)]
+pub struct LastMinute(Arc<Mutex<Looks>>);
+
+impl LastMinute {
+    /// Looks until the process ends.
+    pub async fn watch(self) {
+        loop {
+            if let Some(packets) = tokio::task::spawn_blocking(asked).await.ok().flatten() {
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now(), packets);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What is refused and dropped as of now, by family and reason; `None` if the kernel does not answer.
+    /// Blocking, for some microseconds.
+    pub fn drops(&self) -> Option<BTreeMap<Family, BTreeMap<String, Dropped>>> {
+        let now = asked()?;
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).until(Instant::now(), &now))
+    }
+}
+
+/// Looks at the counters, oldest first.
+#[derive(Debug, Default)]
+struct Looks(VecDeque<(Instant, Packets)>);
+
+impl Looks {
+    fn add(&mut self, at: Instant, packets: Packets) {
+        self.forget(at);
+        self.0.push_back((at, packets));
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > MINUTE) {
+            self.0.pop_front();
+        }
+    }
+
+    /// What came since the oldest look. A counter that went back was made anew and counts from 0.
+    fn until(&mut self, at: Instant, now: &Packets) -> BTreeMap<Family, BTreeMap<String, Dropped>> {
+        self.forget(at);
+        let oldest = self.0.front();
+        let mut drops: BTreeMap<Family, BTreeMap<String, Dropped>> = BTreeMap::new();
+        for (key @ (family, id), &packets) in now {
+            if !CounterId::REASONS.contains(id) {
+                continue;
+            }
+            let since = |(_, before): &(Instant, Packets)| {
+                packets - before.get(key).copied().filter(|&start| start <= packets).unwrap_or(0)
+            };
+            let last_minute = oldest.map_or(0, since);
+            let dropped = Dropped { packets, last_minute };
+            drops.entry(*family).or_default().insert(id.to_string(), dropped);
+        }
+        drops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: (Family, CounterId) = (Family::V4, CounterId::NoEndpoints);
+
+    fn last_minute(looks: &mut Looks, at: Instant, packets: u64) -> u64 {
+        looks.until(at, &Packets::from([(KEY, packets)]))[&Family::V4]["no-endpoints"].last_minute
+    }
+
+    #[test]
+    fn what_is_older_than_a_minute_is_forgotten() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut looks = Looks::default();
+        assert_eq!(last_minute(&mut looks, start, 412), 0, "nothing is known of the time before");
+        for second in (0..=120).step_by(10) {
+            looks.add(at(second), Packets::from([(KEY, second * 2)]));
+        }
+        // The oldest look of the minute is that of second 60.
+        assert_eq!(last_minute(&mut looks, at(120), 250), 130);
+        assert_eq!(looks.0.len(), 7);
+        assert_eq!(last_minute(&mut looks, at(125), 250), 250 - 140);
+        assert_eq!(last_minute(&mut looks, at(300), 250), 0);
+    }
+
+    // The table was replaced.
+    #[test]
+    fn a_counter_that_went_back_counts_from_0() {
+        let start = Instant::now();
+        let mut looks = Looks::default();
+        looks.add(start, Packets::from([(KEY, 1000)]));
+        assert_eq!(last_minute(&mut looks, start, 7), 7);
+    }
+}
