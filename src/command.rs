@@ -16,14 +16,14 @@ mod input;
 mod kernel;
 mod print;
 mod render;
+mod running;
 
 use std::process::ExitCode;
 
 pub use error::CommandError;
-pub use print::tell;
 
 use crate::cli::people::{Command, CompletionsArgs, Shell};
-use crate::logging::with_causes;
+use crate::text::{tell, with_causes};
 use print::print;
 
 /// Carries a sub-command out; what goes wrong is told on stderr.

@@ -25,33 +25,51 @@
 //!
 //! `tests/layering.rs` holds this table.
 
+#[cfg(feature = "agent")]
 pub mod agent;
 pub mod api;
 pub mod backoff;
+#[cfg(feature = "agent")]
 pub mod cleanup;
+#[cfg(feature = "agent")]
 pub mod cli;
+#[cfg(feature = "agent")]
 pub mod command;
+#[cfg(feature = "agent")]
 pub mod config;
 pub mod conntrack;
+#[cfg(feature = "desk")]
+pub mod desk;
 pub mod engine;
+#[cfg(feature = "agent")]
 pub mod health;
+#[cfg(feature = "agent")]
 pub mod http_server;
 pub mod inspect;
 pub mod kernel;
+#[cfg(feature = "agent")]
 pub mod localhost;
+#[cfg(feature = "agent")]
 pub mod logging;
+#[cfg(feature = "agent")]
 pub mod manifest;
+#[cfg(feature = "agent")]
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "agent")]
 pub mod netlink;
+#[cfg(feature = "agent")]
 pub mod node;
 pub mod program;
 pub mod ruleset;
 pub mod source;
 pub mod status;
+#[cfg(feature = "agent")]
 pub mod sync;
+#[cfg(feature = "agent")]
 pub mod sysctl;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod text;
 pub mod topology;
 pub mod wire;
