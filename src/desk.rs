@@ -1,6 +1,106 @@
-//! x
+//! `kubectl kubeweir`: asks the agents of a whole cluster, from where people sit.
+//!
+//! Place in the flow: the `kubectl-kubeweir` binary. It finds the agents' pods, runs `kubeweir` in each
+//! through the API server, as `kubectl exec` does, reads JSON, and says of which node it is true. What an
+//! answer means is [`crate::inspect`]'s. Must not know Linux: it runs wherever kubectl does.
+
+// They panic when nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+// A binary's parts; the words say it.
+#![allow(missing_docs)]
+
+mod ask;
+mod cli;
+mod cluster;
+mod diff;
+mod error;
+mod print;
+mod status;
+
+use std::ffi::OsString;
 use std::process::ExitCode;
-/// x
-pub fn run(_a: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
-    ExitCode::SUCCESS
+
+use clap::Parser;
+
+use crate::api::Person;
+use crate::text::{tell, with_causes};
+use ask::Asker;
+use cli::{Command, Desk, Output, Reach};
+use cluster::Site;
+use error::DeskError;
+
+/// What a command found, and the exit code that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Well = 0,
+    /// A problem or a difference.
+    Ill = 1,
+    /// A node was not reached: whether all is well is not known.
+    Unknown = 2,
+}
+
+/// The whole program: arguments in, exit code out.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let desk = match Desk::try_parse_from(arguments) {
+        Ok(desk) => desk,
+        Err(told) => {
+            // It is printed where it belongs: help to stdout, mistakes to stderr.
+            let _ = told.print();
+            return ExitCode::from(if told.use_stderr() { Outcome::Unknown as u8 } else { 0 });
+        }
+    };
+    carried_out(&desk).map_or_else(
+        |error| {
+            tell(&format!("error: {}\n", with_causes(&error)));
+            if let Some(advice) = error.advice() {
+                tell(&format!("{advice}\n"));
+            }
+            ExitCode::from(Outcome::Unknown as u8)
+        },
+        |outcome| ExitCode::from(outcome as u8),
+    )
+}
+
+fn carried_out(desk: &Desk) -> Result<Outcome, DeskError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DeskError::Runtime)?;
+    runtime.block_on(async {
+        let room = Room::enter(&desk.reach)?;
+        match &desk.command {
+            Command::Status => status::run(&room).await,
+            Command::Diff(args) => diff::run(&room, args).await,
+        }
+    })
+}
+
+/// What every command needs.
+struct Room<'a> {
+    reach: &'a Reach,
+    asker: Asker,
+}
+
+impl Room<'_> {
+    fn enter(reach: &Reach) -> Result<Room<'_>, DeskError> {
+        let person = Person {
+            kubeconfig: reach.kubeconfig.clone(),
+            context: reach.context.clone(),
+            user_agent: format!("kubectl-kubeweir/{}", env!("CARGO_PKG_VERSION")),
+        };
+        let asker = Asker {
+            client: person.client()?,
+            parallel: reach.parallel.get(),
+            patience: reach.timeout,
+        };
+        Ok(Room { reach, asker })
+    }
+
+    async fn sites(&self) -> Result<Vec<Site>, DeskError> {
+        cluster::sites(&self.asker.client, self.reach).await
+    }
+
+    fn output(&self) -> Option<Output> {
+        self.reach.output
+    }
 }
