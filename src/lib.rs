@@ -21,7 +21,10 @@
 //! | what the agent tells | [`status`] | who asks |
 //! | orchestration | [`sync`], [`agent`] | Kubernetes' own types |
 //! | shell | [`config`], [`cli`], [`logging`], `main` | rules of traffic |
-//! | faces for people | [`inspect`] (pure), [`command`] | how the agent runs |
+//! | faces for people | [`inspect`] (pure), [`text`], [`command`], [`desk`] | how the agent runs |
+//!
+//! Two programs. The agent, with its sub-commands for people, is feature `agent`. [`desk`] is
+//! `kubectl kubeweir`, feature `desk`, and uses only what has nothing of Linux.
 //!
 //! `tests/layering.rs` holds this table.
 

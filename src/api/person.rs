@@ -4,7 +4,7 @@
 //! is accepted of certificates, credentials and proxies is [`super::connection`]'s.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request};
@@ -84,6 +84,6 @@ fn usual_files() -> Vec<PathBuf> {
 
 /// Several files in one name, as `KUBECONFIG` has them.
 fn shown(files: &[PathBuf]) -> PathBuf {
-    let joined = env::join_paths(files.iter().map(|file| Path::new(file)));
+    let joined = env::join_paths(files.iter().map(PathBuf::as_path));
     joined.map(PathBuf::from).unwrap_or_default()
 }
