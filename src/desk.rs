@@ -14,8 +14,12 @@ mod cli;
 mod cluster;
 mod diff;
 mod error;
+mod explain;
+mod flows;
+mod names;
 mod print;
 mod status;
+mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -71,6 +75,9 @@ fn carried_out(desk: &Desk) -> Result<Outcome, DeskError> {
         match &desk.command {
             Command::Status => status::run(&room).await,
             Command::Diff(args) => diff::run(&room, args).await,
+            Command::Explain(args) => explain::run(&room, args).await,
+            Command::Flows(args) => flows::run(&room, args).await,
+            Command::Top(args) => top::run(&room, args).await,
         }
     })
 }

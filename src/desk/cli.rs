@@ -62,6 +62,12 @@ pub enum Command {
     Status,
     /// Compare every node's kernel with what the API wants of it
     Diff(DiffArgs),
+    /// Say where a connection goes and why, on every node; where nodes agree, once
+    Explain(ExplainArgs),
+    /// List the connections of a Service, an endpoint or a client, on every node
+    Flows(FlowsArgs),
+    /// Show new connections a second by Service, of all nodes together, where agents count them
+    Top(TopArgs),
 }
 
 /// `kubectl kubeweir diff`.
@@ -73,6 +79,51 @@ pub struct DiffArgs {
     /// Of every namespace, and what belongs to no Service; so without it, too
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+}
+
+/// `kubectl kubeweir explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Where the connection comes from: a Pod or an address
+    #[arg(value_name = "[NAMESPACE/]POD|ADDR")]
+    pub from: String,
+    /// Where it goes: a Service and one of its ports, by name or number, or an address
+    #[arg(value_name = "[NAMESPACE/]SERVICE[:PORT][/PROTOCOL]|ADDR:PORT[/PROTOCOL]")]
+    pub to: String,
+    /// Namespace of names without one; the context's without it
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Ask this node alone
+    #[arg(long, value_name = "NODE")]
+    pub from_node: Option<String>,
+}
+
+/// `kubectl kubeweir flows`.
+#[derive(Debug, Clone, Args)]
+pub struct FlowsArgs {
+    /// Whose: a Service or one of its ports, IP:PORT of an endpoint or a frontend, or the IP of a client or an endpoint; of every Service without it
+    #[arg(value_name = "[NAMESPACE/]SERVICE[:PORT]|ENDPOINT|CLIENT")]
+    pub of: Option<String>,
+    /// Namespace of a name without one; without a name, only flows to its Services
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// To Services of every namespace; so without it, too
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
+/// `kubectl kubeweir top`.
+#[derive(Debug, Clone, Args)]
+pub struct TopArgs {
+    /// Only Services of this namespace
+    #[arg(short = 'n', long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Of every namespace; so without it, too
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// How many Service ports to show
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
 }
 
 /// Form of an answer.

@@ -42,6 +42,17 @@ pub enum DeskError {
         /// Which labels.
         selector: String,
     },
+    /// What somebody wrote means nothing here.
+    #[error("{text:?}: {reason}")]
+    Unclear {
+        /// As written.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+    /// No such node is among those that are meant.
+    #[error("there is no node {0}")]
+    NoSuchNode(String),
     /// The answer could not be written.
     #[error("writing the output")]
     Write(#[source] io::Error),

@@ -86,8 +86,26 @@ impl Cluster {
         Cluster::start_with(|_, _| {})
     }
 
-    /// The same with a changed configuration of some node.
+    /// The same with a changed configuration of each node.
     pub fn start_with(change: impl Fn(&str, &mut Value)) -> Cluster {
+        Cluster::start_preloaded(change, |_, _| Vec::new())
+    }
+
+    /// The same with a shell script that runs on a node whenever its agent is about to commit, as
+    /// `tests/agent/meddler.rs` says it, while the file `meddling` is there.
+    pub fn start_meddled(node: &str, script: &str) -> Cluster {
+        let unowned = |_: &str, config: &mut Value| config["kubeweir"]["tableOwnership"] = false.into();
+        Cluster::start_preloaded(unowned, |meddled, directory| match meddled == node {
+            true => preload(directory, script),
+            false => Vec::new(),
+        })
+    }
+
+    /// `variables`: of a node's agent, by the directory for files.
+    fn start_preloaded(
+        change: impl Fn(&str, &mut Value),
+        variables: impl Fn(&str, &Path) -> Vec<String>,
+    ) -> Cluster {
         let desk = Netns::new("desk").unwrap();
         desk.ip(&format!("addr add {DESK}/32 dev lo")).unwrap();
         let nodes: HashMap<&str, Arc<Netns>> =
@@ -102,7 +120,8 @@ impl Cluster {
             Cluster { server, nodes, desk, directory, agents: HashMap::new(), containers };
         cluster.furnish();
         for node in NODES {
-            cluster.start_agent(node, |config| change(node, config));
+            let variables = variables(node, cluster.files());
+            cluster.start_agent(node, variables, |config| change(node, config));
         }
         cluster.wait("every agent's first sync", |cluster| {
             NODES.into_iter().all(|node| cluster.is_synced(node))
@@ -113,24 +132,14 @@ impl Cluster {
     /// Objects, pods, and who runs programs in them.
     fn furnish(&self) {
         for (node, n) in NODES.into_iter().zip(1..) {
-            self.server.put(&json!({
-                "apiVersion": "v1", "kind": "Node",
-                "metadata": { "name": node, "labels": { "kubernetes.io/os": "linux", "rack": node } },
-                "spec": { "podCIDRs": [format!("10.244.{n}.0/24")] },
-                "status": { "addresses": [{ "type": "InternalIP", "address": format!("10.200.{n}.2") }] },
-            }));
+            self.server.put(&self::node(node, n));
             self.server.put_pod(pod(node));
         }
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/manifests");
-        for file in ["cluster.yaml", "services.yaml"] {
-            let text = fs::read_to_string(manifests.join(file)).unwrap();
-            let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-            for document in documents {
-                match document["kind"].as_str() {
-                    Some("Node") => {}
-                    Some("Pod") => self.server.put_pod(document),
-                    _ => self.server.put(&document),
-                }
+        for object in manifests() {
+            match object["kind"].as_str() {
+                Some("Node") => {}
+                Some("Pod") => self.server.put_pod(object),
+                _ => self.server.put(&object),
             }
         }
         let nodes = self.nodes.clone();
@@ -156,7 +165,12 @@ impl Cluster {
         }));
     }
 
-    fn start_agent(&mut self, node: &'static str, change: impl FnOnce(&mut Value)) {
+    fn start_agent(
+        &mut self,
+        node: &'static str,
+        variables: Vec<String>,
+        change: impl FnOnce(&mut Value),
+    ) {
         let mut config: Value = serde_saphyr::from_str(KUBEADM).unwrap();
         config["clientConnection"]["kubeconfig"] = json!(self.path("kubeconfig"));
         config["clusterCIDR"] = "10.244.0.0/16".into();
@@ -171,10 +185,13 @@ impl Cluster {
         change(&mut config);
         let file = self.path(&format!("{node}.conf"));
         fs::write(&file, config.to_string()).unwrap();
-        let args = [format!("--config={}", file.display()), format!("--hostname-override={node}")];
+        let mut args = variables;
+        args.push(self.path("kube-proxy").display().to_string());
+        args.push(format!("--config={}", file.display()));
+        args.push(format!("--hostname-override={node}"));
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         let log = File::create(self.path(&format!("{node}.log"))).unwrap();
-        let agent = Agent::start(&self.nodes[node], &self.path("kube-proxy"), &args, &log).unwrap();
+        let agent = Agent::start(&self.nodes[node], Path::new("env"), &args, &log).unwrap();
         self.agents.insert(node, agent);
     }
 
@@ -272,6 +289,43 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The objects of `tests/inspect/manifests`.
+pub fn manifests() -> Vec<Value> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inspect/manifests");
+    let of = |file: &str| -> Vec<Value> {
+        let text = fs::read_to_string(directory.join(file)).unwrap();
+        serde_saphyr::from_multiple(&text).unwrap()
+    };
+    ["cluster.yaml", "services.yaml"].into_iter().flat_map(of).collect()
+}
+
+/// The n-th node.
+pub fn node(name: &str, n: u8) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": name, "labels": { "kubernetes.io/os": "linux", "rack": name } },
+        "spec": { "podCIDRs": [format!("10.244.{n}.0/24")] },
+        "status": { "addresses": [{ "type": "InternalIP", "address": format!("10.200.{n}.2") }] },
+    })
+}
+
+/// Builds what runs a script before each commit; the variables that make an agent take it.
+fn preload(directory: &Path, script: &str) -> Vec<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/meddler.c");
+    let library = directory.join("meddler.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    let built = compiler.status().expect("cc; see DEBIAN_BUILD_PACKAGES in the Makefile");
+    assert!(built.success());
+    let (program, switch) = (directory.join("meddler"), directory.join("meddling"));
+    fs::write(&switch, "").unwrap();
+    fs::write(&program, format!("[ -e {} ] || exit 0\n{script}\n", switch.display())).unwrap();
+    let meddled = directory.join("meddled");
+    [("LD_PRELOAD", library), ("MEDDLER", program), ("MEDDLED", meddled)]
+        .map(|(name, path)| format!("{name}={}", path.display()))
+        .to_vec()
 }
 
 /// A node's namespace and its way to the desk.
