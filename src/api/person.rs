@@ -13,8 +13,8 @@ use kube::client::Body;
 use kube::config::Kubeconfig;
 use tower::ServiceExt;
 
-use super::access::{Access, read_kubeconfig, unusable};
-use super::connection::{Connected, ConnectionError, connected};
+use super::access::{Access, ConnectionError, read_kubeconfig, unusable};
+use super::connection::{Connected, connected};
 
 /// Who asks, as kubectl's flags say it.
 #[derive(Debug, Clone, Default)]

@@ -11,10 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::CommandError;
-use super::input::read;
+use crate::cli;
 use crate::cli::people::Command;
 use crate::cli::proxy::Parsed;
-use crate::cli::{self};
 use crate::config::{self, Config};
 
 /// An agent's set-up.
@@ -36,7 +35,11 @@ pub fn running() -> Result<Running, CommandError> {
         .find_map(|process| agent(&fs::read(process.path().join("cmdline")).ok()?))
         .ok_or(CommandError::NoAgent)?;
     let file = Some(&parsed.flags.config).filter(|file| !file.is_empty());
-    let text = file.map(|file| read(Path::new(file))).transpose()?;
+    let read = |file: &String| {
+        let path = PathBuf::from(file);
+        fs::read_to_string(&path).map_err(|source| CommandError::Read { path, source })
+    };
+    let text = file.map(read).transpose()?;
     let config = config::resolve(config::complete(&parsed.flags, text.as_deref())?)?;
     Ok(Running { config, manifests })
 }

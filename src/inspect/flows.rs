@@ -202,11 +202,7 @@ fn state(entry: &Entry) -> &'static str {
     }
 }
 
-<<<<<<< HEAD
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-=======
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
->>>>>>> 2e1d9e1 (kubectl kubeweir explain, flows and top; one node of three broken in each of the thirteen ways)
 pub struct Flow {
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
