@@ -54,7 +54,7 @@ const USES: &[(&str, &[&str])] = &[
         "api", "cli", "config", "conntrack", "inspect", "manifest", "model", "netlink", "node", "program", "ruleset",
         "source", "status", "sync", "text", "topology", "kernel",
     ]),
-    ("desk", &["api", "inspect", "status", "text"]),
+    ("desk", &["api", "inspect", "model", "status", "text"]),
     // what tests share; nobody else knows it
     ("testing", &["model", "program", "ruleset", "kernel", "wire"]),
 ];

@@ -94,7 +94,8 @@ impl Cluster {
     /// The same with a shell script that runs on a node whenever its agent is about to commit, as
     /// `tests/agent/meddler.rs` says it, while the file `meddling` is there.
     pub fn start_meddled(node: &str, script: &str) -> Cluster {
-        let unowned = |_: &str, config: &mut Value| config["kubeweir"]["tableOwnership"] = false.into();
+        let unowned =
+            |_: &str, config: &mut Value| config["kubeweir"]["tableOwnership"] = false.into();
         Cluster::start_preloaded(unowned, |meddled, directory| match meddled == node {
             true => preload(directory, script),
             false => Vec::new(),
@@ -320,7 +321,6 @@ fn preload(directory: &Path, script: &str) -> Vec<String> {
     let built = compiler.status().expect("cc; see DEBIAN_BUILD_PACKAGES in the Makefile");
     assert!(built.success());
     let (program, switch) = (directory.join("meddler"), directory.join("meddling"));
-    fs::write(&switch, "").unwrap();
     fs::write(&program, format!("[ -e {} ] || exit 0\n{script}\n", switch.display())).unwrap();
     let meddled = directory.join("meddled");
     [("LD_PRELOAD", library), ("MEDDLER", program), ("MEDDLED", meddled)]

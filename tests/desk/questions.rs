@@ -15,8 +15,18 @@ fn explain_says_once_what_all_nodes_say() {
         ],
     );
     assert!(!refused.stdout.contains("steps"), "{}", refused.stdout);
-    cluster.ask(&["explain", "shop/web-0", "shop/web:http", "-o", "wide"]).is(0, &["served", "steps (the"]);
-    let one = cluster.ask(&["explain", "10.244.0.12", "10.96.0.10:80", "--from-node", "node-c", "-o", "json"]);
+    cluster
+        .ask(&["explain", "shop/web-0", "shop/web:http", "-o", "wide"])
+        .is(0, &["served", "steps (the"]);
+    let one = cluster.ask(&[
+        "explain",
+        "10.244.0.12",
+        "10.96.0.10:80",
+        "--from-node",
+        "node-c",
+        "-o",
+        "json",
+    ]);
     let json = one.is(0, &[]).json();
     assert_eq!(json["nodes"].as_array().map(Vec::len), Some(1), "{json}");
     assert_eq!(json["nodes"][0]["answer"]["service"], "shop/web:http");
@@ -58,7 +68,8 @@ fn explain_names_the_nodes_that_say_otherwise() {
 fn flows_have_their_node() {
     let cluster = Cluster::start();
     // Nobody answers there, so that the flow stays as it is.
-    let dial = || std::net::UdpSocket::bind("10.200.2.2:0").and_then(|s| s.send_to(b"x", "10.96.0.20:53"));
+    let dial =
+        || std::net::UdpSocket::bind("10.200.2.2:0").and_then(|s| s.send_to(b"x", "10.96.0.20:53"));
     cluster.server.put(&serde_json::json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "namespace": "dns", "name": "dns" },
         "spec": { "clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20"],
@@ -71,7 +82,10 @@ fn flows_have_their_node() {
         "endpoints": [{ "addresses": ["10.244.9.9"] }],
     }));
     cluster.wait("the new Service", |cluster| {
-        cluster.ask(&["explain", "10.200.2.2", "dns", "-n", "dns"]).stdout.contains("all 3 nodes:\n  10.200.2.2 -> 10.96.0.20:53/udp: served")
+        cluster
+            .ask(&["explain", "10.200.2.2", "dns", "-n", "dns"])
+            .stdout
+            .contains("all 3 nodes:\n  10.200.2.2 -> 10.96.0.20:53/udp: served")
     });
     cluster.nodes["node-b"].run(dial).unwrap();
     let flows = cluster.ask(&["flows", "dns", "-n", "dns"]);
@@ -79,7 +93,10 @@ fn flows_have_their_node() {
     assert!(flows.is(0, &["NODE"]).stdout.lines().any(|text| line(&text)), "{}", flows.stdout);
     assert_eq!(flows.stdout.lines().count(), 2, "{}", flows.stdout);
     cluster.ask(&["flows", "-n", "shop"]).is(0, &["no flows"]);
-    assert_eq!(cluster.ask(&["flows", "-o", "json"]).json()["nodes"][1]["answer"][0]["state"], "UNREPLIED");
+    assert_eq!(
+        cluster.ask(&["flows", "-o", "json"]).json()["nodes"][1]["answer"][0]["state"],
+        "UNREPLIED"
+    );
     cluster.ask(&["flows", "none", "-n", "shop"]).is(
         2,
         &["all 3 nodes: not reached: kubeweir flows there: the kernel's tables have no Service shop/none"],
@@ -105,6 +122,9 @@ fn top_adds_up_what_nodes_count() {
     for (node, answer) in NODES.iter().zip(json["nodes"].as_array().unwrap()).take(2) {
         assert_eq!(answer["node"], **node);
         let ports = answer["answer"].as_array().unwrap();
-        assert!(!ports.is_empty() && ports.iter().all(|rate| rate["port"].as_str().unwrap().starts_with("shop/")));
+        assert!(
+            !ports.is_empty()
+                && ports.iter().all(|rate| rate["port"].as_str().unwrap().starts_with("shop/"))
+        );
     }
 }
