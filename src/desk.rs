@@ -12,22 +12,26 @@
 mod ask;
 mod cli;
 mod cluster;
+mod complete;
 mod diff;
+mod dump;
 mod error;
 mod explain;
 mod flows;
 mod names;
 mod print;
+mod redact;
 mod status;
 mod top;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::api::Person;
-use crate::text::{tell, with_causes};
+use crate::text::{is_read, manual, tell, with_causes};
 use ask::Asker;
 use cli::{Command, Desk, Output, Reach};
 use cluster::Site;
@@ -45,6 +49,13 @@ pub enum Outcome {
 
 /// The whole program: arguments in, exit code out.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let program = arguments.first().and_then(|program| Path::new(program).file_stem());
+    if program.is_some_and(|program| program == complete::NAME) {
+        let words = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+        let text = complete::candidates(&Desk::command(), &words.collect::<Vec<_>>());
+        return ExitCode::from(u8::from(is_read(&text).is_err()));
+    }
     let desk = match Desk::try_parse_from(arguments) {
         Ok(desk) => desk,
         Err(told) => {
@@ -66,6 +77,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn carried_out(desk: &Desk) -> Result<Outcome, DeskError> {
+    if let Some(text) = own(&desk.command).transpose()? {
+        return is_read(&text).map(|_| Outcome::Well).map_err(DeskError::Write);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -78,8 +92,23 @@ fn carried_out(desk: &Desk) -> Result<Outcome, DeskError> {
             Command::Explain(args) => explain::run(&room, args).await,
             Command::Flows(args) => flows::run(&room, args).await,
             Command::Top(args) => top::run(&room, args).await,
+            Command::Dump(args) => dump::run(&room, args).await,
+            Command::Completions { .. } | Command::Man => unreachable!("nobody is asked for these"),
         }
     })
+}
+
+/// What the program says of itself.
+fn own(command: &Command) -> Option<Result<String, DeskError>> {
+    match command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Desk::command(), "kubectl-kubeweir", &mut script);
+            Some(Ok(String::from_utf8_lossy(&script).into_owned()))
+        }
+        Command::Man => Some(manual(&Desk::command()).map_err(DeskError::Write)),
+        _ => None,
+    }
 }
 
 /// What every command needs.

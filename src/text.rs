@@ -48,6 +48,19 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
     table.lines().map(line).collect()
 }
 
+/// The manual: the program's page, then one section for each sub-command.
+///
+/// Errors: none that memory does not bring.
+pub fn manual(command: &clap::Command) -> io::Result<String> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut text)?;
+    for sub in command.get_subcommands() {
+        let name = format!("{}-{}", command.get_name(), sub.get_name());
+        clap_mangen::Man::new(sub.clone().display_name(name)).render(&mut text)?;
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// Red on a terminal, plain anywhere else.
 pub fn red(text: &str) -> String {
     let colourful = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

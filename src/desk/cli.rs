@@ -68,6 +68,16 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show new connections a second by Service, of all nodes together, where agents count them
     Top(TopArgs),
+    /// Write what a bug report needs of every node into one archive, and what was missing
+    Dump(DumpArgs),
+    /// Print a completion script for a shell; kubectl itself asks a link to this program named kubectl_complete-kubeweir
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 /// `kubectl kubeweir diff`.
@@ -124,6 +134,17 @@ pub struct TopArgs {
     /// How many Service ports to show
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
+}
+
+/// `kubectl kubeweir dump`.
+#[derive(Debug, Clone, Args)]
+pub struct DumpArgs {
+    /// The archive, which must not be there yet; kubeweir-TIME.tar without it
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Put names in the place of addresses, the same name for the same address
+    #[arg(long)]
+    pub redact: bool,
 }
 
 /// Form of an answer.

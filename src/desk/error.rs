@@ -53,6 +53,15 @@ pub enum DeskError {
     /// No such node is among those that are meant.
     #[error("there is no node {0}")]
     NoSuchNode(String),
+    /// The archive could not be written.
+    #[error("writing {}", path.display())]
+    Archive {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The answer could not be written.
     #[error("writing the output")]
     Write(#[source] io::Error),

@@ -10,8 +10,8 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Output};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use kubeweir::testing::api_server::Execution;
@@ -65,7 +65,7 @@ enum Container {
     Runs,
     /// The runtime cannot run anything in it.
     Broken(String),
-    /// What is run there never ends.
+    /// What is run there does not end before the test.
     Silent,
     /// It has another program in the place of ours.
     Foreign,
@@ -77,7 +77,42 @@ pub struct Cluster {
     desk: Netns,
     directory: TempDir,
     agents: HashMap<&'static str, Agent>,
-    containers: Arc<Mutex<HashMap<String, Container>>>,
+    containers: Arc<Containers>,
+}
+
+/// How those are that do not simply run, by node.
+#[derive(Default)]
+struct Containers {
+    by_node: Mutex<HashMap<String, Container>>,
+    changed: Condvar,
+}
+
+impl Containers {
+    fn set(&self, node: &str, container: Container) {
+        self.by_node.lock().unwrap().insert(node.to_owned(), container);
+        self.changed.notify_all();
+    }
+
+    fn get(&self, node: &str) -> Container {
+        self.by_node.lock().unwrap().get(node).cloned().unwrap_or(Container::Runs)
+    }
+
+    /// Comes back when it is another one.
+    fn wait_while_silent(&self, node: &str) {
+        let silent = |by_node: &mut HashMap<String, Container>| {
+            matches!(by_node.get(node), Some(Container::Silent))
+        };
+        drop(self.changed.wait_while(self.by_node.lock().unwrap(), silent).unwrap());
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The server ends with those that it runs programs for.
+        for node in NODES {
+            self.containers.set(node, Container::Runs);
+        }
+    }
 }
 
 impl Cluster {
@@ -147,19 +182,15 @@ impl Cluster {
         let containers = Arc::clone(&self.containers);
         self.server.execute(Arc::new(move |execution: &Execution| {
             let node = execution.pod.strip_prefix("kubeweir-").expect("a pod of an agent");
-            let container = containers.lock().unwrap().get(node).cloned();
             let mut command = Command::new(env!("CARGO_BIN_EXE_kubeweir"));
-            match container.unwrap_or(Container::Runs) {
+            containers.wait_while_silent(node);
+            match containers.get(node) {
                 Container::Broken(reason) => return Err(std::io::Error::other(reason)),
-                Container::Runs => drop(command.args(&execution.command[1..])),
-                Container::Silent => drop({
-                    command = Command::new("sleep");
-                    command.arg("20")
-                }),
-                Container::Foreign => drop({
+                Container::Runs | Container::Silent => drop(command.args(&execution.command[1..])),
+                Container::Foreign => {
                     command = Command::new("sh");
-                    command.args(["-c", "echo 'error: no such command' >&2; exit 3"])
-                }),
+                    command.args(["-c", "echo 'error: no such command' >&2; exit 3"]);
+                }
             }
             assert_eq!(execution.command[0], "kubeweir");
             nodes[node].run(|| command.output())
@@ -220,12 +251,12 @@ impl Cluster {
     pub fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Said {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-kubeweir"));
         command.args(args).env_remove("KUBECONFIG").envs(variables.iter().copied());
-        let output = self.desk.run(|| command.output()).unwrap();
-        Said {
-            code: output.status.code().expect("it was not killed"),
-            stdout: String::from_utf8(output.stdout).expect("UTF-8"),
-            stderr: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
+        said(self.desk.run(|| command.output()).unwrap())
+    }
+
+    /// Another program at the desk.
+    pub fn run_program(&self, program: &str, args: &[&str]) -> Said {
+        said(self.desk.run(|| Command::new(program).args(args).output()).unwrap())
     }
 
     /// The directory with `kubeconfig`.
@@ -262,21 +293,17 @@ impl Cluster {
 
     /// The runtime of a node runs nothing, for this reason.
     pub fn break_runtime(&self, node: &str, reason: &str) {
-        self.set(node, Container::Broken(reason.to_owned()));
+        self.containers.set(node, Container::Broken(reason.to_owned()));
     }
 
-    /// What is run on a node never ends.
+    /// What is run on a node does not end, until it is another container or the test ends.
     pub fn silence(&self, node: &str) {
-        self.set(node, Container::Silent);
+        self.containers.set(node, Container::Silent);
     }
 
     /// A node's pod has another program.
     pub fn swap_program(&self, node: &str) {
-        self.set(node, Container::Foreign);
-    }
-
-    fn set(&self, node: &str, container: Container) {
-        self.containers.lock().unwrap().insert(node.to_owned(), container);
+        self.containers.set(node, Container::Foreign);
     }
 
     #[track_caller]
@@ -328,6 +355,14 @@ fn preload(directory: &Path, script: &str) -> Vec<String> {
         .to_vec()
 }
 
+fn said(output: Output) -> Said {
+    Said {
+        code: output.status.code().expect("it was not killed"),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
 /// A node's namespace and its way to the desk.
 fn linked(desk: &Netns, name: &str, n: u8) -> Arc<Netns> {
     let node = Netns::new(name).unwrap();
@@ -352,7 +387,9 @@ pub fn pod(node: &str) -> Value {
             "namespace": "kube-system", "name": format!("kubeweir-{node}"),
             "labels": { "app.kubernetes.io/name": "kubeweir" },
         },
-        "spec": { "nodeName": node, "hostNetwork": true, "containers": [{ "name": "kube-proxy" }] },
+        "spec": { "nodeName": node, "hostNetwork": true, "containers": [{
+            "name": "kube-proxy", "env": [{ "name": "TOKEN", "value": "s3cret" }],
+        }] },
         "status": {
             "phase": "Running",
             "containerStatuses": [{

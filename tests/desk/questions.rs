@@ -1,5 +1,7 @@
 //! `explain`, `flows` and `top` of all nodes.
 
+use std::process::Command;
+
 use super::cluster::{Cluster, NODES};
 
 // A pod and a Service by name; where all nodes agree, one answer.
@@ -103,6 +105,68 @@ fn flows_have_their_node() {
     );
 }
 
+// Everything of every node in one archive; with addresses, or without.
+#[test]
+fn dump_is_one_archive() {
+    let mut cluster = Cluster::start();
+    cluster.end("node-c");
+    let archive = |name: &str| cluster.files().join(name).display().to_string();
+    let whole = archive("whole.tar");
+    cluster
+        .ask(&["dump", &whole])
+        .is(2, &["status.json of node-c: not reached: its agent does not run", &whole]);
+    let text = |archive: &str, file: &str| {
+        let extract = Command::new("tar").args(["-xOf", archive, file]).output().unwrap();
+        assert!(extract.status.success(), "{file}: {}", String::from_utf8_lossy(&extract.stderr));
+        String::from_utf8(extract.stdout).unwrap()
+    };
+    for (file, word) in [
+        ("whole/node-a/status.json", "\"mode\": \"nftables\""),
+        ("whole/node-b/diff.json", "\"equal\": true"),
+        ("whole/node-a/check.json", "\"required\": true"),
+        ("whole/node-b/log.txt", "the log of kubeweir-node-b at 10.200.0.1:443"),
+        ("whole/node-a/pod.json", "\"value\": \"(left out)\""),
+        ("whole/missing.txt", "node-c"),
+    ] {
+        let text = text(&whole, file);
+        assert!(text.contains(word), "{file}: {text}");
+        assert!(!text.contains("s3cret"), "{file}: {text}");
+    }
+    cluster.ask(&["dump", &whole]).is(2, &["error: writing", "exists"]);
+    let bare = archive("bare.tar");
+    cluster.ask(&["dump", &bare, "--redact"]).is(2, &[&bare]);
+    let log = text(&bare, "bare/node-b/log.txt");
+    assert!(log.contains("kubeweir-node-b at ipv4-") && log.contains(":443"), "{log}");
+    let all = Command::new("tar").args(["-xOf", &bare]).output().unwrap();
+    let all = String::from_utf8(all.stdout).unwrap();
+    assert!(
+        all.contains("ipv4-2") && !all.contains("10.200.") && !all.contains("198.51.100."),
+        "{all}"
+    );
+}
+
+#[test]
+fn completions_and_manual_name_every_command() {
+    let kubectl = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_kubectl-kubeweir")).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (manual, bash) = (kubectl(&["man"]), kubectl(&["completions", "bash"]));
+    for command in ["status", "diff", "explain", "flows", "top", "dump"] {
+        assert!(manual.contains(&format!("kubectl\\-kubeweir\\-{command}")), "{command}: {manual}");
+        assert!(bash.contains(command), "{command}");
+    }
+    // kubectl runs it by this name.
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("kubectl_complete-kubeweir");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_kubectl-kubeweir"), &link).unwrap();
+    let output = Command::new(&link).arg("ex").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("explain\t") && text.ends_with("\n:4\n"), "{text}");
+}
+
 #[test]
 fn top_adds_up_what_nodes_count() {
     let counting = Cluster::start_with(|node, config| {
@@ -126,5 +190,36 @@ fn top_adds_up_what_nodes_count() {
             !ports.is_empty()
                 && ports.iter().all(|rate| rate["port"].as_str().unwrap().starts_with("shop/"))
         );
+    }
+}
+
+// Krew's manifest has what CI builds for each system, and is what Krew reads.
+#[test]
+fn krew_finds_what_ci_builds() {
+    let template = include_str!("../../charts/krew.yaml");
+    let ci = include_str!("../../.github/workflows/ci.yaml");
+    let mut archives = Vec::new();
+    let lines = template.lines().map(|line| match line.split_once("{{addURIAndSha \"") {
+        Some((indent, rest)) => {
+            let uri = rest.split('"').next().unwrap().replace("{{ .TagName }}", "v1.0.0");
+            archives.push(uri.rsplit('/').next().unwrap().to_owned());
+            format!("{indent}uri: {uri}")
+        }
+        None => line.to_owned(),
+    });
+    let manifest: serde_json::Value =
+        serde_saphyr::from_str(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let platforms = manifest["spec"]["platforms"].as_array().unwrap();
+    assert_eq!((platforms.len(), archives.len()), (5, 5));
+    for (platform, archive) in platforms.iter().zip(archives) {
+        let labels = &platform["selector"]["matchLabels"];
+        let (os, arch) = (labels["os"].as_str().unwrap(), labels["arch"].as_str().unwrap());
+        assert_eq!(archive, format!("kubectl-kubeweir-{os}-{arch}.tar.gz"));
+        assert!(
+            ci.contains(&format!("system: {os}-{arch}}}")),
+            "CI does not build for {os}-{arch}"
+        );
+        let exe = if os == "windows" { ".exe" } else { "" };
+        assert_eq!(platform["bin"], format!("kubectl-kubeweir{exe}"));
     }
 }

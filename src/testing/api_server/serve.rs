@@ -258,6 +258,15 @@ impl Server {
                     None => return missing(&format!("pods {name:?} not found")),
                 }
             }
+            ["api", "v1", "namespaces", namespace, "pods", name, "log"] => {
+                match pods.iter().find(|pod| is(pod, namespace, name)) {
+                    Some(_) => {
+                        let log = format!("the log of {name} at 10.200.0.1:443\n");
+                        return Ok(answer(200, "text/plain", full(log.into())));
+                    }
+                    None => return missing(&format!("pods {name:?} not found")),
+                }
+            }
             ["api", "v1", "namespaces", namespace, "services", name] => {
                 match state.store.get(Kind::Service, namespace, name) {
                     Some(service) => service,
