@@ -169,6 +169,10 @@ fn progress_is_for_terminals() {
     let said = cluster.run_program("script", &["-qec", &command, "/dev/null"]);
     said.is(
         2,
-        &["2 of 3 nodes have answered", "node-a: not reached", "node-b, node-c: no difference"],
+        &[
+            "2 of 3 nodes have answered",
+            "not reached: pod kube-system/kubeweir-node-a: no answer within 15 s",
+            "node-b, node-c: no difference",
+        ],
     );
 }
