@@ -7,7 +7,7 @@ SHELL := /bin/bash
 DEBIAN_BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 DEBIAN_TEST_PACKAGES  := nftables iproute2 conntrack iptables procps util-linux strace dnsmasq nginx-light crun python3-pip
 
-.PHONY: help demo check test kernels record lint build release binary nft bench setup clean helm promtool image sbom deny advisories
+.PHONY: help demo check test kernels record lint build release binary plugin nft bench setup clean helm promtool image sbom deny advisories
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -41,6 +41,7 @@ record: setup ## Ten minutes of clients that write down everything while all cha
 lint: $(if $(filter check,$(MAKECMDGOALS)),,setup) ## Formatting, lints, documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo check --locked --no-default-features --features desk --bin kubectl-kubeweir
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 # Each is there as a whole or not at all; a download that fails fails the tests.
@@ -73,7 +74,10 @@ release: setup binary ## Build the binary as it is shipped
 
 # The same, where all packages are installed: in the Dockerfile.
 binary:
-	$(BUILD_OF) $(REPRODUCIBLE) cargo build --locked --release --bin kubeweir
+	$(BUILD_OF) $(REPRODUCIBLE) cargo build --locked --release --no-default-features --features agent --bin kubeweir
+
+plugin: ## kubectl's plug-in as it is shipped, target/release/kubectl-kubeweir; on any system that kubectl is for
+	$(REPRODUCIBLE) cargo build --locked --release --no-default-features --features desk --bin kubectl-kubeweir
 
 helm: target/tools/helm ## Helm, for the chart's tests
 
@@ -97,7 +101,7 @@ target/tools/bin/cargo-cyclonedx:
 
 sbom: target/tools/bin/cargo-cyclonedx ## The bill of materials, target/image/kubeweir.cdx.json
 	mkdir -p target/image
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) target/tools/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --override-filename kubeweir.cdx
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) target/tools/bin/cargo-cyclonedx cyclonedx --no-default-features --features agent --format json --spec-version 1.5 --override-filename kubeweir.cdx
 	sed "s|path+file://$(CURDIR)|path+file:///src|" kubeweir.cdx.json >target/image/kubeweir.cdx.json && rm kubeweir.cdx.json
 
 target/tools/bin/cargo-deny:

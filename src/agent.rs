@@ -35,7 +35,7 @@ use crate::config::watch::Watch;
 use crate::config::{Config, DetectLocal, ProxyMode, Traffic, UNSET_MODE};
 use crate::health::{Health, ProxyHealth};
 use crate::localhost::{self, Desired};
-use crate::logging::{self, with_causes};
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::status::SharedStatus;

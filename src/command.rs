@@ -16,14 +16,14 @@ mod input;
 mod kernel;
 mod print;
 mod render;
+mod running;
 
 use std::process::ExitCode;
 
 pub use error::CommandError;
-pub use print::tell;
 
 use crate::cli::people::{Command, CompletionsArgs, Shell};
-use crate::logging::with_causes;
+use crate::text::{manual, tell, with_causes};
 use print::print;
 
 /// Carries a sub-command out; what goes wrong is told on stderr.
@@ -74,14 +74,7 @@ fn completions(args: &CompletionsArgs) -> Result<ExitCode, CommandError> {
 
 /// Prints the manual: the program's page, then one section for each sub-command.
 fn man() -> Result<ExitCode, CommandError> {
-    let mut text = Vec::new();
-    let command = crate::cli::command();
-    clap_mangen::Man::new(command.clone()).render(&mut text).map_err(CommandError::Write)?;
-    for sub in command.get_subcommands() {
-        let name = format!("kubeweir-{}", sub.get_name());
-        let page = clap_mangen::Man::new(sub.clone().display_name(name));
-        page.render(&mut text).map_err(CommandError::Write)?;
-    }
-    print(&String::from_utf8_lossy(&text))?;
+    let text = manual(&crate::cli::command()).map_err(CommandError::Write)?;
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

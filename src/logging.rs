@@ -45,12 +45,6 @@ pub fn log_flags(lines: impl Iterator<Item = String>) {
     }
 }
 
-/// An error and its causes in one line: the text of an error leaves its causes to `source`.
-pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |&cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
 /// Changes the verbosity of a running process: `/debug/flags/v`.
 #[derive(Debug, Clone)]
 pub struct Handle(Arc<Thresholds>);

@@ -11,8 +11,8 @@ use anyhow::Context;
 use kubeweir::agent::{self, Ended, Launch, Source};
 use kubeweir::cli::people::Command;
 use kubeweir::cli::proxy::Parsed;
-use kubeweir::command::tell;
 use kubeweir::config::Config;
+use kubeweir::text::{tell, with_causes};
 use kubeweir::{cli, config, logging};
 use tracing::error;
 
@@ -125,7 +125,7 @@ async fn run(launch: Launch) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(128 + u8::try_from(signal.as_raw_value()).unwrap_or(0)))
         }
         Err(reason) => {
-            error!(err = logging::with_causes(&reason), "Error running ProxyServer");
+            error!(err = with_causes(&reason), "Error running ProxyServer");
             Err(reason.into())
         }
     }

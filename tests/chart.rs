@@ -79,7 +79,7 @@ rbac: {create: false}",
 ];
 
 /// Every value with another setting than its default, as for `helm --set-json`.
-const SETTINGS: [&str; 38] = [
+const SETTINGS: [&str; 39] = [
     r#"image.repository="registry.example/kubeweir""#,
     r#"image.tag="v9""#,
     r#"image.digest="sha256:1111111111111111111111111111111111111111111111111111111111111111""#,
@@ -106,6 +106,7 @@ const SETTINGS: [&str; 38] = [
     r#"serviceAccount.name="other""#,
     r#"serviceAccount.annotations={"a":"b"}"#,
     r#"rbac.create=false"#,
+    r#"rbac.desk=true"#,
     r#"updateStrategy.type="OnDelete""#,
     r#"updateStrategy.rollingUpdate.maxUnavailable=1"#,
     r#"priorityClassName="high""#,

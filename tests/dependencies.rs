@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // a test binary, helpers included
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
@@ -26,6 +27,43 @@ fn packages() -> Vec<Value> {
     let packages = metadata["packages"].as_array().unwrap().clone();
     assert!(packages.len() > 100, "only {} packages", packages.len());
     packages
+}
+
+/// The packages of `kubectl kubeweir` on any system, each with what it links.
+#[test]
+fn the_desk_links_no_c_library_and_nothing_of_netlink() {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "-e",
+            "normal",
+            "--target",
+            "all",
+            "--prefix",
+            "none",
+        ])
+        .args(["--no-default-features", "--features", "desk", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("kube") && names.contains("tokio-tungstenite"), "{names:?}");
+    let of_linux =
+        ["nftnl", "mnl", "netlink", "nix", "inotify", "notify", "axum", "procfs", "prometheus"];
+    for name in &names {
+        assert!(!of_linux.iter().any(|word| name.contains(word)), "{name}");
+    }
+    // ring brings its own assembly; k8s-openapi's mark lets only one version of it be built.
+    let linking = packages().into_iter().filter(|package| {
+        names.contains(package["name"].as_str().unwrap()) && !package["links"].is_null()
+    });
+    let linking: Vec<String> =
+        linking.map(|package| package["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(linking, ["k8s-openapi", "ring"]);
 }
 
 /// The first string in quotes on each line between two marks of the rules.

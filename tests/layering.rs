@@ -12,6 +12,7 @@ const USES: &[(&str, &[&str])] = &[
     // model
     ("model", &[]),
     ("backoff", &[]),
+    ("text", &[]),
     // core
     ("topology", &["model"]),
     ("ruleset", &["model"]),
@@ -36,26 +37,40 @@ const USES: &[(&str, &[&str])] = &[
     ("status", &["conntrack", "engine"]),
     // orchestration
     ("sync", &[
-        "backoff", "engine", "logging", "model", "netlink", "program", "ruleset", "source", "topology",
+        "backoff", "engine", "model", "netlink", "program", "ruleset", "source", "text", "topology",
         "kernel",
     ]),
     ("agent", &[
         "api", "backoff", "cleanup", "config", "conntrack", "engine", "health", "http_server", "localhost",
         "logging", "manifest", "metrics", "model", "netlink", "node", "program", "ruleset", "source", "status", "sync",
-        "sysctl", "topology", "kernel",
+        "sysctl", "text", "topology", "kernel",
     ]),
     // shell
     ("config", &["model", "node", "program"]),
     ("cli", &["config"]),
-    ("logging", &["config"]),
+    ("logging", &["config", "text"]),
     ("inspect", &["conntrack", "engine", "model", "program", "ruleset", "status", "topology", "kernel"]),
     ("command", &[
-        "api", "cli", "config", "conntrack", "inspect", "logging", "manifest", "model", "netlink", "node", "program", "ruleset",
-        "source", "status", "sync", "topology", "kernel",
+        "api", "cli", "config", "conntrack", "inspect", "manifest", "model", "netlink", "node", "program", "ruleset",
+        "source", "status", "sync", "text", "topology", "kernel",
     ]),
+    ("desk", &["api", "inspect", "model", "status", "text"]),
     // what tests share; nobody else knows it
     ("testing", &["model", "program", "ruleset", "kernel", "wire"]),
 ];
+
+/// What both programs have: everything but the agent's own modules, which `src/lib.rs` marks.
+fn without_the_agent() -> Vec<&'static str> {
+    let library = include_str!("../src/lib.rs");
+    let mut mark = "";
+    let mut modules = Vec::new();
+    for line in library.lines() {
+        let module = line.strip_prefix("pub mod ").and_then(|rest| rest.strip_suffix(';'));
+        modules.extend(module.filter(|_| mark.is_empty() || mark.contains("\"desk\"")));
+        mark = if line.starts_with("#[cfg(") { line } else { "" };
+    }
+    modules
+}
 
 /// What decides about traffic.
 const CORE: [&str; 7] = ["model", "backoff", "topology", "ruleset", "kernel", "program", "engine"];
@@ -401,6 +416,32 @@ fn the_core_is_pure() {
                 assert!(constant, "{}: libc::{name} is a system call", file.display());
             }
         }
+    }
+}
+
+// `kubectl kubeweir` runs wherever kubectl does. `make lint` builds it so.
+#[test]
+fn the_desk_knows_nothing_of_linux() {
+    let modules = without_the_agent();
+    assert!(modules.contains(&"desk") && modules.contains(&"model"), "{modules:?}");
+    assert!(!modules.contains(&"netlink") && !modules.contains(&"agent"), "{modules:?}");
+    for (module, used) in uses() {
+        let beyond = used.iter().find(|used| !modules.contains(&used.as_str()));
+        assert!(beyond.is_none() || !modules.contains(&module), "{module} uses {beyond:?}");
+    }
+    let linux = [
+        "nix::",
+        "nftnl",
+        "rtnetlink",
+        "rustix::",
+        "std::os::unix",
+        "std::os::linux",
+        "libc::socket",
+    ];
+    for file in modules.iter().flat_map(|module| files(module)) {
+        let code = code(&file);
+        let word = linux.iter().find(|word| code.contains(**word));
+        assert!(word.is_none(), "{}: {word:?}", file.display());
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tracing::{error, info};
 
-use super::with_causes;
 use crate::cleanup::{self, Removed};
 use crate::kernel::{Kernel, Op, Transaction};
 use crate::model::{Families, Family};
@@ -13,6 +12,7 @@ use crate::netlink::NetlinkKernel;
 use crate::ruleset::{Ownership, Table};
 use crate::status::SharedStatus;
 use crate::sync::release;
+use crate::text::with_causes;
 
 /// How often to look whether our rules are in force.
 const LOOK: Duration = Duration::from_millis(200);

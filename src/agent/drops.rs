@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::kernel::DumpError;
-use crate::logging::with_causes;
+use crate::text::with_causes;
 use crate::metrics::RuleCounts;
 use crate::model::Family;
 use crate::netlink;

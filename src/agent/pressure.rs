@@ -7,8 +7,8 @@ use tracing::{debug, info, warn};
 
 use super::subscribers::Note;
 use crate::conntrack::{Finding, Pressure, Statistics};
-use crate::logging::with_causes;
 use crate::netlink::conntrack::Conntrack;
+use crate::text::with_causes;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);

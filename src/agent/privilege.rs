@@ -18,9 +18,9 @@ use rustix::thread::{
 
 use tracing::warn;
 
-use super::with_causes;
 use crate::config::Config;
 use crate::sysctl;
+use crate::text::with_causes;
 
 /// Ports below this are privileged, unless the sysctl `ip_unprivileged_port_start` says otherwise.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;

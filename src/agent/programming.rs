@@ -14,12 +14,12 @@ use super::retry::with_retries;
 use super::subscribers::{self, Outlets};
 use super::{AgentError, Launch, Traffic};
 use crate::engine::Engine;
-use crate::logging::with_causes;
 use crate::model::{Families, Node, NodeAddresses};
 use crate::node::addresses;
 use crate::node::nodeport::Hint;
 use crate::program::NodeAddressing;
 use crate::sync::{Inbox, Limits, Programmer, Survey, watch_foreign_changes};
+use crate::text::with_causes;
 use crate::topology::NodeTopology;
 
 /// Pause before a broken stream of addresses is opened anew.

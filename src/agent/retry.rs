@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::{AgentError, with_causes};
+use super::AgentError;
 use crate::backoff::Backoff;
 use crate::kernel::CommitError;
+use crate::text::with_causes;
 
 /// Pauses between tries.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::AgentError;
 use super::subscribers::HealthChecks;
-use super::{AgentError, with_causes};
 use crate::api::{Event, Reason, Recorder, Regarding};
 use crate::config::Config;
 use crate::health::Health;
@@ -16,6 +16,7 @@ use crate::health::service::ServiceHealthServers;
 use crate::http_server;
 use crate::metrics::Metrics;
 use crate::metrics::server::Pages;
+use crate::text::with_causes;
 
 /// Names of the servers, also in [`http_server::BindError`].
 const HEALTHZ: &str = "healthz";

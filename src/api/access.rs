@@ -227,7 +227,15 @@ impl Access {
         path: &Path,
         master: Option<&str>,
     ) -> Result<Access, ConnectionError> {
-        let mut kubeconfig = Kubeconfig::read_from(path).map_err(|s| unusable(path, s))?;
+        Access::of_kubeconfig(path, read_kubeconfig(path)?, master)
+    }
+
+    /// The same of one that has been read; `path` is for messages.
+    pub(super) fn of_kubeconfig(
+        path: &Path,
+        mut kubeconfig: Kubeconfig,
+        master: Option<&str>,
+    ) -> Result<Access, ConnectionError> {
         let mut files = Files::default();
         let context = kubeconfig
             .contexts
@@ -407,7 +415,12 @@ fn server_of_pod() -> Result<Uri, InClusterError> {
     format!("https://{host}:{port}").parse().map_err(InClusterError::ParseClusterUrl)
 }
 
-fn unusable(path: &Path, source: KubeconfigError) -> ConnectionError {
+/// A file in the kubeconfig's format.
+pub(super) fn read_kubeconfig(path: &Path) -> Result<Kubeconfig, ConnectionError> {
+    Kubeconfig::read_from(path).map_err(|source| unusable(path, source))
+}
+
+pub(super) fn unusable(path: &Path, source: KubeconfigError) -> ConnectionError {
     let path = path.to_owned();
     match source {
         KubeconfigError::Parse(reason) => {

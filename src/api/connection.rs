@@ -96,12 +96,12 @@ impl Options {
     pub(super) fn prepare(&self) -> Result<Connected, ConnectionError> {
         let mut access = self.access()?;
         let awaits_plugin = access.config.auth_info.exec.take().is_some();
-        Ok(Connected { awaits_plugin, ..connected(access)? })
+        Ok(Connected { awaits_plugin, ..connected(access, http2())? })
     }
 
     /// Reads all files and builds a transport. Blocks on files and exec plugins.
     pub(super) fn connect(&self) -> Result<Connected, ConnectionError> {
-        connected(self.access()?)
+        connected(self.access()?, http2())
     }
 
     fn access(&self) -> Result<Access, ConnectionError> {
@@ -113,13 +113,14 @@ impl Options {
     }
 }
 
-fn connected(mut access: Access) -> Result<Connected, ConnectionError> {
+/// `http2`: it is spoken where the server speaks it.
+pub(super) fn connected(mut access: Access, http2: bool) -> Result<Connected, ConnectionError> {
     let authorization = access.files.authorization();
     if authorization.is_some() {
         access.config.auth_info.token = None;
     }
     let host = access.config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
-    let transport = transport(&access)?;
+    let transport = transport(&access, http2)?;
     let files = access.files;
     Ok(Connected { transport, host, authorization, files, awaits_plugin: false })
 }
@@ -162,8 +163,13 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, ConnectionErro
     Ok(Arc::new(Anchors::new(anchors)))
 }
 
+/// client-go's variable.
+fn http2() -> bool {
+    std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty())
+}
+
 /// `plugin`: an exec plugin runs, and may bring a certificate.
-fn tls(access: &Access, plugin: bool) -> Result<Tls, ConnectionError> {
+fn tls(access: &Access, plugin: bool, http2: bool) -> Result<Tls, ConnectionError> {
     let config = &access.config;
     let server = || config.cluster_url.clone();
     let identity = |source: Box<dyn Error + Send + Sync>| ConnectionError::Identity {
@@ -200,7 +206,6 @@ fn tls(access: &Access, plugin: bool) -> Result<Tls, ConnectionError> {
         let parsed = ServerName::try_from(name.clone());
         parsed.map_err(|source| ConnectionError::ServerName { name, source })
     });
-    let http2 = std::env::var_os("DISABLE_HTTP2").is_none_or(|value| value.is_empty());
     Ok(Tls { config: tls, server_name: server_name.transpose()?, http2 })
 }
 
@@ -225,7 +230,7 @@ fn of_plugin(error: BoxError, command: Option<&str>) -> BoxError {
 
 /// `kube`'s layers around our connector. `kube`'s own stack would retry and log by itself; here the
 /// watch decides about retries.
-fn transport(access: &Access) -> Result<Transport, ConnectionError> {
+fn transport(access: &Access, http2: bool) -> Result<Transport, ConnectionError> {
     let config = &access.config;
     let command =
         config.auth_info.exec.as_ref().map(|exec| exec.command.clone().unwrap_or_default());
@@ -247,7 +252,7 @@ fn transport(access: &Access) -> Result<Transport, ConnectionError> {
     let connector = dial::connector(
         is_https,
         &route,
-        &tls(access, command.is_some() && credentials.is_none())?,
+        &tls(access, command.is_some() && credentials.is_none(), http2)?,
     );
     let client = dial::client(connector, pings());
     Ok(BoxCloneSyncService::new(

@@ -57,7 +57,7 @@ pub enum Command {
     },
 }
 
-/// Where objects come from: manifests or a cluster.
+/// Where objects come from: manifests, a cluster, or where the agent has them from.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ObjectSource {
     /// A file or directory of manifests, or - for stdin; may be repeated
@@ -66,6 +66,9 @@ pub struct ObjectSource {
     /// Read the objects of a live cluster
     #[arg(long, value_name = "FILE", conflicts_with = "filenames")]
     pub kubeconfig: Option<PathBuf>,
+    /// Objects, flags and configuration of the agent that runs here
+    #[arg(long, conflicts_with_all = ["filenames", "kubeconfig"])]
+    pub agent: bool,
 }
 
 /// What of a node's set-up shapes its rules; the same names as the agent's flags.
@@ -224,7 +227,7 @@ pub struct RenderArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DiffArgs {
     /// Two files of `kubeweir render` to compare; without them the kernel's table is compared
-    #[arg(value_name = "RENDER", num_args = 2, conflicts_with_all = ["filenames", "kubeconfig"])]
+    #[arg(value_name = "RENDER", num_args = 2, conflicts_with_all = ["filenames", "kubeconfig", "agent"])]
     pub renders: Vec<PathBuf>,
     /// What the kernel should have.
     #[command(flatten)]
@@ -280,6 +283,9 @@ pub struct StatusArgs {
     /// Metrics address of the agent; port 10249 if there is only an IP
     #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:10249")]
     pub address: String,
+    /// The metrics address that the agent that runs here was started with
+    #[arg(long, conflicts_with = "address")]
+    pub agent: bool,
     /// Refresh every second
     #[arg(short = 'w', long)]
     pub watch: bool,
@@ -294,6 +300,9 @@ pub struct TopArgs {
     /// Metrics address of the agent; port 10249 if there is only an IP
     #[arg(long, value_name = "IP[:PORT]", default_value = "127.0.0.1:10249")]
     pub address: String,
+    /// The metrics address that the agent that runs here was started with
+    #[arg(long, conflicts_with = "address")]
+    pub agent: bool,
     /// How many services to show
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
     pub limit: usize,

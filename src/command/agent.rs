@@ -10,13 +10,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use super::CommandError;
-use super::print::{failure, is_read, json, print, red, screen, table};
+use super::print::{failure, is_read, print, screen};
+use super::running::running;
 use crate::cli::people::{Output, StatusArgs, TopArgs};
 use crate::inspect::rates::{Counts, Rate, connections, drops as dropped, rates};
 use crate::inspect::status::{
     DROP_COLUMNS, SYNC_COLUMNS, conntrack, drops, endings, figures, problems, remarks, syncs,
 };
 use crate::status::{PATH, Status};
+use crate::text::{json, red, table};
 
 /// How long the agent may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,8 +34,14 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
     super::block_on(show_status(args))?
 }
 
+/// Where the agent's metrics server is.
+fn metrics(address: &str, agent: bool) -> Result<String, CommandError> {
+    if agent { Ok(running()?.metrics()) } else { Ok(address.to_owned()) }
+}
+
 async fn show_status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
-    let status = fetch(&args.address).await?;
+    let address = metrics(&args.address, args.agent)?;
+    let status = fetch(&address).await?;
     if !args.watch {
         print(&shown(&status, args.output))?;
         return Ok(ExitCode::from(u8::from(!problems(&status).is_empty())));
@@ -41,7 +49,7 @@ async fn show_status(args: &StatusArgs) -> Result<ExitCode, CommandError> {
     let mut text = shown(&status, args.output);
     while is_read(&screen(&text, args.output))? {
         tokio::time::sleep(REFRESH).await;
-        text = match fetch(&args.address).await {
+        text = match fetch(&address).await {
             Ok(status) => shown(&status, args.output),
             Err(error) => failure(&error, args.output),
         };
@@ -94,11 +102,12 @@ pub fn top(args: &TopArgs) -> Result<ExitCode, CommandError> {
 }
 
 async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
-    let mut before = scrape(&args.address).await?;
+    let address = metrics(&args.address, args.agent)?;
+    let mut before = scrape(&address).await?;
     let mut since = Instant::now();
     loop {
         tokio::time::sleep(REFRESH).await;
-        let text = match scrape(&args.address).await {
+        let text = match scrape(&address).await {
             Ok(after) => {
                 let elapsed = since.elapsed();
                 let connections = rates(&before.connections, &after.connections, elapsed);

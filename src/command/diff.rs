@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::CommandError;
 use super::input::{self, object_name};
-use super::print::{print, print_json, tell};
+use super::print::{print, print_json};
 use crate::cli::people::{DiffArgs, Output};
 use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
 use crate::inspect::listing::{Listing, parse};
@@ -18,6 +18,7 @@ use crate::model::{Families, Family};
 use crate::netlink::NetlinkKernel;
 use crate::node::addresses;
 use crate::node::families::Ipv6State;
+use crate::text::tell;
 
 /// Compares, prints, and answers with the exit code.
 pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
@@ -40,7 +41,7 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode, CommandError> {
         Output::Text if equal => print("no difference\n")?,
         Output::Text => print(&Words { diffs: &diffs, names: &names }.to_string())?,
     }
-    if args.renders.is_empty() && diffs.iter().any(FamilyDiff::is_of_set_up) {
+    if args.renders.is_empty() && !args.source.agent && diffs.iter().any(FamilyDiff::is_of_set_up) {
         tell(
             "note: the rules themselves differ; does diff have the agent's flags or its --config, and its version?\n",
         );
@@ -74,7 +75,7 @@ fn listing(path: &Path) -> Result<Vec<Listing>, CommandError> {
 }
 
 fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
-    let setup = input::setup(&args.node)?;
+    let setup = input::setup(&args.node, &args.source)?;
     let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
     let assigned = super::block_on(addresses::read())??;
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;

@@ -34,6 +34,10 @@ pub enum CommandError {
     /// Some manifests are unusable; they are listed already.
     #[error("{0} unusable manifests")]
     Manifests(usize),
+    #[error("listing the processes in /proc")]
+    Processes(#[source] io::Error),
+    #[error("no agent of this program runs in this network namespace")]
+    NoAgent,
     #[error("no objects to look at")]
     NoSource,
     #[error("{}", .0.stderr.trim())]
@@ -52,9 +56,10 @@ pub enum CommandError {
     Refused(#[from] Refused),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    #[error("the API server of {} did not deliver its lists within {seconds} s: {failure}", kubeconfig.display())]
+    #[error("the API server of {access} did not deliver its lists within {seconds} s: {failure}")]
     ApiTimeout {
-        kubeconfig: PathBuf,
+        /// The kubeconfig, or what stands for one.
+        access: String,
         seconds: u64,
         /// The last one, with its causes.
         failure: String,
@@ -105,7 +110,10 @@ impl CommandError {
     pub fn advice(&self) -> Option<&'static str> {
         Some(match self {
             CommandError::NoSource => {
-                "Name manifests with -f FILE, -f DIR or -f -, or a cluster with --kubeconfig FILE."
+                "Name manifests with -f FILE, -f DIR or -f -, a cluster with --kubeconfig FILE, or those of the agent that runs here with --agent."
+            }
+            CommandError::NoAgent => {
+                "Run this in the agent's container, or leave --agent away and name addresses and files."
             }
             CommandError::Manifests(_) => "Mend or leave out the manifests named above.",
             CommandError::ObjectName(_) => "Write it as kubectl does, for example default/web.",

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::CommandError;
 use super::input::{self, object_name};
-use super::print::{print, print_json, red};
+use super::print::{print, print_json};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::kernel::Kernel;
@@ -14,6 +14,7 @@ use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
 use crate::ruleset::{Environment, Ruleset};
+use crate::text::red;
 
 /// A port that no service port is: only the source address is of interest.
 const SOURCE_PORT: u16 = 0;

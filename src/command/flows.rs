@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::CommandError;
-use super::print::{is_read, print, print_json, table, tell};
+use super::print::{is_read, print, print_json};
 use crate::cli::people::{FlowsArgs, Output};
 use crate::conntrack::{Change, Entry};
 use crate::inspect::flows::{Flow, Live, Names, Selector, rows};
@@ -19,6 +19,7 @@ use crate::netlink::conntrack::{Conntrack, Watch};
 use crate::netlink::request::Dump;
 use crate::node::addresses;
 use crate::ruleset::Environment;
+use crate::text::{table, tell};
 
 /// Between two lists while changes are followed: flows that are older than the first watcher end
 /// without a message, and Services come and go.

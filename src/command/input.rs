@@ -9,19 +9,18 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{CommandError, tell};
-use crate::api::{
-    self, Client, ConnectionError, Watch, addresses_of_pod, pod_addresses, user_agent,
-};
+use super::CommandError;
+use super::running::{Running, running};
+use crate::api::{self, ConnectionError, Watch, addresses_of_pod, pod_addresses, user_agent};
 use crate::cli::people::{NodeArgs, ObjectSource};
 use crate::config::feature_gates::Gate;
-use crate::config::{self, Config, Traffic};
+use crate::config::{self, ClientConfig, Config, Traffic};
 use crate::inspect::wanted::NodeSetup;
-use crate::logging::with_causes;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Families, Kind, Node, NodeAddresses, Object, ObjectName};
 use crate::program::NodeAddressing;
 use crate::source::Sink;
+use crate::text::{tell, with_causes};
 use crate::topology::NodeTopology;
 
 /// Configuration and name of the node whose tables are meant.
@@ -30,17 +29,21 @@ pub struct Setup {
     pub node: String,
 }
 
-/// Reads flags and the configuration file.
-pub fn setup(args: &NodeArgs) -> Result<Setup, CommandError> {
+/// Reads flags and the configuration file, or takes both from the agent that runs here.
+pub fn setup(args: &NodeArgs, source: &ObjectSource) -> Result<Setup, CommandError> {
+    let config = if source.agent { running()?.config } else { config_of(args)? };
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let node = config::node_name(&config.hostname_override, &host.to_string_lossy())?;
+    Ok(Setup { config, node })
+}
+
+fn config_of(args: &NodeArgs) -> Result<Config, CommandError> {
     let parsed = args.as_agent().map_err(CommandError::Flags)?;
     let text = match &args.config {
         Some(path) => Some(read(Path::new(path))?),
         None => None,
     };
-    let config = config::resolve(config::complete(&parsed.flags, text.as_deref())?)?;
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    let node = config::node_name(&config.hostname_override, &host.to_string_lossy())?;
-    Ok(Setup { config, node })
+    Ok(config::resolve(config::complete(&parsed.flags, text.as_deref())?)?)
 }
 
 impl Setup {
@@ -92,7 +95,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether a source was named.
 pub fn is_named(source: &ObjectSource) -> bool {
-    !source.filenames.is_empty() || source.kubeconfig.is_some()
+    !source.filenames.is_empty() || source.kubeconfig.is_some() || source.agent
 }
 
 /// Reads all objects. `node` is the only Node that is read from a cluster.
@@ -104,19 +107,54 @@ pub fn objects(
     node: &str,
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
-    match &source.kubeconfig {
-        Some(kubeconfig) => super::block_on(list(kubeconfig, node, allow_external_ips))?,
-        None if source.filenames.is_empty() => Err(CommandError::NoSource),
-        None => read_files(source, allow_external_ips),
+    match origin(source)? {
+        Origin::Api(access) => super::block_on(list(&access, node, allow_external_ips))?,
+        Origin::Files(files) if files.is_empty() => Err(CommandError::NoSource),
+        Origin::Files(files) => read_files(&files, allow_external_ips),
     }
 }
 
-fn read_files(
-    source: &ObjectSource,
-    allow_external_ips: bool,
-) -> Result<Vec<Object>, CommandError> {
-    let inputs: Vec<Input> =
-        source.filenames.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
+/// A source, with what it stands for.
+enum Origin {
+    Files(Vec<PathBuf>),
+    Api(Access),
+}
+
+/// How an API server is reached.
+#[derive(Default)]
+struct Access {
+    /// `None`: by the service account of the pod.
+    kubeconfig: Option<PathBuf>,
+    master: Option<String>,
+}
+
+fn origin(source: &ObjectSource) -> Result<Origin, CommandError> {
+    if source.agent {
+        let Running { config, manifests } = running()?;
+        let ClientConfig { kubeconfig, master, .. } = config.client;
+        return Ok(match manifests {
+            Some(directory) => Origin::Files(vec![directory]),
+            None => Origin::Api(Access { kubeconfig, master }),
+        });
+    }
+    Ok(match &source.kubeconfig {
+        None => Origin::Files(source.filenames.clone()),
+        kubeconfig => Origin::Api(Access { kubeconfig: kubeconfig.clone(), master: None }),
+    })
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.master, &self.kubeconfig) {
+            (Some(master), _) => f.write_str(master),
+            (None, Some(kubeconfig)) => kubeconfig.display().fmt(f),
+            (None, None) => f.write_str("the pod's service account"),
+        }
+    }
+}
+
+fn read_files(files: &[PathBuf], allow_external_ips: bool) -> Result<Vec<Object>, CommandError> {
+    let inputs: Vec<Input> = files.iter().map(|path| input(path)).collect::<Result<_, _>>()?;
     let (objects, errors) = manifest::load_all(&inputs, allow_external_ips);
     errors.iter().for_each(|error| tell(&format!("{}\n", with_causes(error))));
     let unusable = |error: &&ManifestError| {
@@ -185,11 +223,11 @@ impl FirstLists {
 }
 
 async fn list(
-    kubeconfig: &Path,
+    access: &Access,
     node: &str,
     allow_external_ips: bool,
 ) -> Result<Vec<Object>, CommandError> {
-    let client = client(kubeconfig, "application/vnd.kubernetes.protobuf")?;
+    let client = client(access, "application/vnd.kubernetes.protobuf")?;
     let lists = Arc::new(FirstLists::default());
     for kind in Kind::ALL {
         let sink: Arc<dyn Sink> = lists.clone();
@@ -198,7 +236,7 @@ async fn list(
     tokio::time::timeout(TIMEOUT, lists.all()).await.map_err(|_| {
         let failure = lists.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         CommandError::ApiTimeout {
-            kubeconfig: kubeconfig.to_owned(),
+            access: access.to_string(),
             seconds: TIMEOUT.as_secs(),
             failure: failure.unwrap_or_else(|| "no answer".to_owned()),
         }
@@ -206,17 +244,17 @@ async fn list(
 }
 
 /// A client that asks once: nothing is throttled or measured. Needs a runtime.
-fn client(kubeconfig: &Path, content_type: &str) -> Result<Client, ConnectionError> {
+fn client(access: &Access, content_type: &str) -> Result<api::Client, ConnectionError> {
     let options = api::Options {
-        kubeconfig: Some(kubeconfig.to_owned()),
-        master: None,
+        kubeconfig: access.kubeconfig.clone(),
+        master: access.master.clone(),
         content_type: content_type.to_owned(),
         accept_content_types: String::new(),
         qps: -1.0,
         burst: 0,
         user_agent: user_agent(env!("CARGO_PKG_VERSION"), "unknown"),
     };
-    Client::new(options, Arc::new(|_| {}))
+    api::Client::new(options, Arc::new(|_| {}))
 }
 
 /// `namespace/name`, of the characters that names consist of.
@@ -240,14 +278,17 @@ pub fn pod_addresses_of(
     source: &ObjectSource,
     name: &ObjectName,
 ) -> Result<Option<Vec<IpAddr>>, CommandError> {
-    if let Some(kubeconfig) = &source.kubeconfig {
-        return super::block_on(async {
-            let client = client(kubeconfig, "application/json")?;
-            Ok(pod_addresses(&client, name).await?)
-        })?;
-    }
-    for path in &source.filenames {
-        for file in pod_files(path)? {
+    let files = match origin(source)? {
+        Origin::Files(files) => files,
+        Origin::Api(access) => {
+            return super::block_on(async {
+                let client = client(&access, "application/json")?;
+                Ok(pod_addresses(&client, name).await?)
+            })?;
+        }
+    };
+    for path in files {
+        for file in pod_files(&path)? {
             let text = read(&file)?;
             // Unusable files are told of when Services are read from them.
             let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_default();

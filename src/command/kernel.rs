@@ -7,17 +7,18 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::CommandError;
-use super::print::{print, print_json, red, table};
+use super::print::{print, print_json};
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
 use crate::kernel::{DumpError, Kernel};
-use crate::logging::with_causes;
 use crate::model::{Families, Family};
 use crate::netlink::{NetlinkKernel, rehearse};
 use crate::node::families::{Ipv6State, SKIP_KERNEL_CHECK, check_kernel};
 use crate::program::SetId;
 use crate::ruleset::{Ownership, Table};
 use crate::sync;
+use crate::text::with_causes;
+use crate::text::{red, table};
 
 /// A line of the answer.
 #[derive(Debug, Serialize)]

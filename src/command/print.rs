@@ -1,12 +1,8 @@
-//! What a command prints: text, JSON, tables, screens that are drawn again.
-
-use std::io::{IsTerminal, Write};
-
-use comfy_table::{ContentArrangement, Table, presets};
+//! What a command prints: text, JSON, screens that are drawn again.
 
 use super::CommandError;
 use crate::cli::people::Output;
-use crate::logging::with_causes;
+use crate::text::{self, json, tell, with_causes};
 
 /// Writes to stdout; a reader that went away has seen enough.
 pub fn print(text: &str) -> Result<(), CommandError> {
@@ -15,45 +11,12 @@ pub fn print(text: &str) -> Result<(), CommandError> {
 
 /// The same; whether somebody still reads.
 pub fn is_read(text: &str) -> Result<bool, CommandError> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(CommandError::Write(error)),
-    }
+    text::is_read(text).map_err(CommandError::Write)
 }
 
-/// Writes to stderr, whether or not somebody reads it.
-pub fn tell(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// JSON for programs, which people can read too.
-pub fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string_pretty(value).expect("answers are plain data") + "\n"
-}
-
-/// The same, written to stdout.
+/// JSON, written to stdout.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     print(&json(value))
-}
-
-/// A table without lines, as kubectl prints them; as wide as it needs to be.
-pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    // Each cell has a space on both sides.
-    let line = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned() + "\n";
-    table.lines().map(line).collect()
-}
-
-/// Red on a terminal, plain anywhere else.
-pub fn red(text: &str) -> String {
-    let colourful = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    if colourful { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// What a watching command writes each time: over the last screen of a terminal, after an empty line
@@ -99,12 +62,6 @@ pub fn failure(error: &CommandError, output: Output) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned_under_an_empty_header_too() {
-        let rows = [["a", "1"], ["long", "2"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&["", "B"], rows), "      B\na     1\nlong  2\n");
-    }
 
     #[test]
     fn a_screen_is_not_higher_than_the_terminal() {

@@ -2,18 +2,19 @@
 
 use std::process::ExitCode;
 
+use super::CommandError;
 use super::input::{self, object_name};
 use super::print::print;
-use super::{CommandError, tell};
 use crate::cli::people::RenderArgs;
 use crate::inspect::wanted::{narrowed, wanted};
 use crate::model::{Families, Family, Kind, Object, ObjectName};
 use crate::ruleset::render;
+use crate::text::tell;
 
 /// Prints what a node would get, on a kernel that can own tables.
 pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     let service = args.service.as_deref().map(object_name).transpose()?;
-    let setup = input::setup(&args.node)?;
+    let setup = input::setup(&args.node, &args.source)?;
     let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
     let wanted = wanted(&objects, setup.for_objects(&objects, None, Families::DUAL, true))?;
     let mut text = String::new();

@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::view::{Frontend, Frontends, Member, Property, RuleView, View};
 use crate::program::set::LocalAddresses;
 use crate::program::{Extension, FrontendAt, FrontendKey, ListScope, SetId};
 
 /// On which side something is that the other lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// What is there: the kernel, or the first file.
@@ -27,7 +27,7 @@ pub enum Side {
 }
 
 /// Something that one side only has.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Difference {
     /// `10.96.0.1:80/tcp`, `nodePort 30080/tcp`; empty for what belongs to no frontend.
     pub frontend: String,
@@ -38,7 +38,7 @@ pub struct Difference {
 }
 
 /// How one family's tables differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyDiff {
     pub family: String,
     /// By `namespace/service:port`; sorted.
@@ -48,7 +48,7 @@ pub struct FamilyDiff {
 }
 
 /// What the sides are called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Names {
     /// Of [`Side::Found`].
     pub found: String,
@@ -74,6 +74,15 @@ impl FamilyDiff {
     #[must_use]
     pub fn of_service(mut self, service: &str) -> FamilyDiff {
         let is_of = |label: &str| label == service || label.starts_with(&format!("{service}:"));
+        self.services.retain(|label, _| is_of(label));
+        self.shared.clear();
+        self
+    }
+
+    /// Only what belongs to a namespace's services.
+    #[must_use]
+    pub fn of_namespace(mut self, namespace: &str) -> FamilyDiff {
+        let is_of = |label: &str| label.split_once('/').is_some_and(|(of, _)| of == namespace);
         self.services.retain(|label, _| is_of(label));
         self.shared.clear();
         self

@@ -11,7 +11,7 @@ mod trace;
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use trace::{Trace, TracedEffect, TracedLookup, TracedRule};
 
@@ -32,7 +32,7 @@ pub struct Question {
 }
 
 /// What becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Served,
@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 /// One endpoint the flow may go to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     pub endpoint: SocketAddr,
     /// Above 0 and up to 1.
@@ -54,7 +54,7 @@ pub struct Share {
 }
 
 /// What session affinity knows of the client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affinity {
     /// Where the client went before; `None` if it is not remembered.
     pub endpoint: Option<SocketAddr>,
@@ -63,7 +63,7 @@ pub struct Affinity {
 }
 
 /// The answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     pub from: std::net::IpAddr,
     pub to: SocketAddr,
@@ -79,6 +79,18 @@ pub struct Explanation {
     pub affinity: Option<Affinity>,
     /// What happened on the likeliest way, rule by rule.
     pub steps: Vec<TracedRule>,
+}
+
+impl Explanation {
+    /// Whether another node says the same for the same reasons, whatever rules it has walked and
+    /// whatever else it remembers of the client.
+    pub fn agrees_with(&self, other: &Explanation) -> bool {
+        let essence = |one: &Explanation| {
+            let ways = one.endpoints.iter().map(|way| (way.endpoint, way.masquerade));
+            (one.verdict, one.service.clone(), one.reasons.clone(), ways.collect::<Vec<_>>())
+        };
+        essence(self) == essence(other)
+    }
 }
 
 /// A table that questions are asked about.

@@ -7,9 +7,10 @@ mod live;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use live::Live;
 
@@ -176,7 +177,7 @@ impl Names {
             service: frontend.and_then(|frontend| frontend.label.as_deref()).map(str::to_owned),
             endpoint,
             seen_as: (reply.destination != original.source).then_some(reply.destination),
-            state: state(entry),
+            state: state(entry).into(),
             in_list: frontend.map(listed),
             age_seconds: entry.started.map(|started| now.saturating_sub(started) / 1_000_000_000),
             packets: counts.map(|counts| counts.packets),
@@ -201,7 +202,7 @@ fn state(entry: &Entry) -> &'static str {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// `tcp`, `udp`, `sctp`.
     pub protocol: String,
@@ -214,7 +215,7 @@ pub struct Flow {
     /// The client as the endpoint sees it, if that is not itself.
     pub seen_as: Option<SocketAddr>,
     /// TCP's state, `UNREPLIED`, `REPLIED`, `ASSURED`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Whether new flows to the frontend may go to the endpoint, if the table has the frontend.
     pub in_list: Option<bool>,
     /// With `nf_conntrack_timestamp`.
@@ -244,7 +245,7 @@ impl Flow {
         let service = self.service.clone().unwrap_or_else(|| "-".to_owned());
         let endpoint = self.endpoint.map_or_else(|| "-".to_owned(), |at| at.to_string());
         let [client, frontend] = [self.client, self.frontend].map(|at| at.to_string());
-        let (protocol, state) = (self.protocol.clone(), self.state.to_owned());
+        let (protocol, state) = (self.protocol.clone(), self.state.clone().into_owned());
         [protocol, client, frontend, service, endpoint, state, self.note().to_owned()]
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::program::CounterId;
 
@@ -19,7 +19,7 @@ pub const COUNTER: &str = "kubeweir_service_connections_total";
 pub type Counts = BTreeMap<String, u64>;
 
 /// The rate of a service port, or of a reason.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// `namespace/service:port/protocol`; a reason in words.
     pub port: String,

@@ -58,7 +58,7 @@ impl Visit for Content {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.text(field, super::with_causes(value));
+        self.text(field, crate::text::with_causes(value));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {

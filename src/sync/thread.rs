@@ -17,9 +17,9 @@ use super::schedule::Limits;
 use super::turn::{Foreign, Subscriber};
 use super::worker::{Survey, Worker};
 use crate::engine::Engine;
-use crate::logging::with_causes;
 use crate::model::Family;
 use crate::netlink::{Monitor, MonitorError, NetlinkKernel, Notice, OpenError};
+use crate::text::with_causes;
 
 /// How long the monitor sleeps between two looks at whether the process still runs.
 const MONITOR_WAIT: Duration = Duration::from_secs(60);

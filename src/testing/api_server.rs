@@ -4,6 +4,7 @@
 //! It lives on a thread of its own and listens in the network namespace of the thread that starts it.
 
 mod encode;
+mod people;
 mod script;
 mod serve;
 mod store;
@@ -23,6 +24,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::slowed;
 use crate::model::Kind;
+pub use people::{Execute, Execution};
 use script::State;
 pub use script::{Answer, Ask, Break, Fault, Recorded, Signal};
 use serve::Server;
@@ -159,6 +161,25 @@ impl ApiServer {
     /// Deletes an object; returns whether it existed.
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> bool {
         self.shared.change(|state| state.store.delete(kind, namespace, name))
+    }
+
+    /// Adds or replaces a pod, by its name. From then on people are answered too.
+    pub fn put_pod(&self, pod: Value) {
+        self.shared.change(|state| {
+            let pods = &mut state.people.pods;
+            pods.retain(|other| other["metadata"]["name"] != pod["metadata"]["name"]);
+            pods.push(pod);
+        });
+    }
+
+    /// Who runs programs in pods.
+    pub fn execute(&self, execute: Execute) {
+        self.shared.change(|state| state.people.execute = Some(execute));
+    }
+
+    /// Speaks the older protocol with those who run programs.
+    pub fn only_v4(&self) {
+        self.shared.change(|state| state.people.only_v4 = true);
     }
 
     /// The current version of the store.

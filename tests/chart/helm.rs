@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -122,6 +122,7 @@ impl Rendered {
                 Some("Service") => drop(decode::<Service>(object)),
                 Some("ServiceAccount") => drop(decode::<ServiceAccount>(object)),
                 Some("ClusterRole") => drop(decode::<ClusterRole>(object)),
+                Some("Role") => drop(decode::<Role>(object)),
                 Some("ClusterRoleBinding") => drop(decode::<ClusterRoleBinding>(object)),
                 // No objects of Kubernetes itself: no type to hold them against.
                 Some("ServiceMonitor" | "PrometheusRule") => {}

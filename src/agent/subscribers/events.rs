@@ -5,10 +5,10 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::status::contested;
-use crate::logging::with_causes;
 use crate::model::{Kind, ObjectName, PerFamily};
 use crate::node::object::pod_cidrs_differ;
 use crate::sync::{Subscriber, Synced, Turn};
+use crate::text::with_causes;
 
 /// Something for an Event, or for the end of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::engine::Conflict;
-use crate::logging::with_causes;
 use crate::status::{
     Contested, FamilyStatus, LastSync, QuarantinedService, SharedStatus, UnservedPorts,
 };
 use crate::sync::{FamilyState, Subscriber, Synced, Turn};
+use crate::text::with_causes;
 
 /// How many syncs before the last one the status shows.
 const EARLIER_SYNCS: usize = 4;

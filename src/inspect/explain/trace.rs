@@ -3,18 +3,19 @@
 //! Place in the flow: an [`super::Explanation`] holds them; JSON is the structure itself, the text is
 //! made of it and of nothing else.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ruleset::{Effect, LookedUp, RejectKind, Step, Verdict};
 
 /// One rule that was evaluated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracedRule {
     /// Where in the network stack: `prerouting`, `input`, `forward`, `output`, `postrouting`.
-    pub hook: &'static str,
+    pub hook: Cow<'static, str>,
     pub chain: String,
     pub rule: String,
     /// How many equal rules in a row this stands for: draws, which are tried until one hits.
@@ -25,7 +26,7 @@ pub struct TracedRule {
 }
 
 /// One lookup in a set or map.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracedLookup {
     pub set: String,
     /// The key as nft prints it; a draw stands there as `random mod 16`.
@@ -37,7 +38,7 @@ pub struct TracedLookup {
 }
 
 /// What came of a rule: `effect` in JSON, with what belongs to it beside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "effect", rename_all = "kebab-case")]
 pub enum TracedEffect {
     NoMatch,
@@ -59,7 +60,7 @@ pub enum TracedEffect {
     Masquerade,
     Reject {
         /// `tcp reset` or `icmp port-unreachable`.
-        with: &'static str,
+        with: Cow<'static, str>,
     },
     Update {
         set: String,
@@ -77,7 +78,7 @@ pub struct Trace<'a>(pub &'a [TracedRule]);
 impl From<&Step> for TracedRule {
     fn from(step: &Step) -> Self {
         TracedRule {
-            hook: step.hook.nft(),
+            hook: step.hook.nft().into(),
             chain: step.chain.to_string(),
             rule: step.rule.to_string(),
             times: step.repeats,
@@ -114,9 +115,11 @@ impl From<&Effect> for TracedEffect {
             }
             Effect::Dnat(endpoint) => TracedEffect::Dnat { endpoint: *endpoint },
             Effect::Masquerade => TracedEffect::Masquerade,
-            Effect::Reject(RejectKind::TcpReset) => TracedEffect::Reject { with: "tcp reset" },
+            Effect::Reject(RejectKind::TcpReset) => {
+                TracedEffect::Reject { with: "tcp reset".into() }
+            }
             Effect::Reject(RejectKind::PortUnreachable) => {
-                TracedEffect::Reject { with: "icmp port-unreachable" }
+                TracedEffect::Reject { with: "icmp port-unreachable".into() }
             }
             Effect::Update { set, element } => {
                 TracedEffect::Update { set: set.to_string(), element: element.clone() }
@@ -179,8 +182,8 @@ impl fmt::Display for Trace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut place = ("", "");
         for rule in self.0 {
-            if place != (rule.hook, rule.chain.as_str()) {
-                place = (rule.hook, rule.chain.as_str());
+            if place != (&*rule.hook, rule.chain.as_str()) {
+                place = (&*rule.hook, rule.chain.as_str());
                 writeln!(f, "  {}, chain {}", rule.hook, rule.chain)?;
             }
             rule.fmt(f)?;

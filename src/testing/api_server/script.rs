@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
+use super::people::People;
 use super::store::Store;
 use super::tls::Tls;
 use crate::model::Kind;
@@ -126,6 +127,7 @@ pub(super) struct State {
     pub(super) tls: Option<Tls>,
     pub(super) requests: Vec<Recorded>,
     pub(super) events: Vec<Value>,
+    pub(super) people: People,
     /// Connections that were taken so far.
     pub(super) connections: usize,
     /// Watches that are open now, by kind.
@@ -147,6 +149,7 @@ impl State {
             tls,
             requests: Vec::new(),
             events: Vec::new(),
+            people: People::default(),
             connections: 0,
             open: BTreeMap::new(),
             streamed: 0,

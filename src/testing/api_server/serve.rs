@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::script::{Answer, Ask, Break, Recorded};
 use super::store::Selector;
 use super::stream::{Body, Stream, status};
-use super::{Shared, encode};
+use super::{Shared, encode, people};
 use crate::model::Kind;
 use crate::wire::Encoding;
 
@@ -91,6 +91,10 @@ fn refuse(encoding: Encoding, code: u16, reason: &str, message: &str) -> Respons
     answer(code, media_type(encoding, false), full(body))
 }
 
+fn forbidden(query: &Query) -> Response<Body> {
+    refuse(query.encoding, 403, "Forbidden", "not allowed to a kube-proxy")
+}
+
 /// The selectors of a request; `Err` names what is not supported.
 fn selector(query: &Query) -> Result<Selector, String> {
     let parameter = |name: &str| query.parameters.get(name).map(String::as_str);
@@ -141,7 +145,8 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         let service = service_fn(move |request| self.clone().request(request));
         let server = auto::Builder::new(TokioExecutor::new());
-        let mut serving = std::pin::pin!(server.serve_connection(TokioIo::new(io), service));
+        let serving = server.serve_connection_with_upgrades(TokioIo::new(io), service);
+        let mut serving = std::pin::pin!(serving);
         let mut breaks = shared.breaks.subscribe();
         loop {
             // Broken connections are part of the script.
@@ -224,9 +229,68 @@ impl Server {
             (Ask::Event, _) => self.event(request).await,
             (Ask::List | Ask::ListPage, Some(kind)) => self.list(kind, &query).await,
             (Ask::StreamingList | Ask::Watch, Some(kind)) => self.watch(kind, &query),
+            (Ask::Other, _) => self.person(request, &query),
             // system:node-proxier may nothing else (section 10.4).
-            _ => Ok(refuse(query.encoding, 403, "Forbidden", "not allowed to a kube-proxy")),
+            _ => Ok(forbidden(&query)),
         }
+    }
+
+    /// What people ask, once there is a pod.
+    fn person(&self, request: Request<Incoming>, query: &Query) -> Reply {
+        let missing = |what| Ok(refuse(Encoding::Json, 404, "NotFound", what));
+        let path: Vec<String> = request.uri().path().split('/').map(str::to_owned).collect();
+        let path: Vec<&str> = path.iter().skip(1).map(String::as_str).collect();
+        let state = self.shared.lock();
+        let pods = &state.people.pods;
+        let is = |pod: &&Value, namespace: &str, name: &str| {
+            pod["metadata"]["namespace"] == namespace && pod["metadata"]["name"] == name
+        };
+        let selector = selector(query).unwrap_or_default();
+        let object = match path[..] {
+            _ if pods.is_empty() => return Ok(forbidden(query)),
+            ["api", "v1", "pods"] => people::pods(pods, None, &selector),
+            ["api", "v1", "namespaces", namespace, "pods"] => {
+                people::pods(pods, Some(namespace), &selector)
+            }
+            ["api", "v1", "namespaces", namespace, "pods", name] => {
+                match pods.iter().find(|pod| is(pod, namespace, name)) {
+                    Some(pod) => pod.clone(),
+                    None => return missing(&format!("pods {name:?} not found")),
+                }
+            }
+            ["api", "v1", "namespaces", namespace, "pods", name, "log"] => {
+                match pods.iter().find(|pod| is(pod, namespace, name)) {
+                    Some(_) => {
+                        let log = format!("the log of {name} at 10.200.0.1:443\n");
+                        return Ok(answer(200, "text/plain", full(log.into())));
+                    }
+                    None => return missing(&format!("pods {name:?} not found")),
+                }
+            }
+            ["api", "v1", "namespaces", namespace, "services", name] => {
+                match state.store.get(Kind::Service, namespace, name) {
+                    Some(service) => service,
+                    None => return missing(&format!("services {name:?} not found")),
+                }
+            }
+            ["api", "v1", "namespaces", namespace, "pods", name, "exec"] => {
+                let found = pods.iter().any(|pod| is(&pod, namespace, name));
+                let (Some(execute), true) = (state.people.execute.clone(), found) else {
+                    return missing(&format!("pods {name:?} not found"));
+                };
+                let pairs = form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes());
+                let command =
+                    pairs.filter(|(key, _)| key == "command").map(|(_, word)| word.into());
+                let execution =
+                    people::Execution { pod: name.to_owned(), command: command.collect() };
+                let only_v4 = state.people.only_v4;
+                let upgraded = people::exec(request, execution, execute, only_v4)?;
+                return Ok(upgraded.map(|()| full(Bytes::new())));
+            }
+            _ => return Ok(forbidden(query)),
+        };
+        let body = full(object.to_string().into());
+        Ok(answer(200, media_type(Encoding::Json, false), body))
     }
 
     fn is_authenticated(&self, request: &Request<Incoming>) -> bool {

@@ -78,6 +78,10 @@ impl Store {
         self.log.clear();
     }
 
+    pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        self.objects.get(&(kind, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
     pub(super) fn list(&self, kind: Kind, selector: &Selector) -> Vec<Value> {
         let of_kind = self.objects.iter().filter(|((k, ..), _)| *k == kind);
         of_kind
@@ -108,11 +112,13 @@ impl Entry {
     }
 }
 
-/// The selectors of a request, as far as a kube-proxy uses them.
+/// The selectors of a request, as far as they are used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Selector {
     /// Labels that must be absent.
     absent: Vec<String>,
+    /// Labels that must have a value.
+    labels: Vec<(String, String)>,
     /// Field path, wanted value, and whether it must be equal.
     fields: Vec<(String, String, bool)>,
 }
@@ -122,8 +128,13 @@ impl Selector {
     pub(super) fn parse(labels: Option<&str>, fields: Option<&str>) -> Result<Selector, String> {
         let mut selector = Selector::default();
         for term in labels.unwrap_or_default().split(',').filter(|term| !term.is_empty()) {
-            let label = term.strip_prefix('!').ok_or_else(|| term.to_owned())?;
-            selector.absent.push(label.to_owned());
+            match (term.strip_prefix('!'), term.split_once('=')) {
+                (Some(label), _) => selector.absent.push(label.to_owned()),
+                (None, Some((label, value))) => {
+                    selector.labels.push((label.to_owned(), value.to_owned()));
+                }
+                (None, None) => return Err(term.to_owned()),
+            }
         }
         for term in fields.unwrap_or_default().split(',').filter(|term| !term.is_empty()) {
             let (path, value) = term.split_once('=').ok_or_else(|| term.to_owned())?;
@@ -137,8 +148,10 @@ impl Selector {
         Ok(selector)
     }
 
-    fn matches(&self, object: &Value) -> bool {
-        self.absent.iter().all(|label| object["metadata"]["labels"].get(label).is_none())
+    pub(super) fn matches(&self, object: &Value) -> bool {
+        let labels = &object["metadata"]["labels"];
+        self.absent.iter().all(|label| labels.get(label).is_none())
+            && self.labels.iter().all(|(label, value)| labels[label] == **value)
             && self
                 .fields
                 .iter()
@@ -179,6 +192,6 @@ mod tests {
         let want =
             [("ADDED", "2"), ("MODIFIED", "3"), ("DELETED", "4"), ("ADDED", "5"), ("DELETED", "6")];
         assert_eq!(events, want.map(|(event, version)| (event, version.to_owned())));
-        assert!(Selector::parse(Some("app=web"), None).is_err());
+        assert!(Selector::parse(Some("app in (web)"), None).is_err());
     }
 }

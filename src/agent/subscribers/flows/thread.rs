@@ -16,13 +16,13 @@ use super::Job;
 use crate::agent::subscribers::Note;
 use crate::backoff::Backoff;
 use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort, Within};
-use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
 use crate::netlink::request::Dump;
 use crate::netlink::sockets::Sockets;
 use crate::status::SharedStatus;
+use crate::text::with_causes;
 
 /// Pauses before a job that failed is tried again.
 const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));

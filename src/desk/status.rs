@@ -1,0 +1,236 @@
+//! `kubectl kubeweir status`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::ask::Answer;
+use super::error::DeskError;
+use super::print::{Sentences, add, print, section, unreached};
+use super::{Outcome, Room};
+use crate::inspect::status::{problems, remarks};
+use crate::status::Status;
+use crate::text::table;
+
+/// In a cluster that changes, nodes are behind each other for a moment: who still is after this lags.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+
+/// An agent's state, and what is to be said of it.
+#[derive(Debug, Serialize)]
+struct Seen {
+    problems: Vec<String>,
+    notes: Vec<String>,
+    status: Status,
+}
+
+/// Prints the state of every agent.
+pub async fn run(room: &Room<'_>) -> Result<Outcome, DeskError> {
+    let mut answers = ask(room).await?;
+    if !lagging(&answers).is_empty() {
+        let before = lagging(&answers);
+        tokio::time::sleep(SECOND_LOOK).await;
+        answers = ask(room).await?;
+        let mut still = lagging(&answers);
+        still.retain(|node, _| before.contains_key(node));
+        for answer in &mut answers {
+            let lag = still.remove(&answer.node);
+            if let super::ask::Said::Answer(seen) = &mut answer.said {
+                seen.problems.extend(lag);
+            }
+        }
+    }
+    print(&answers, room.output(), |wide| text(&answers, wide, Timestamp::now()))?;
+    Ok(outcome(&answers))
+}
+
+async fn ask(room: &Room<'_>) -> Result<Vec<Answer<Seen>>, DeskError> {
+    let sites = room.sites().await?;
+    let answers = room.asker.ask::<Status>(sites, &["status", "--agent", "-o", "json"]).await;
+    Ok(answers.into_iter().map(|answer| answer.map(Seen::of)).collect())
+}
+
+impl Seen {
+    fn of(status: Status) -> Seen {
+        Seen { problems: problems(&status), notes: remarks(&status), status }
+    }
+}
+
+fn outcome(answers: &[Answer<Seen>]) -> Outcome {
+    let of = |answer: &Answer<Seen>| match answer.answer() {
+        None => Outcome::Unknown,
+        Some(seen) if seen.problems.is_empty() => Outcome::Well,
+        Some(_) => Outcome::Ill,
+    };
+    answers.iter().map(of).max().unwrap_or(Outcome::Well)
+}
+
+/// Nodes that do not have as many Services as the others, with a sentence: every agent reads all Services,
+/// so who has other ones has not heard of a change.
+fn lagging(answers: &[Answer<Seen>]) -> BTreeMap<String, String> {
+    let mut lags = BTreeMap::new();
+    for family in ["IPv4", "IPv6"] {
+        let services =
+            |seen: &Seen| Some(seen.status.families.get(family)?.summary.totals.services);
+        let counts = answers.iter().filter_map(|answer| services(answer.answer()?));
+        let mut votes: BTreeMap<usize, usize> = BTreeMap::new();
+        counts.for_each(|count| *votes.entry(count).or_default() += 1);
+        let Some((&usual, _)) = votes.iter().max_by_key(|(count, votes)| (**votes, **count)) else {
+            continue;
+        };
+        for answer in answers {
+            if let Some(count) = answer.answer().and_then(services).filter(|count| *count != usual)
+            {
+                let sentence = format!(
+                    "{family}: it lags: it has {count} Services, the others {usual}; does it reach the API server?"
+                );
+                lags.entry(answer.node.clone()).or_insert(sentence);
+            }
+        }
+    }
+    lags
+}
+
+const COLUMNS: [&str; 7] =
+    ["NODE", "MODE", "SERVICES", "PENDING", "LAST SYNC", "CONNTRACK", "STATE"];
+const MORE_COLUMNS: [&str; 4] = ["VERSION", "POD", "ENDPOINTS", "FAILED SYNCS"];
+
+fn text(answers: &[Answer<Seen>], wide: bool, now: Timestamp) -> String {
+    let more = if wide { &MORE_COLUMNS[..] } else { &MORE_COLUMNS[..1] };
+    let header: Vec<&str> = COLUMNS.iter().chain(more).copied().collect();
+    let mut text = table(&header, answers.iter().map(|answer| row(answer, wide, now)));
+    let (mut bad, mut notes) = (unreached(answers), Sentences::new());
+    for answer in answers {
+        if let Some(seen) = answer.answer() {
+            add(&mut bad, &answer.node, seen.problems.iter().cloned());
+            add(&mut notes, &answer.node, seen.notes.iter().cloned());
+        }
+    }
+    text += &section("problems", &bad, answers.len(), true);
+    text += &section("notes", &notes, answers.len(), false);
+    text
+}
+
+fn row(answer: &Answer<Seen>, wide: bool, now: Timestamp) -> Vec<String> {
+    let none = || "-".to_owned();
+    let node = answer.node.clone();
+    let Some(Seen { problems, status, .. }) = answer.answer() else {
+        let state = "not reached".to_owned();
+        let columns = if wide { MORE_COLUMNS.len() } else { 1 };
+        let mut row = vec![node, none(), none(), none(), none(), none(), state];
+        row.resize_with(COLUMNS.len() + columns, none);
+        return row;
+    };
+    let most = |figure: fn(&crate::status::FamilyStatus) -> usize| {
+        status.families.values().map(figure).max().map_or_else(none, |most| most.to_string())
+    };
+    let pending: usize = status.families.values().map(|family| family.summary.dirty).sum();
+    let conntrack = status.conntrack.map(|table| match table.limit {
+        0 => table.entries.to_string(),
+        limit => format!("{}/{limit}", table.entries),
+    });
+    let state = match problems.len() {
+        0 => "well".to_owned(),
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    };
+    let mut row = vec![
+        node,
+        status.mode.clone(),
+        most(|family| family.summary.totals.services),
+        (pending + status.backlog).to_string(),
+        last_sync(status, now).unwrap_or_else(none),
+        conntrack.unwrap_or_else(none),
+        state,
+        status.version.clone(),
+    ];
+    if wide {
+        let failed: u64 = status.families.values().map(|family| family.failed_syncs).sum();
+        row.push(answer.pod.clone().unwrap_or_default());
+        row.push(most(|family| family.summary.totals.endpoints));
+        row.push(failed.to_string());
+    }
+    row
+}
+
+/// How long ago, as kubectl shows ages. Clocks of node and desk may differ by a little.
+fn last_sync(status: &Status, now: Timestamp) -> Option<String> {
+    let times = status.families.values().filter_map(|family| family.last_sync.as_ref());
+    let last: Timestamp = times.filter_map(|sync| sync.at.parse().ok()).max()?;
+    let seconds = now.duration_since(last).as_secs().max(0);
+    Some(match seconds {
+        0..120 => format!("{seconds}s ago"),
+        120..7_200 => format!("{}m ago", seconds / 60),
+        7_200..172_800 => format!("{}h ago", seconds / 3_600),
+        _ => format!("{}d ago", seconds / 86_400),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ask::Said;
+    use super::super::error::Unreached;
+    use super::*;
+    use crate::status::{FamilyStatus, LastSync};
+
+    fn seen(node: &str, services: usize, at: &str) -> Answer<Seen> {
+        let mut family = FamilyStatus { owned: true, ..FamilyStatus::default() };
+        family.summary.attached = true;
+        family.summary.totals.services = services;
+        family.last_sync = Some(LastSync { at: at.to_owned(), ..LastSync::default() });
+        let families = [("IPv4".to_owned(), family)].into();
+        let status = Status { families, mode: "nftables".to_owned(), ..Status::default() };
+        let said = Said::Answer(Seen::of(status));
+        Answer { node: node.to_owned(), pod: Some("kube-system/x".to_owned()), said }
+    }
+
+    #[test]
+    fn who_has_other_services_than_most_lags() {
+        let answers = [("a", 41), ("b", 40), ("c", 41), ("d", 41)]
+            .map(|(node, services)| seen(node, services, ""));
+        let lags = lagging(&answers);
+        assert_eq!(
+            lags.into_iter().collect::<Vec<_>>(),
+            [(
+                "b".to_owned(),
+                "IPv4: it lags: it has 40 Services, the others 41; does it reach the API server?"
+                    .to_owned()
+            )]
+        );
+        assert!(lagging(&answers[2..]).is_empty());
+    }
+
+    #[test]
+    fn an_age_is_short() {
+        let now: Timestamp = "2026-11-28T12:00:00Z".parse().expect("a time");
+        for (at, age) in [
+            ("2026-11-28T11:59:50.5Z", Some("9s ago")),
+            ("2026-11-28T12:00:01Z", Some("0s ago")),
+            ("2026-11-28T11:30:00Z", Some("30m ago")),
+            ("2026-11-28T02:00:00Z", Some("10h ago")),
+            ("2026-11-01T12:00:00Z", Some("27d ago")),
+            ("", None),
+        ] {
+            let answer = seen("a", 1, at);
+            let status = &answer.answer().expect("an answer").status;
+            assert_eq!(last_sync(status, now).as_deref(), age, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_answer_outweighs_problems() {
+        let well = || seen("a", 1, "");
+        let mut ill = seen("b", 1, "");
+        if let Said::Answer(seen) = &mut ill.said {
+            seen.problems.push("x".to_owned());
+        }
+        let away =
+            Answer { node: "c".to_owned(), pod: None, said: Said::Unreached(Unreached::NoPod) };
+        assert_eq!(outcome(&[well()]), Outcome::Well);
+        let mut all = vec![well(), ill];
+        assert_eq!(outcome(&all), Outcome::Ill);
+        all.push(away);
+        assert_eq!(outcome(&all), Outcome::Unknown);
+    }
+}
