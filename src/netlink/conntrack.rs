@@ -92,23 +92,13 @@ impl Conntrack {
     ) -> Result<(Vec<Flow>, Dump), ConntrackError> {
         let requests = &mut self.requests;
         let keep = |flow: &Flow| scope.contains(flow) && keep(flow);
-        let mut list = |request: &Request| {
-            uninterrupted(|flows| {
-                requests.dump(request, |message| {
-                    flows.extend(read_flow(message.attributes(), family).filter(keep));
-                })
+        let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+        let get = Request::nfnetlink(subsystem, command, nfproto(family), filter(scope));
+        uninterrupted(|flows| {
+            requests.dump(&get, |message| {
+                flows.extend(read_flow(message.attributes(), family).filter(keep));
             })
-        };
-        let get = |attributes| {
-            let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
-            Request::nfnetlink(subsystem, command, nfproto(family), attributes)
-        };
-        let (all, filtered) = (get(Vec::new()), get(filter(scope)));
-        match list(&filtered).map_err(|error| (error.raw_os_error(), error)) {
-            // Kernels that know CTA_FILTER but not each flag.
-            Err((Some(libc::EOPNOTSUPP | libc::EINVAL), _)) => list(&all),
-            other => other.map_err(|(_, error)| error),
-        }
+        })
         .map_err(|source| ConntrackError::List { family, source })
     }
 

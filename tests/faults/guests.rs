@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{
@@ -138,11 +139,16 @@ fn flows_in_a_flowtable_follow_their_endpoints() {
 }
 
 /// What becomes of UDP questions that wait in an nfqueue while something is changed: how many of
-/// [`WAITING`] are answered once they are let go.
-fn answered_after(node: &mut Node, queue: &Queue, change: impl FnOnce(&mut Node)) -> usize {
+/// [`WAITING`] are answered once they are let go. Who gets no answer gives up after `patience`.
+fn answered_after(
+    node: &mut Node,
+    queue: &Queue,
+    patience: Duration,
+    change: impl FnOnce(&mut Node),
+) -> usize {
     let lab = Arc::clone(&node.lab);
     let to = SocketAddr::new(cluster_ip(10, V4), 80);
-    let dial = Dial::new(Protocol::Udp, to).timeout(PATIENCE * 6);
+    let dial = Dial::new(Protocol::Udp, to).timeout(patience);
     std::thread::scope(|scope| {
         let ask = || lab.dial(Place::Pod(1), dial, 1)[0].answer().is_some();
         let dials: Vec<_> = (0..WAITING).map(|_| scope.spawn(ask)).collect();
@@ -154,6 +160,9 @@ fn answered_after(node: &mut Node, queue: &Queue, change: impl FnOnce(&mut Node)
 }
 
 const WAITING: usize = 20;
+
+/// Longer than any change takes: nobody is to give up before it is over.
+const LONG: Duration = PATIENCE.saturating_mul(6);
 
 // kubernetes-sigs/kube-network-policies#402: a network policy engine has new connections wait in an
 // nfqueue. Changes of Services leave them there, a restart does, too, where it adopts its table; where
@@ -172,7 +181,7 @@ fn packets_wait_in_an_nfqueue_while_rules_change() {
         }
     }";
     node.lab.node.nft(policy).unwrap();
-    let answered = answered_after(&mut node, &queue, |node| {
+    let answered = answered_after(&mut node, &queue, LONG, |node| {
         node.write("web", &web(&[Place::Pod(0), Place::Pod(2)]).objects());
         let endpoint = pod_ip(2, V4).to_string();
         let list = ["list", "map", "ip", "kube-proxy", "endpoints-4"];
@@ -181,13 +190,15 @@ fn packets_wait_in_an_nfqueue_while_rules_change() {
         });
     });
     assert_eq!(answered, WAITING, "a changed Service");
-    let answered = answered_after(&mut node, &queue, |node| node.start_and_settle(&[]));
+    let answered = answered_after(&mut node, &queue, LONG, |node| node.start_and_settle(&[]));
     assert_eq!(answered, WAITING, "a restart after a crash");
     let another = ["--masquerade-all"];
-    let answered = answered_after(&mut node, &queue, |node| node.start_and_settle(&another));
+    // Most are lost, and are waited for in vain.
+    let replaced = |node: &mut Node| node.start_and_settle(&another);
+    let answered = answered_after(&mut node, &queue, PATIENCE, replaced);
     println!("{answered} of {WAITING} are left when another program replaces the table");
     // Whatever was lost: who sends again is served.
-    let answered = answered_after(&mut node, &queue, |_| {});
+    let answered = answered_after(&mut node, &queue, LONG, |_| {});
     assert_eq!(answered, WAITING, "after the replacement");
 }
 

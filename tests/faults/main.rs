@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod firewalls;
 mod guests;
 mod hostile;
 mod kernel;

@@ -9,7 +9,7 @@ use std::path::Path;
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, NODE_IP, Netns, OUTSIDE_IP, Outcome, Place, REMOTE_NODE_IP,
-    SECOND_NODE_IP, SILENCE, Server, cluster_ip, external_ip, pod_ip, real_external_ip,
+    SECOND_NODE_IP, SILENCE, cluster_ip, external_ip, pod_ip, real_external_ip,
 };
 use kubeweir::testing::slowed;
 
@@ -320,90 +320,6 @@ fn rules_of_both_iptables_stay_and_work() {
         assert!(dropped(&node, Place::Outside, (pod_ip(2, V4), 8443)), "their filter works");
     }
     assert_eq!(saved(&node.lab.node), before);
-}
-
-/// What dockerd writes when it starts, with one container's published port, and the rule by which a CNI
-/// plug-in lets pods' packets through docker's closed FORWARD chain.
-const DOCKER: &str = "*filter
-:FORWARD DROP [0:0]
-:DOCKER - [0:0]
-:DOCKER-ISOLATION-STAGE-1 - [0:0]
-:DOCKER-ISOLATION-STAGE-2 - [0:0]
-:DOCKER-USER - [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 ! -o docker0 -j ACCEPT
--A FORWARD -i docker0 -o docker0 -j ACCEPT
--A FORWARD -s @PODS@ -j ACCEPT
--A FORWARD -d @PODS@ -j ACCEPT
--A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 8080 -j ACCEPT
--A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-*nat
-:DOCKER - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
--A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 8080 -j MASQUERADE
--A DOCKER -i docker0 -j RETURN
--A DOCKER ! -i docker0 -p tcp -m tcp --dport 8088 -j DNAT --to-destination 172.17.0.2:8080
-COMMIT
-";
-
-// Docker's published ports and Services live side by side, with either iptables, and after each is started.
-#[test]
-fn docker_publishes_its_ports_beside_services() {
-    for variant in ["nft", "legacy"] {
-        let mut node = Node::new();
-        let mut web = Web::new("web", 10, &[Place::Pod(0), Place::RemotePod(0)]);
-        web.node_port = Some(30_010);
-        node.write("web", &web.objects());
-        let container = Netns::new("container").unwrap();
-        let bridge = format!(
-            "link add docker0 type bridge\naddr add 172.17.0.1/16 dev docker0\nlink set docker0 up\n\
-             link add dock type veth peer name eth0 netns {}\nlink set dock master docker0 up",
-            container.path()
-        );
-        node.lab.node.ip(&bridge).unwrap();
-        let inside =
-            "addr add 172.17.0.2/16 dev eth0\nlink set eth0 up\nroute add default via 172.17.0.1";
-        container.ip(inside).unwrap();
-        let address: SocketAddr = "172.17.0.2:8080".parse().unwrap();
-        let protocols = [Protocol::Tcp, Protocol::Udp];
-        let _server = Server::start(&container, "container", &protocols, &[address]).unwrap();
-        let rules = DOCKER.replace("@PODS@", &CLUSTER_CIDR.v4.to_string());
-        let restore = format!("iptables-{variant}-restore");
-        for start in ["docker first", "kubeweir again"] {
-            if start == "docker first" {
-                node.lab.node.feed(&restore, &[], &rules).unwrap();
-            }
-            node.start_and_settle(&[]);
-            let dials = [
-                (Place::Outside, (NODE_IP.v4, 8088), "container"),
-                (Place::Outside, (NODE_IP.v4, 30_010), ""),
-                (Place::Pod(1), (cluster_ip(10, V4), 80), ""),
-                (Place::Host, (cluster_ip(10, V4), 80), ""),
-            ];
-            for (from, to, server) in dials {
-                for _ in 0..5 {
-                    let outcome = dial(&node, from, to);
-                    let by = outcome.answer().map(|answer| answer.server.as_str());
-                    let right = by.is_some_and(|by| server.is_empty() || by == server);
-                    assert!(right, "{variant}, {start}: {to:?} from {from:?}: {outcome:?}");
-                }
-            }
-            // From a container to a Service: the node's own rules decide, as for anyone who is no pod.
-            let to = SocketAddr::new(cluster_ip(10, V4), 80);
-            let outcome = container.dial(Dial::new(Protocol::Tcp, to));
-            assert!(outcome.answer().is_some(), "{variant}, {start}: {outcome:?}");
-        }
-    }
 }
 
 /// Packets sent by an interface so far.

@@ -47,20 +47,13 @@ impl Conntrack {
     ) -> Result<(Vec<Entry>, Dump), ConntrackError> {
         let wanted = |entry: &Entry| within.contains(entry) && keep(entry);
         let requests = &mut self.requests;
-        let mut list = |attributes| {
-            let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
-            let get = Request::nfnetlink(subsystem, command, nfproto(family), attributes);
-            uninterrupted(|entries| {
-                requests.dump(&get, |message| {
-                    entries.extend(read_entry(message.attributes(), family).filter(wanted));
-                })
+        let (subsystem, command) = (NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET);
+        let get = Request::nfnetlink(subsystem, command, nfproto(family), filter(within));
+        uninterrupted(|entries| {
+            requests.dump(&get, |message| {
+                entries.extend(read_entry(message.attributes(), family).filter(wanted));
             })
-        };
-        match list(filter(within)).map_err(|error| (error.raw_os_error(), error)) {
-            // A kernel that does not know the filter; the one that ignores it is older than 5.8.
-            Err((Some(libc::EOPNOTSUPP | libc::EINVAL), _)) => list(Vec::new()),
-            other => other.map_err(|(_, error)| error),
-        }
+        })
         .map_err(|source| ConntrackError::List { family, source })
     }
 }
