@@ -223,9 +223,9 @@ impl<'a> Record<'a> {
     ) {
         let states = self.possible(&client.service, span);
         verdict.figures.certain += usize::from(states.len() == 1);
-        let outside = client.outside;
-        let kept = |state: &'a State| state.serving(outside).filter(|_| steady);
-        let reached = |state: &'a State| state.usable(outside).chain(kept(state));
+        let way = client.way;
+        let kept = |state: &'a State| state.serving(way).filter(|_| steady);
+        let reached = |state: &'a State| state.usable(way).chain(kept(state));
         match outcome {
             Outcome::Answered(server) => {
                 if !states.iter().any(|state| reached(state).any(|reached| reached == server)) {
@@ -238,7 +238,7 @@ impl<'a> Record<'a> {
             }
             Outcome::Refused | Outcome::Silent | Outcome::Failed(_) => {
                 let excused = |state: &&'a State| {
-                    state.usable(outside).next().is_none()
+                    state.usable(way).next().is_none()
                         || reached(state).any(|server| self.was_down(server, span))
                 };
                 if states.iter().any(excused) {
@@ -254,7 +254,7 @@ impl<'a> Record<'a> {
     fn lag(&self, client: &Client, span: Span, outcome: &Outcome) -> At {
         let Outcome::Answered(server) = outcome else { return 0 };
         let changes = self.changes.get(client.service.as_str()).map_or(&[][..], Vec::as_slice);
-        let has = |change: &Change<'_>| change.state.serving(client.outside).any(|s| s == server);
+        let has = |change: &Change<'_>| change.state.serving(client.way).any(|s| s == server);
         let before: Vec<_> =
             changes.iter().take_while(|change| change.span.from <= span.to).collect();
         let since = before.iter().rev().take_while(|change| !has(change)).last();

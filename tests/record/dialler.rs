@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Flow, Lab, Outcome as Seen, Place};
 
-use crate::lines::{At, Client, Line, Outcome, Pen, Span};
+use crate::lines::{At, Client, Line, Outcome, Pen, Span, Way};
 
 /// How long a new flow may take: a SYN that meets a busy machine is repeated after a second.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -31,7 +31,7 @@ pub struct Target {
     pub place: Place,
     pub to: SocketAddr,
     pub service: String,
-    pub outside: bool,
+    pub way: Way,
 }
 
 impl Target {
@@ -39,7 +39,7 @@ impl Target {
         Client {
             name: format!("{:?} {how} {}", self.place, self.to),
             service: self.service.clone(),
-            outside: self.outside,
+            way: self.way,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Records that lie: each rule finds its lie, and nothing in the truth beside it.
 
 use super::*;
-use crate::lines::Member;
+use crate::lines::{Member, Way};
 
 const SECOND: At = 1_000_000;
 
@@ -14,8 +14,8 @@ fn moment(seconds: f64) -> Span {
     Span { from: at(seconds), to: at(seconds) + 1000 }
 }
 
-fn client(outside: bool) -> Client {
-    Client { name: "client".to_owned(), service: "web".to_owned(), outside }
+fn client(way: Way) -> Client {
+    Client { name: "client".to_owned(), service: "web".to_owned(), way }
 }
 
 /// `a` is ready on the node, `B` elsewhere; `a-` drains.
@@ -26,7 +26,7 @@ fn state(members: &[&str]) -> State {
         Member { server: name.to_owned(), local, draining: text.ends_with('-') }
     };
     let members = members.iter().map(member).collect();
-    State { present: true, node_port: true, external_local: false, members }
+    State { members, ..State::served() }
 }
 
 fn change(seconds: f64, state: State) -> Line {
@@ -42,20 +42,26 @@ fn answered(server: &str) -> Outcome {
 }
 
 fn dial(seconds: f64, outcome: Outcome) -> Line {
-    Line::Dial { span: moment(seconds), client: client(false), outcome }
+    Line::Dial { span: moment(seconds), client: client(Way::ClusterIp), outcome }
 }
 
 fn dial_outside(seconds: f64, outcome: Outcome) -> Line {
-    Line::Dial { span: moment(seconds), client: client(true), outcome }
+    Line::Dial { span: moment(seconds), client: client(Way::NodePort), outcome }
 }
 
 fn datagram(seconds: f64, outcome: Outcome) -> Line {
-    Line::Datagram { span: moment(seconds), client: client(false), outcome }
+    Line::Datagram { span: moment(seconds), client: client(Way::ClusterIp), outcome }
 }
 
 fn question(seconds: f64, outcome: Outcome) -> Line {
     let (opened, server) = (at(1.0), "a".to_owned());
-    Line::Question { span: moment(seconds), client: client(false), opened, server, outcome }
+    Line::Question {
+        span: moment(seconds),
+        client: client(Way::ClusterIp),
+        opened,
+        server,
+        outcome,
+    }
 }
 
 fn server(seconds: f64, up: bool) -> Line {
@@ -118,11 +124,39 @@ fn a_new_flow_that_policy_local_forbids() {
     assert_eq!(broken(&["a"], &[both(), dial_outside(12.1, Outcome::Silent)]), [UNANSWERED]);
 }
 
+#[test]
+fn a_new_flow_that_internal_policy_local_forbids() {
+    let local = |members: &[&str]| change(10.0, State { internal_local: true, ..state(members) });
+    let both = || local(&["a", "B"]);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, answered("B"))]), [NEW]);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, answered("a"))]), NONE);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, Outcome::Silent)]), [UNANSWERED]);
+    assert_eq!(broken(&["a"], &[both(), dial_outside(12.1, answered("B"))]), NONE, "by NodePort");
+    assert_eq!(broken(&["a"], &[local(&["B"]), dial(12.1, Outcome::Silent)]), NONE);
+}
+
+// Who is left out may keep a flow, and begins none.
+#[test]
+fn a_new_flow_that_source_ranges_forbid() {
+    let closed = || change(10.0, State { closed: true, ..state(&["a"]) });
+    let by_balancer =
+        |outcome| Line::Dial { span: moment(12.1), client: client(Way::Balancer), outcome };
+    let steady =
+        |outcome| Line::Datagram { span: moment(12.1), client: client(Way::Balancer), outcome };
+    assert_eq!(broken(&["a"], &[closed(), by_balancer(answered("a"))]), [NEW]);
+    assert_eq!(broken(&["a"], &[closed(), by_balancer(Outcome::Silent)]), NONE);
+    assert_eq!(broken(&["a"], &[closed(), steady(answered("a")), steady(Outcome::Silent)]), NONE);
+    assert_eq!(broken(&["a"], &[by_balancer(Outcome::Silent)]), [UNANSWERED], "ranges are open");
+    for line in [dial(12.1, Outcome::Silent), dial_outside(12.1, Outcome::Silent)] {
+        assert_eq!(broken(&["a"], &[closed(), line]), [UNANSWERED], "by other ways");
+    }
+}
+
 // A flow may stay with an endpoint elsewhere; one that began anew would be dropped.
 #[test]
 fn a_steady_sender_that_policy_local_turns_away() {
     let from_outside =
-        |outcome| Line::Datagram { span: moment(12.1), client: client(true), outcome };
+        |outcome| Line::Datagram { span: moment(12.1), client: client(Way::NodePort), outcome };
     let elsewhere = || change(10.0, State { external_local: true, ..state(&["B"]) });
     for outcome in [answered("B"), Outcome::Silent] {
         assert_eq!(broken(&["B"], &[elsewhere(), from_outside(outcome)]), NONE);
