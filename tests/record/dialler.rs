@@ -15,8 +15,9 @@ use crate::lines::{At, Client, Line, Outcome, Pen, Span, Way};
 /// How long a new flow may take: a SYN that meets a busy machine is repeated after a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a datagram's answer may take.
-const DATAGRAM: Duration = Duration::from_millis(500);
+/// How long a datagram's answer may take: machines that build something beside were seen to stand still
+/// for a second.
+const DATAGRAM: Duration = Duration::from_secs(2);
 
 /// Between two dials of one client, two datagrams of one sender, two questions.
 const PAUSE: Duration = Duration::from_millis(40);

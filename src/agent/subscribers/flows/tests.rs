@@ -211,6 +211,7 @@ impl FlowTable for Scripted {
         &mut self,
         _: IpAddr,
         _: &dyn Fn(&crate::conntrack::Entry) -> bool,
+        _: &dyn Fn(&[crate::conntrack::Flow]),
     ) -> Result<(usize, bool), ConntrackError> {
         panic!("nothing is to be ended")
     }
@@ -227,6 +228,7 @@ fn told() -> Told {
         metrics: Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now())),
         notes: tokio::sync::mpsc::unbounded_channel().0,
         status: SharedStatus::default(),
+        inbox: Arc::default(),
     }
 }
 
@@ -250,6 +252,19 @@ fn a_failed_reconciliation_stays_due_until_it_was_done() {
         Ok(scripted.clone())
     });
     assert_eq!(*scripted.stale.borrow(), [[true, false]; 3]);
+}
+
+// Seen in the record: an endpoint goes, and its Service, before anybody has looked at flows. A steady
+// sender to that endpoint ends with both, whichever job is done.
+#[test]
+fn a_service_that_goes_while_its_flows_wait_takes_those_of_former_endpoints_along() {
+    let (mut flows, jobs) = flows();
+    flows.turn(&turn(vec![dns(&[], "10.244.0.2")], Ok(())));
+    flows.turn(&turn(vec![InForce { service: None, ..dns(&[], "10.244.0.2") }], Ok(())));
+    let Flows { jobs: sender, .. } = flows;
+    let scripted = Scripted::new([Ok(Cleaned::default())], sender);
+    work(&jobs, "here".into(), &told(), || Ok(scripted.clone()));
+    assert_eq!(*scripted.stale.borrow(), [[true, true]]);
 }
 
 // An answer of whoever was there before the Service may be on its way when the flow is deleted: it

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Job;
 use crate::agent::subscribers::Note;
@@ -22,7 +23,10 @@ use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
 use crate::netlink::request::Dump;
 use crate::netlink::sockets::Sockets;
+use crate::program::ended;
 use crate::status::SharedStatus;
+use crate::sync::{Inbox, Refusal};
+use crate::sysctl;
 
 /// Pauses before a job that failed is tried again.
 const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
@@ -37,6 +41,9 @@ const MOST_ENDED: usize = 1000;
 /// A look at all connections of IPv6 takes a while where there are many. So many times as long as the last
 /// one took, none is made.
 const REST: u32 = 4;
+
+/// How long the rules may take that refuse late packets, before connections are ended without them.
+const REFUSAL: Duration = Duration::from_secs(2);
 
 /// How long an answer to a packet may take that passed before its flow was deleted.
 const ECHO: Duration = Duration::from_secs(1);
@@ -56,8 +63,8 @@ pub trait FlowTable {
     /// Deletes these flows if they are there.
     fn delete(&mut self, flows: &[Flow]);
 
-    /// Ends some of the TCP connections with an endpoint that `which` names: how many, and whether there
-    /// may be more.
+    /// Ends some of the TCP connections with an endpoint that `which` names, after `before` was told of
+    /// them: how many, and whether there may be more.
     ///
     /// # Errors
     /// If they could not be read.
@@ -65,6 +72,7 @@ pub trait FlowTable {
         &mut self,
         endpoint: IpAddr,
         which: &dyn Fn(&Entry) -> bool,
+        before: &dyn Fn(&[Flow]),
     ) -> Result<(usize, bool), ConntrackError>;
 }
 
@@ -86,11 +94,13 @@ impl FlowTable for Conntrack {
         &mut self,
         endpoint: IpAddr,
         which: &dyn Fn(&Entry) -> bool,
+        before: &dyn Fn(&[Flow]),
     ) -> Result<(usize, bool), ConntrackError> {
         let family = Family::of(&endpoint);
         let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
         let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
         let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
+        before(&flows);
         // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
         // after all. Where the kernel cannot, their next packet is answered as others' are.
         if let Ok(mut sockets) = Sockets::open() {
@@ -111,6 +121,8 @@ pub struct Told {
     pub notes: UnboundedSender<Note>,
     /// Shows it.
     pub status: SharedStatus,
+    /// Has packets refused.
+    pub inbox: Arc<Inbox>,
 }
 
 /// Starts the thread; it ends when the sender is dropped. Jobs are done one after the other, in the
@@ -177,7 +189,8 @@ fn end<T: FlowTable>(
         Some(opened) => Ok(opened),
         None => open().map(|opened| table.insert(opened)),
     };
-    match opened.and_then(|table| table.end(endpoint.ip(), &which)) {
+    let before = |flows: &[Flow]| refuse_late_packets(family, flows, &told.inbox);
+    match opened.and_then(|table| table.end(endpoint.ip(), &which, &before)) {
         Ok((ended, more)) => {
             told.metrics.agent.connections_ended(family, ended);
             told.status.update(|status| status.endings.ended += ended as u64);
@@ -200,6 +213,24 @@ fn end<T: FlowTable>(
             due.endings.pause(now, RETRIES.pause(1));
         }
     }
+}
+
+/// A packet of a connection that is not tracked any more is a new one's for the kernel, and meets the
+/// rules, unless it is told to make nothing of it.
+fn refuse_late_packets(family: Family, flows: &[Flow], inbox: &Inbox) {
+    if flows.is_empty() || sysctl::takes_connections_in_their_middle(Path::new("/")) {
+        return;
+    }
+    let connection = |flow: &Flow| ended(flow.original.source, flow.original.destination);
+    let (done, outcome) = channel();
+    inbox.refuse(Refusal { family, connections: flows.iter().map(connection).collect(), done });
+    let reason = match outcome.recv_timeout(REFUSAL) {
+        Ok(Ok(true)) => return,
+        Ok(Ok(false)) => "there are no rules yet".to_owned(),
+        Ok(Err(reason)) => with_causes(&reason),
+        Err(_) => "the thread that programs is at work on something else".to_owned(),
+    };
+    warn!(%family, reason, "Late packets of ended connections may be lost");
 }
 
 /// One job; `Err` says why it stays due.
