@@ -1,8 +1,10 @@
 //! Flows that began before what they dial was there, or whose endpoint is not there any more
 //! (`world.md`, C1 to C3).
 
+use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Kind, Protocol};
@@ -280,6 +282,44 @@ fn connected(site: &Site, from: Place, to: SocketAddr, server: &str) -> Flow {
         }
         assert!(Instant::now() < end, "{server} is never chosen");
     }
+}
+
+// C7: a look at flows that fails is made again, until it succeeds.
+#[test]
+fn a_look_at_flows_that_fails_is_made_again() {
+    let site = Site::lab();
+    site.server.put(&service("dns", 1));
+    put_endpoints(&site, "dns", &[Place::Pod(0)]);
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    let mut flows =
+        Family::BOTH.map(|family| steady(&site, SocketAddr::new(cluster_ip(1, family), 53)));
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+    let tasks = format!("/proc/{}/task", proxy.agent.pid());
+    let named = |task: &DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        name.trim() == "conntrack"
+    };
+    let thread = fs::read_dir(tasks).unwrap().flatten().find(named).unwrap();
+    // Whatever asks for lists first.
+    let failing = "inject=sendmsg:error=ENOBUFS:when=1..4";
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-e", "signal=none", "-e", "trace=sendmsg", "-e", failing, "-o"])
+        .arg(site.path("trace"))
+        .arg("-p")
+        .arg(thread.file_name())
+        .spawn()
+        .unwrap();
+    site.wait(&proxy, "strace", || {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    });
+    put_endpoints(&site, "dns", &[Place::Pod(1)]);
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-1"));
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    let failures = proxy.log().matches("Failed to clean up stale flows, trying again").count();
+    assert_eq!(failures, 4, "{}", proxy.log());
 }
 
 // A node dies. Clients of its endpoints are told within the window and a packet, if their Service asks

@@ -16,13 +16,11 @@ use tracing::{error, info, warn};
 use super::Job;
 use crate::agent::subscribers::Note;
 use crate::backoff::Backoff;
-use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort, Within};
+use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort};
 use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
-use crate::netlink::request::Dump;
-use crate::netlink::sockets::Sockets;
 use crate::program::ended;
 use crate::status::SharedStatus;
 use crate::sync::{Inbox, Refusal};
@@ -34,9 +32,6 @@ const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 /// From one look at TCP flows to the next. Nearly every change concerns a TCP port, and a client
 /// repeats its first packet after a second at the earliest.
 const TCP_PAUSE: Duration = Duration::from_secs(1);
-
-/// So many connections are ended at once; the next ones wait for the pace of endings.
-const MOST_ENDED: usize = 1000;
 
 /// A look at all connections of IPv6 takes a while where there are many. So many times as long as the last
 /// one took, none is made.
@@ -96,20 +91,7 @@ impl FlowTable for Conntrack {
         which: &dyn Fn(&Entry) -> bool,
         before: &dyn Fn(&[Flow]),
     ) -> Result<(usize, bool), ConntrackError> {
-        let family = Family::of(&endpoint);
-        let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
-        let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
-        let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
-        before(&flows);
-        // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
-        // after all. Where the kernel cannot, their next packet is answered as others' are.
-        if let Ok(mut sockets) = Sockets::open() {
-            for flow in &flows {
-                let _ = sockets.destroy(flow.original.source, flow.original.destination);
-            }
-        }
-        let ended = Conntrack::delete(self, &flows).deleted;
-        Ok((ended, more && ended > 0))
+        Conntrack::end(self, endpoint, which, before)
     }
 }
 
