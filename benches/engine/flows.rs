@@ -119,7 +119,8 @@ fn measure() {
     let nowhere = HashSet::new();
     let reconciliation = Reconciliation::new(&thousand, &[], &nowhere);
     let start = Instant::now();
-    let cleaned = conntrack.reconcile(Family::V4, &reconciliation).expect("a reconciliation");
+    let cleaned =
+        conntrack.reconcile(Family::V4, &reconciliation, |_| ()).expect("a reconciliation");
     let took = ms(start.elapsed());
     let deleted = cleaned.deleted.to_string();
     table.row(&["a look that deletes".to_owned(), deleted, took, String::new()]);

@@ -73,11 +73,12 @@ impl Conntrack {
         Ok(Conntrack { requests })
     }
 
-    /// Deletes the stale flows of a family.
+    /// Deletes the stale flows of a family, those that `confirm` leaves.
     pub fn reconcile(
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: impl FnOnce(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError> {
         let (mut stale, mut partial) = (Vec::new(), false);
         for scope in reconciliation.scopes() {
@@ -85,6 +86,7 @@ impl Conntrack {
             stale.extend(found);
             partial |= dump == Dump::Interrupted;
         }
+        confirm(&mut stale);
         Ok(Cleaned { partial, ..self.delete(&stale) })
     }
 

@@ -41,7 +41,25 @@ impl Target {
             name: format!("{:?} {how} {}", self.place, self.to),
             service: self.service.clone(),
             way: self.way,
+            udp: how.ends_with("udp"),
         }
+    }
+}
+
+/// How often the clock is looked at, and how late that may be.
+const PULSE: Duration = Duration::from_millis(20);
+const LATE: Duration = Duration::from_millis(100);
+
+/// Writes down when nothing ran.
+fn feel_the_pulse(pen: &Pen, stop: &AtomicBool) {
+    let mut last = pen.now();
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(PULSE);
+        let now = pen.now();
+        if u128::from(now - last) > (PULSE + LATE).as_micros() {
+            pen.write(Line::Stall { span: Span { from: last, to: now } });
+        }
+        last = now;
     }
 }
 
@@ -56,7 +74,8 @@ impl Clients {
     /// connections.
     pub fn start(lab: &Arc<Lab>, pen: &Pen, targets: &[Target]) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
+        let (of_pulse, stopped) = (pen.clone(), Arc::clone(&stop));
+        let mut threads = vec![std::thread::spawn(move || feel_the_pulse(&of_pulse, &stopped))];
         for target in targets {
             for work in [dial, send, ask] {
                 let (lab, pen) = (Arc::clone(lab), pen.clone());

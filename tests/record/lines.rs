@@ -38,6 +38,8 @@ pub enum Line {
     Agent { at: At, event: AgentEvent },
     /// A server on every address of a pod was started or stopped, whatever the Services say of it.
     Server { span: Span, server: String, up: bool },
+    /// Nothing ran: not even a thread that does nothing but look at the clock.
+    Stall { span: Span },
     /// A client dialled as a new flow.
     Dial { span: Span, client: Client, outcome: Outcome },
     /// A steady sender's datagram, always of the same flow.
@@ -53,6 +55,8 @@ pub struct Client {
     pub name: String,
     pub service: String,
     pub way: Way,
+    /// Whatever is lost of it is not sent again.
+    pub udp: bool,
 }
 
 /// Over what a client dials: that says which policy counts.

@@ -15,7 +15,7 @@ fn moment(seconds: f64) -> Span {
 }
 
 fn client(way: Way) -> Client {
-    Client { name: "client".to_owned(), service: "web".to_owned(), way }
+    Client { name: "client".to_owned(), service: "web".to_owned(), way, udp: false }
 }
 
 /// `a` is ready on the node, `B` elsewhere; `a-` drains.
@@ -50,7 +50,8 @@ fn dial_outside(seconds: f64, outcome: Outcome) -> Line {
 }
 
 fn datagram(seconds: f64, outcome: Outcome) -> Line {
-    Line::Datagram { span: moment(seconds), client: client(Way::ClusterIp), outcome }
+    let client = Client { udp: true, ..client(Way::ClusterIp) };
+    Line::Datagram { span: moment(seconds), client, outcome }
 }
 
 fn question(seconds: f64, outcome: Outcome) -> Line {
@@ -228,6 +229,42 @@ fn a_change_right_before_the_end_of_an_agent() {
     assert_eq!(broken(&["b"], &lines), NONE);
 }
 
+fn stall(from: f64, to: f64) -> Line {
+    Line::Stall { span: Span { from: at(from), to: at(to) } }
+}
+
+/// A silence of two seconds.
+fn silence(seconds: f64, udp: bool) -> Line {
+    let span = Span { from: at(seconds), to: at(seconds + 2.0) };
+    let client = Client { udp, ..client(Way::ClusterIp) };
+    Line::Dial { span, client, outcome: Outcome::Silent }
+}
+
+#[test]
+fn time_in_which_nothing_runs_does_not_count() {
+    let late = || dial(13.0, answered("a"));
+    assert_eq!(broken(&["b"], &[stall(10.5, 12.0), late()]), NONE);
+    assert_eq!(broken(&["b"], &[stall(9.0, 11.0), stall(11.5, 12.0), late()]), NONE);
+    assert_eq!(broken(&["b"], &[stall(10.5, 11.0), late()]), [NEW], "too short");
+    assert_eq!(broken(&["b"], &[stall(5.0, 9.0), late()]), [NEW], "before");
+    assert_eq!(broken(&["b"], &[stall(13.1, 19.0), late()]), [NEW], "after");
+    assert_eq!(broken(&["b"], &[silence(15.0, true)]), [UNANSWERED]);
+    assert_eq!(broken(&["b"], &[stall(15.1, 16.5), silence(15.0, true)]), NONE);
+    let start = |took| [agent(30.0, AgentEvent::Started), agent(30.0 + took, AgentEvent::Settled)];
+    assert_eq!(broken(&["b"], &[&[stall(31.0, 33.0)], &start(21.0)[..]].concat()), NONE);
+    let slow = [&[stall(31.0, 33.0)], &start(23.0)[..]].concat();
+    assert_eq!(broken(&["b"], &slow), ["a start takes too long"]);
+}
+
+// The flow of a datagram that is on its way to an endpoint that goes is deleted.
+#[test]
+fn a_datagram_on_its_way_when_an_endpoint_goes() {
+    assert_eq!(broken(&["b"], &[silence(9.0, true)]), NONE);
+    assert_eq!(broken(&["b"], &[silence(9.0, false)]), [UNANSWERED], "TCP sends again");
+    assert_eq!(broken(&["b"], &[silence(12.5, true)]), [UNANSWERED], "nobody goes any more");
+    assert_eq!(broken(&["a", "b"], &[silence(9.0, true)]), [UNANSWERED], "one comes");
+}
+
 #[test]
 fn figures_are_counted() {
     let lines = [
@@ -269,6 +306,7 @@ fn figures_are_counted() {
         gone_but_dialled: figures.gone_but_dialled,
         gone_but_sent_to: figures.gone_but_sent_to,
         longest_start: 3 * SECOND,
+        stalled: 0,
     };
     assert_eq!(figures, expected);
 }

@@ -40,12 +40,15 @@ const REST: u32 = 4;
 /// How long the rules may take that refuse late packets, before connections are ended without them.
 const REFUSAL: Duration = Duration::from_secs(2);
 
+/// How long a turn may take to tell what it committed, before flows are judged without.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// How long an answer to a packet may take that passed before its flow was deleted.
 const ECHO: Duration = Duration::from_secs(1);
 
 /// The kernel's flows.
 pub trait FlowTable {
-    /// Deletes what a reconciliation calls stale.
+    /// Deletes what a reconciliation calls stale and `confirm` leaves.
     ///
     /// # Errors
     /// If they could not be read; nothing was deleted.
@@ -53,6 +56,7 @@ pub trait FlowTable {
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: &mut dyn FnMut(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError>;
 
     /// Deletes these flows if they are there.
@@ -76,8 +80,9 @@ impl FlowTable for Conntrack {
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: &mut dyn FnMut(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError> {
-        Conntrack::reconcile(self, family, reconciliation)
+        Conntrack::reconcile(self, family, reconciliation, confirm)
     }
 
     fn delete(&mut self, flows: &[Flow]) {
@@ -139,7 +144,7 @@ pub(super) fn work<T: FlowTable>(
         }
         let mut failed = false;
         for job in taken {
-            let outcome = attempt(&mut table, &mut open, &job, &told.metrics, &mut due);
+            let outcome = attempt(&mut table, &mut open, &job, jobs, told, &mut due);
             if let Err(reason) = outcome {
                 error!(family = %job.family, reason, "Failed to clean up stale flows, trying again");
                 due.put_back(job);
@@ -220,21 +225,24 @@ fn attempt<T: FlowTable>(
     table: &mut Option<T>,
     open: &mut impl FnMut() -> Result<T, ConntrackError>,
     job: &Job,
-    metrics: &Metrics,
+    jobs: &Receiver<Job>,
+    told: &Told,
     due: &mut Due,
 ) -> Result<(), String> {
     let started = Instant::now();
-    let tcp = job.tcp.values().flatten().flat_map(|s| s.ports(job.family, Protocol::Tcp));
-    let udp = job.udp.values().flat_map(|ports| &ports.current).cloned();
-    let current: Vec<ServedPort> = udp.chain(tcp).collect();
-    let previous: Vec<ServedPort> =
-        job.udp.values().flat_map(|ports| &ports.previous).cloned().collect();
+    let (current, previous) = job.ports();
     let reconciliation = Reconciliation::new(&current, &previous, &job.node_port_addresses);
+    let mut confirm = |stale: &mut Vec<Flow>| {
+        if !stale.is_empty() {
+            due.catch_up(jobs, &told.inbox);
+            due.spare(job, stale);
+        }
+    };
     let opened = match table {
         Some(opened) => opened,
         None => table.insert(open().map_err(|reason| with_causes(&reason))?),
     };
-    let cleaned = match opened.reconcile(job.family, &reconciliation) {
+    let cleaned = match opened.reconcile(job.family, &reconciliation, &mut confirm) {
         Ok(cleaned) => cleaned,
         Err(reason) => {
             *table = None;
@@ -243,7 +251,7 @@ fn attempt<T: FlowTable>(
     };
     let deleted = cleaned.deleted as u64;
     let took = (!job.udp.is_empty()).then(|| started.elapsed());
-    metrics.proxy.conntrack_reconciled(job.family, took, deleted);
+    told.metrics.proxy.conntrack_reconciled(job.family, took, deleted);
     if deleted > 0 {
         info!(v = 2, family = %job.family, deleted, "Deleted stale flows");
     }
@@ -339,6 +347,29 @@ impl Due {
         }
     }
 
+    /// Takes in what is told of all that is in force now. A turn tells at its end what it committed.
+    fn catch_up(&mut self, jobs: &Receiver<Job>, inbox: &Inbox) {
+        let listed = Instant::now();
+        let untold = || inbox.at_work().is_some_and(|time| time >= listed.elapsed());
+        while untold() && listed.elapsed() < CATCH_UP {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        while let Ok(job) = jobs.try_recv() {
+            self.add(job);
+        }
+    }
+
+    /// Leaves out what is not stale by what came after a job: it may be a flow to an endpoint that has just
+    /// come, and a question in it that is not answered yet.
+    fn spare(&self, job: &Job, stale: &mut Vec<Flow>) {
+        let Some(later) = &self.jobs[job.family] else { return };
+        let mut newest = job.clone();
+        newest.follow(later.clone());
+        let (current, previous) = newest.ports();
+        let newest = Reconciliation::new(&current, &previous, &newest.node_port_addresses);
+        stale.retain(|flow| newest.is_stale(flow));
+    }
+
     fn take(&mut self, now: Instant) -> Vec<Job> {
         if now < self.from {
             return Vec::new();
@@ -381,6 +412,14 @@ impl Due {
 }
 
 impl Job {
+    /// All ports, now and at the last reconciliation.
+    fn ports(&self) -> (Vec<ServedPort>, Vec<ServedPort>) {
+        let tcp = self.tcp.values().flatten().flat_map(|s| s.ports(self.family, Protocol::Tcp));
+        let udp = self.udp.values().flat_map(|ports| &ports.current).cloned();
+        let previous = self.udp.values().flat_map(|ports| &ports.previous).cloned();
+        (udp.chain(tcp).collect(), previous.collect())
+    }
+
     /// Takes in a later job, with the effect of both in their order.
     fn follow(&mut self, later: Job) {
         for (service, ports) in later.udp {
