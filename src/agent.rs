@@ -204,7 +204,12 @@ async fn serve(
         status: status.clone(),
         flows: subscribers::start_flows(
             node.clone(),
-            Told { metrics: metrics.clone(), notes: notes.clone(), status: status.clone() },
+            Told {
+                metrics: metrics.clone(),
+                notes: notes.clone(),
+                status: status.clone(),
+                inbox: inbox.clone(),
+            },
         )
         .map_err(AgentError::Thread)?,
         metrics: metrics.clone(),

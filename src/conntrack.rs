@@ -11,9 +11,9 @@
 //! - a flow to a frontend that exists and is answered by none of its serving endpoints (B-218, B-219,
 //!   B-225), also if there are none (B-222, as 1.37 has it); that includes flows from before the
 //!   frontend was there, or had endpoints (B-221);
-//! - a flow to a frontend that is gone since the last reconciliation, answered by one of its
-//!   endpoints of then. Upstream keeps these (issue: "services gone"). The endpoint proves that our
-//!   rules translated it, so that flows to ports that never were a service's are kept (B-224).
+//! - a flow to a frontend that is gone since the last reconciliation, if it was translated, to whatever
+//!   endpoint: it may have changed in between. Upstream keeps these (issue: "services gone"). Flows to
+//!   ports that never were a service's are kept (B-224).
 //!
 //! Of TCP only what nobody has answered yet: no connection can be lost by that (kubernetes#101607).
 //!
@@ -304,7 +304,7 @@ impl<'a> Reconciliation<'a> {
         let claims = self.current.claims(flow, node_ports);
         if claims.is_empty() {
             let then = self.previous.claims(flow, node_ports);
-            return answering != destination && answered_by(then);
+            return answering != destination && !then.is_empty();
         }
         !answered_by(claims)
     }

@@ -19,7 +19,7 @@ pub mod slots;
 
 pub use chains::{Program, RuleId, program};
 pub use counter::CounterId;
-pub use extension::{Extension, ExtensionObjects};
+pub use extension::{Extension, ExtensionObjects, ended};
 pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
 pub use options::{LocalPods, LocalhostNodePorts, NodeAddressing, NodePortMatch, RuleOptions};

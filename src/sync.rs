@@ -17,7 +17,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use inbox::{Inbox, Incoming};
+pub use inbox::{Inbox, Incoming, Refusal};
 pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::Limits;
 pub use thread::{Programmer, StartError, watch_foreign_changes};
@@ -27,7 +27,7 @@ pub use worker::{Survey, Worker};
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::kernel::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
 use crate::model::{Family, ObjectName, PerFamily};
-use crate::ruleset::{Name, Ownership, Table};
+use crate::ruleset::{Element, Name, Ownership, Table};
 
 /// Elements in one transaction of a cold start: some tens of milliseconds of the kernel's lock.
 const BATCH: usize = 10_000;
@@ -291,6 +291,27 @@ impl<K: Kernel> Synchronizer<K> {
                 }
             }
         }
+    }
+
+    /// Has late packets of connections refused that are ended; whether that is in force. No service
+    /// depends on it: a failure is not tried again.
+    ///
+    /// # Errors
+    /// If it could not be committed.
+    pub fn refuse(
+        &mut self,
+        family: Family,
+        connections: Vec<Element>,
+    ) -> Result<bool, CommitError> {
+        let Some(refusal) = self.engine.refusal(family, connections) else { return Ok(false) };
+        match self.kernel.commit(&refusal) {
+            Ok(_) => self.engine.refused(family),
+            Err(error) => {
+                self.distrusted[family] |= matches!(error, CommitError::Unknown(_));
+                return Err(error);
+            }
+        }
+        Ok(true)
     }
 
     fn collect_garbage(&mut self, family: Family, report: &mut Report) {

@@ -6,7 +6,7 @@
 
 mod file;
 
-pub use file::{SysctlError, apply, cpus, set_oom_score_adj};
+pub use file::{SysctlError, apply, cpus, set_oom_score_adj, takes_connections_in_their_middle};
 
 use std::time::Duration;
 

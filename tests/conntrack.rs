@@ -128,7 +128,8 @@ fn exactly_the_stale_flows_are_deleted() {
         let node: HashSet<IpAddr> = [ip("192.0.2.1")].into();
         let reconciliation = Reconciliation::new(&current, &[], &node);
         let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
-        let cleaned = conntrack.reconcile(Family::V4, &reconciliation).expect("a reconciliation");
+        let cleaned =
+            conntrack.reconcile(Family::V4, &reconciliation, |_| ()).expect("a reconciliation");
         assert_eq!(cleaned.failed.len(), 0, "{:?}", cleaned.failed);
         assert_eq!((cleaned.deleted, cleaned.partial), (5, false));
         let kept = pairs(&[
@@ -152,7 +153,8 @@ fn flows_of_a_service_that_is_gone() {
         let nowhere = HashSet::new();
         let reconciliation = Reconciliation::new(&[], &previous, &nowhere);
         let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
-        let cleaned = conntrack.reconcile(Family::V4, &reconciliation).expect("a reconciliation");
+        let cleaned =
+            conntrack.reconcile(Family::V4, &reconciliation, |_| ()).expect("a reconciliation");
         assert_eq!(cleaned.deleted, 1);
         assert_eq!(flows(Family::V4), pairs(&[("10.96.0.30:53", "127.0.0.2:5301")]));
     });
@@ -241,9 +243,11 @@ fn ipv6_flows() {
         let nowhere = HashSet::new();
         let reconciliation = Reconciliation::new(&current, &[], &nowhere);
         let mut conntrack = Conntrack::open().expect("a ctnetlink socket");
-        let v4 = conntrack.reconcile(Family::V4, &reconciliation).expect("a reconciliation");
+        let v4 =
+            conntrack.reconcile(Family::V4, &reconciliation, |_| ()).expect("a reconciliation");
         assert_eq!(v4.deleted, 0);
-        let v6 = conntrack.reconcile(Family::V6, &reconciliation).expect("a reconciliation");
+        let v6 =
+            conntrack.reconcile(Family::V6, &reconciliation, |_| ()).expect("a reconciliation");
         assert_eq!(v6.deleted, 1);
         assert_eq!(flows(Family::V6), pairs(&[("[fd96::a]:53", "[fd00::1]:5302")]));
     });

@@ -4,10 +4,10 @@
 //! and untranslated, so that whatever is to be deleted is what nobody serves.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use kubeweir::conntrack::{Reconciliation, Scope, ServedPort, Within};
+use kubeweir::conntrack::{Entry, Reconciliation, Scope, ServedPort, Within};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::netlink::conntrack::Conntrack;
 use kubeweir::testing::lab::Netns;
@@ -16,6 +16,8 @@ use crate::report::{Table, ms, percentile};
 
 const PORTS: u16 = 50_000;
 const LOOKS: usize = 10;
+/// What is ended at most in one go.
+const CONNECTIONS: usize = 1000;
 const BUSY: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 2);
 
@@ -42,6 +44,17 @@ pub fn run() {
         }
         measure();
     });
+}
+
+/// Open connections with one endpoint.
+fn connect() -> Vec<TcpStream> {
+    let listener = TcpListener::bind("127.0.1.4:0").expect("a port");
+    let to = listener.local_addr().expect("an address");
+    let pairs = (0..CONNECTIONS).map(|_| {
+        let here = TcpStream::connect(to).expect("a connection");
+        [here, listener.accept().expect("its other end").0]
+    });
+    pairs.flatten().collect()
 }
 
 fn measure() {
@@ -106,9 +119,18 @@ fn measure() {
     let nowhere = HashSet::new();
     let reconciliation = Reconciliation::new(&thousand, &[], &nowhere);
     let start = Instant::now();
-    let cleaned = conntrack.reconcile(Family::V4, &reconciliation).expect("a reconciliation");
+    let cleaned =
+        conntrack.reconcile(Family::V4, &reconciliation, |_| ()).expect("a reconciliation");
     let took = ms(start.elapsed());
     let deleted = cleaned.deleted.to_string();
     table.row(&["a look that deletes".to_owned(), deleted, took, String::new()]);
+    let connections = connect();
+    let endpoint = connections[0].peer_addr().expect("a peer").ip();
+    let start = Instant::now();
+    let ended = conntrack.end(endpoint, &Entry::is_connection, &|_| ()).expect("an ending");
+    assert_eq!(ended, (CONNECTIONS, false));
+    let took = ms(start.elapsed());
+    let name = "connections with an endpoint, ended with their sockets";
+    table.row(&[name.to_owned(), ended.0.to_string(), took, String::new()]);
     table.print();
 }

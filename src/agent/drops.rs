@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::kernel::DumpError;
-use crate::text::with_causes;
 use crate::metrics::RuleCounts;
 use crate::model::Family;
 use crate::netlink;
 use crate::program::CounterId;
 use crate::status::Dropped;
+use crate::text::with_causes;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);

@@ -73,7 +73,12 @@ fn outlets(
     status: &SharedStatus,
     notes: mpsc::UnboundedSender<Note>,
 ) -> Outlets {
-    let told = Told { metrics: metrics.clone(), notes: notes.clone(), status: status.clone() };
+    let told = Told {
+        metrics: metrics.clone(),
+        notes: notes.clone(),
+        status: status.clone(),
+        inbox: Arc::default(),
+    };
     Outlets {
         metrics: metrics.clone(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),

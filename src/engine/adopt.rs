@@ -11,7 +11,7 @@ use super::{Engine, NodeElements};
 use crate::model::Family;
 use crate::program::objects::is_as_declared;
 use crate::program::{Class, Extension, Program, SetId};
-use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Set};
+use crate::ruleset::{Chain, Element, Key, Name, Rule, Ruleset, Set};
 
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ fn alike(observed: &Ruleset, family: Family) -> Applied {
     let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
         [SetId::Members(space, scope, class), SetId::Endpoints(space, scope, class)]
     });
-    for id in SetId::fixed().filter(|id| !id.is_filled_by_packets()).chain(classes) {
+    for id in SetId::fixed().filter(|id| !id.is_passing()).chain(classes) {
         let Some((set, elements)) = observed.sets.get(&id.name()) else { continue };
         let ours = id.declaration(family);
         if (&set.key, &set.kind) == (&ours.key, &ours.kind) && !elements.is_empty() {
@@ -116,7 +116,7 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         let declared = program.sets.iter().any(|set| set.name == id.name());
         match rest.remove(&id.name()) {
             Some((set, _)) if *set != id.declaration(family) => return None,
-            Some((_, elements)) if elements.is_empty() || id.is_filled_by_packets() => {}
+            Some((_, elements)) if elements.is_empty() || id.is_passing() => {}
             Some((_, elements)) => {
                 applied.found.insert(id, without_counters(elements));
             }
@@ -192,7 +192,8 @@ fn recognise_chains(
         let objects = extension.objects(family, program.addresses);
         expected.extend(objects.chain.map(|(chain, rules)| (chain.name, rules)));
         hooks.extend(extension.hooks(family));
-        for (chain, _) in objects.before {
+        let regular = |chain: &Name| program.chains.iter().any(|(known, _)| known.name == *chain);
+        for (chain, _) in objects.before.into_iter().filter(|(chain, _)| regular(chain)) {
             let rules = program.rules_after(&chain, family, &applied.extensions);
             expected.insert(chain, rules);
         }
@@ -200,13 +201,11 @@ fn recognise_chains(
             *dispatched.entry(chain).or_default() += 1;
         }
     }
-    let attached = program
-        .base_chains
-        .iter()
-        .filter(|(chain, rules)| {
-            observed.chains.get(&chain.name) == Some(&(chain.clone(), rules.clone()))
-        })
-        .count();
+    let rules = |chain: &Name| program.rules_after(chain, family, &applied.extensions);
+    let as_written = |(chain, _): &&(Chain, Vec<Rule>)| {
+        observed.chains.get(&chain.name) == Some(&(chain.clone(), rules(&chain.name)))
+    };
+    let attached = program.base_chains.iter().filter(as_written).count();
     let present = program
         .base_chains
         .iter()

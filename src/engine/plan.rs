@@ -132,6 +132,23 @@ impl Engine {
         }
     }
 
+    /// What has late packets of connections refused that are ended (see [`crate::program::ended`]); `None`
+    /// where no traffic passes yet.
+    pub fn refusal(&self, family: Family, connections: Vec<Element>) -> Option<Transaction> {
+        let state = &self.state[family];
+        let mut refusal = Transaction::new(family);
+        let mut new = BTreeSet::from([Extension::EndedConnections]);
+        new.retain(|extension| !state.applied.extensions.contains(extension));
+        extend_program(family, state, &new, true, &mut refusal.ops);
+        refusal.ops.push(Op::AddElements(SetId::EndedConnections.name(), connections));
+        (state.applied.stage == Stage::Attached).then_some(refusal)
+    }
+
+    /// It was committed.
+    pub fn refused(&mut self, family: Family) {
+        self.state[family].applied.extensions.insert(Extension::EndedConnections);
+    }
+
     /// The service whose part of a plan the kernel refused, as far as the refusal tells.
     pub fn culprit(
         &self,
@@ -290,18 +307,26 @@ impl Plan {
         ops.append(&mut self.settled.additions);
         ops.append(&mut self.clients);
         if attaches && self.stage == Stage::Detached {
-            let all = self.extensions.union(&state.applied.extensions);
-            let hooks =
-                all.flat_map(|all| all.objects(family, state.program.addresses).base_chains);
-            self.handover = attach(state, hooks.collect(), ops);
+            self.handover = attach(family, state, &self.extensions, ops);
             self.stage = Stage::Attached;
         }
     }
 }
 
 /// Lets packets in. Returns the chains that stand by if another table is replaced.
-fn attach(state: &FamilyState, hooks: Vec<(Chain, Vec<Rule>)>, ops: &mut Vec<Op>) -> Vec<Name> {
-    let base_chains = [hooks, state.program.base_chains.clone()].concat();
+fn attach(
+    family: Family,
+    state: &FamilyState,
+    new: &BTreeSet<Extension>,
+    ops: &mut Vec<Op>,
+) -> Vec<Name> {
+    let all = || new.union(&state.applied.extensions);
+    let hooks = all().flat_map(|one| one.objects(family, state.program.addresses).base_chains);
+    let own =
+        state.program.base_chains.iter().map(|(chain, _)| {
+            (chain.clone(), state.program.rules_after(&chain.name, family, all()))
+        });
+    let base_chains: Vec<(Chain, Vec<Rule>)> = hooks.chain(own).collect();
     for (chain, rules) in &base_chains {
         create_chain(chain, rules, ops);
     }

@@ -12,14 +12,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::attribute::{Attributes, begin_nest, end_nest, put, put_u32};
 use super::request::{Dump, Request, Requests};
+use super::sockets::Sockets;
 use super::uapi::*;
 pub use entries::{Heard, Watch};
 
-use crate::conntrack::{Flow, Reconciliation, Scope, Tuple};
+use crate::conntrack::{Entry, Flow, Reconciliation, Scope, Tuple, Within};
 use crate::model::{Family, Protocol};
 
 /// How often the dump is tried while it is interrupted (B-228).
 const ATTEMPTS: usize = 5;
+
+/// So many connections are ended at once: no other flow is looked at meanwhile.
+const MOST_ENDED: usize = 1000;
 
 /// Why flows could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +72,12 @@ impl Conntrack {
         Ok(Conntrack { requests })
     }
 
-    /// Deletes the stale flows of a family.
+    /// Deletes the stale flows of a family, those that `confirm` leaves.
     pub fn reconcile(
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: impl FnOnce(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError> {
         let (mut stale, mut partial) = (Vec::new(), false);
         for scope in reconciliation.scopes() {
@@ -80,6 +85,7 @@ impl Conntrack {
             stale.extend(found);
             partial |= dump == Dump::Interrupted;
         }
+        confirm(&mut stale);
         Ok(Cleaned { partial, ..self.delete(&stale) })
     }
 
@@ -100,6 +106,33 @@ impl Conntrack {
             })
         })
         .map_err(|source| ConntrackError::List { family, source })
+    }
+
+    /// Ends some of the TCP connections with an endpoint that `which` names, after `before` was told of
+    /// them: how many, and whether there may be more.
+    ///
+    /// # Errors
+    /// If they could not be read.
+    pub fn end(
+        &mut self,
+        endpoint: IpAddr,
+        which: &dyn Fn(&Entry) -> bool,
+        before: &dyn Fn(&[Flow]),
+    ) -> Result<(usize, bool), ConntrackError> {
+        let family = Family::of(&endpoint);
+        let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
+        let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
+        let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
+        before(&flows);
+        // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
+        // after all. Where the kernel cannot, their next packet is answered as others' are.
+        if let Ok(mut sockets) = Sockets::open() {
+            for flow in &flows {
+                let _ = sockets.destroy(flow.original.source, flow.original.destination);
+            }
+        }
+        let ended = self.delete(&flows).deleted;
+        Ok((ended, more && ended > 0))
     }
 
     /// Deletes these very entries; one that is gone counts as deleted.

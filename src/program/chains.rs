@@ -40,6 +40,10 @@ const MASQUERADING_LOCALHOST: &str = "masquerading-localhost";
 pub(super) const REMEMBERING: &str = "remembering";
 /// Where NodePorts on loopback addresses are refused (KEP-6032).
 const LOCALHOST_NODE_PORTS: &str = "localhost-nodeports";
+/// Where packets are refused.
+pub(super) const REJECT: &str = "reject-chain";
+/// Where forwarded packets are checked, and those of the host.
+pub(super) const FILTERS: [&str; 2] = ["filter-forward", "filter-output"];
 /// Where source ranges are checked; nothing leads there until a service has some.
 pub(super) const FIREWALL_CHECK: &str = "firewall-check";
 
@@ -87,7 +91,8 @@ impl Program {
             let objects = extension.objects(family, self.addresses);
             objects.before.into_iter().filter(|(at, _)| at == chain).map(|(_, rule)| rule)
         });
-        let own = self.chains.iter().filter(|(known, _)| known.name == *chain);
+        let all = self.chains.iter().chain(&self.base_chains);
+        let own = all.filter(|(known, _)| known.name == *chain);
         before.chain(own.flat_map(|(_, rules)| rules.iter().cloned())).collect()
     }
 
@@ -122,6 +127,8 @@ fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
         SetId::RoutedIps => local_addresses(family, options) != LocalAddresses::All,
         SetId::ServiceCidrs => !options.guard_cluster_ips,
         SetId::Connections(_) => !options.service_counters,
+        // Extensions bring their own.
+        SetId::EndedConnections => true,
         SetId::RefusedOnLocalhost => options.localhost[family] == LocalhostNodePorts::Untouched,
         _ => false,
     };
@@ -164,7 +171,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     chains.extend(options.serves_localhost(family).then(|| masquerading_localhost(family)));
     chains.push(masquerading(family, options));
     chains.push(regular(
-        "reject-chain",
+        REJECT,
         vec![
             rule(family).tcp().reject(RejectKind::TcpReset),
             rule(family).reject(RejectKind::PortUnreachable),
@@ -452,7 +459,7 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
             rule(family)
                 .is_in(dialled(space), SetId::Refused(space).name())
                 .counts(CounterId::NoEndpoints)
-                .goto("reject-chain"),
+                .goto(REJECT),
         ]
     };
     let to_frontend =
@@ -473,7 +480,7 @@ fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
                     .is_in(&[Part::Daddr], SetId::ClusterIps.name())
                     .counts(CounterId::UnusedPort)
                     .comment("Reject traffic to invalid ports of ClusterIPs")
-                    .goto("reject-chain"),
+                    .goto(REJECT),
             ],
         ));
         let unallocated = rule(family)
@@ -505,7 +512,7 @@ fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
     let node_ports =
         policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
     let refuse =
-        rule(family).is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name()).goto("reject-chain");
+        rule(family).is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name()).goto(REJECT);
     [regular(LOCALHOST_NODE_PORTS, node_ports.to_vec()), regular(REFUSAL, vec![refuse])]
 }
 
@@ -556,8 +563,8 @@ fn base_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)>
 
     vec![
         base("filter-input", Filter, Hook::Input, FILTER, input),
-        base("filter-forward", Filter, Hook::Forward, FILTER, forward),
-        base("filter-output", Filter, Hook::Output, FILTER, output),
+        base(FILTERS[0], Filter, Hook::Forward, FILTER, forward),
+        base(FILTERS[1], Filter, Hook::Output, FILTER, output),
         base("nat-postrouting", Nat, Hook::Postrouting, SRCNAT, masquerade),
         base("nat-output", Nat, Hook::Output, dstnat, services(family, options)),
         base("nat-prerouting", Nat, Hook::Prerouting, dstnat, services(family, options)),

@@ -2,19 +2,21 @@
 //!
 //! Every packet of a node pays for each of our hooks, and a new flow for each lookup on its way, also
 //! for those that cannot find anything. So what few clusters use is not there from the start: the larger
-//! classes of lists, session affinity, policy Local, source ranges. Each is a few rules before or after
+//! classes of lists, session affinity, policy Local, source ranges, ended connections. Each is a few rules before or after
 //! those of chains of the fixed program. They stay, but for the hooks of source ranges, which every
 //! packet passes: they go with the last service that has some.
 
+use std::net::SocketAddr;
+
 use super::chains::{
-    FIREWALL_CHECK, MASQUERADING, ORIGINAL, ORIGINAL_NODE_PORT, REMEMBERING, base, dialled,
-    frontends_chain, local_ips, local_policy_chain, pick_chain,
+    FILTERS, FIREWALL_CHECK, MASQUERADING, ORIGINAL, ORIGINAL_NODE_PORT, REJECT, REMEMBERING, base,
+    dialled, frontends_chain, local_ips, local_policy_chain, pick_chain,
 };
 use super::rule::{CtState, Part, rule};
 use super::set::LocalAddresses;
 use super::{Class, FrontendSpace, ListScope, SetId};
 use crate::model::Family;
-use crate::ruleset::{Chain, ChainType, Hook, Name, Rule, Set};
+use crate::ruleset::{Chain, ChainType, Element, Hook, Key, Name, Rule, Set};
 
 /// Draws per list: with at least a quarter of the slots filled, all of them miss in at most one of
 /// a hundred flows, and then a slot of the first quarter is taken, so every endpoint's share is
@@ -32,6 +34,9 @@ pub enum Extension {
     LocalPolicy,
     /// Source ranges of load-balancer frontends are checked before DNAT.
     SourceRanges,
+    /// Late packets of connections that were ended are refused, where the kernel does not take them for
+    /// new ones (`nf_conntrack_tcp_loose=0`).
+    EndedConnections,
 }
 
 /// What an extension adds to a table, in the order in which it is written.
@@ -51,8 +56,12 @@ pub struct ExtensionObjects {
 
 impl Extension {
     /// All but the classes.
-    pub const FEATURES: [Extension; 3] =
-        [Extension::Affinity, Extension::LocalPolicy, Extension::SourceRanges];
+    pub const FEATURES: [Extension; 4] = [
+        Extension::Affinity,
+        Extension::LocalPolicy,
+        Extension::SourceRanges,
+        Extension::EndedConnections,
+    ];
 
     /// The extension without which elements of a set have no effect.
     pub fn of(set: SetId) -> Option<Extension> {
@@ -63,6 +72,7 @@ impl Extension {
             SetId::Sticky(_) | SetId::Remember(_) => Some(Extension::Affinity),
             SetId::LocalPolicy(_) => Some(Extension::LocalPolicy),
             SetId::Restricted => Some(Extension::SourceRanges),
+            SetId::EndedConnections => Some(Extension::EndedConnections),
             _ => None,
         }
     }
@@ -87,6 +97,11 @@ impl Extension {
                 base_chains: firewall(family).into(),
                 ..ExtensionObjects::default()
             },
+            Extension::EndedConnections => ExtensionObjects {
+                sets: vec![SetId::EndedConnections.declaration(family)],
+                before: FILTERS.map(|chain| (chain.into(), ended_connection(family))).into(),
+                ..ExtensionObjects::default()
+            },
         }
     }
 
@@ -96,6 +111,20 @@ impl Extension {
         let base_chains = self.objects(family, LocalAddresses::Chosen).base_chains;
         base_chains.into_iter().map(|(chain, _)| chain.name).collect()
     }
+}
+
+/// Of the packets that conntrack can make nothing of, those that one of a living connection may be are
+/// left alone: the client would believe the reset.
+fn ended_connection(family: Family) -> Rule {
+    let connection = [Part::Saddr, Part::Sport, Part::Daddr, Part::Dport];
+    let ended = SetId::EndedConnections.name();
+    rule(family).ct_state(CtState::Invalid).is_in(&connection, ended).goto(REJECT)
+}
+
+/// A connection that was ended, as its client sent it.
+pub fn ended(client: SocketAddr, dialled: SocketAddr) -> Element {
+    let end = |key: Key, end: SocketAddr| key.address(end.ip()).port(end.port());
+    Element::member(end(end(Key::new(), client), dialled))
 }
 
 fn local_policy(family: Family, space: FrontendSpace) -> (Name, Rule) {
@@ -180,7 +209,8 @@ mod tests {
                 let objects = extension.objects(family, LocalAddresses::Chosen);
                 let leads = objects.dispatch.into_iter().chain(objects.before);
                 for (chain, _) in leads {
-                    let known = program.chains.iter().any(|(known, _)| known.name == chain);
+                    let mut chains = program.chains.iter().chain(&program.base_chains);
+                    let known = chains.any(|(known, _)| known.name == chain);
                     assert!(known, "{extension:?}: no chain {chain}");
                 }
             }
@@ -193,7 +223,7 @@ mod tests {
             SetId::fixed().filter(|set| Extension::of(*set).is_some()).collect();
         let of_plane =
             |space| [SetId::LocalPolicy, SetId::Sticky, SetId::Remember].map(|s| s(space));
-        let want = [SetId::Restricted]
+        let want = [SetId::EndedConnections, SetId::Restricted]
             .into_iter()
             .chain(FrontendSpace::BOTH.into_iter().flat_map(of_plane));
         assert_eq!(needed, want.collect::<Vec<_>>());

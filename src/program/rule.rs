@@ -17,6 +17,8 @@ pub enum Part {
     Daddr,
     /// Transport protocol.
     L4Proto,
+    /// Source port of the packet.
+    Sport,
     /// Destination port of the packet.
     Dport,
     /// The client's address: source of the flow's original direction.
@@ -318,6 +320,9 @@ impl RuleBuilder {
             (Part::Saddr, _) => (address(saddr), address_len),
             (Part::Daddr, _) => (address(daddr), address_len),
             (Part::L4Proto, _) => (Expr::Meta { key: MetaKey::L4Proto, dst }, 1),
+            (Part::Sport, _) => {
+                (Expr::Payload { base: PayloadBase::Transport, offset: 0, len: 2, dst }, 2)
+            }
             (Part::Dport, _) => {
                 (Expr::Payload { base: PayloadBase::Transport, offset: 2, len: 2, dst }, 2)
             }

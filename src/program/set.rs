@@ -105,6 +105,8 @@ pub enum SetId {
     /// With [`super::NodePortMatch::AnyLocal`]: addresses that are local by a route and no interface
     /// has. Packets put them there, by the same lookup that lets their NodePorts be served.
     RoutedIps,
+    /// Connections that were ended lately, as their clients sent them.
+    EndedConnections,
     /// The cluster's service networks.
     ServiceCidrs,
     /// Endpoints that may be reached from themselves.
@@ -135,6 +137,10 @@ pub enum SetId {
     RefusedOnLocalhost,
 }
 
+/// How long late packets of a connection that was ended are refused: a client that asks whether its
+/// peer is still there does so after two hours, and gives up eleven minutes later (`tcp_keepalive_time`).
+const ENDED_MILLIS: u64 = 3 * 60 * 60 * 1000;
+
 /// What [`SetId::NodePortIps`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LocalAddresses {
@@ -153,6 +159,7 @@ impl SetId {
             SetId::NodePortIps(LocalAddresses::Chosen),
             SetId::NodePortIps(LocalAddresses::All),
             SetId::RoutedIps,
+            SetId::EndedConnections,
             SetId::ServiceCidrs,
             SetId::Hairpin,
             SetId::Restricted,
@@ -180,9 +187,9 @@ impl SetId {
         matches!(self, SetId::FrontendIps | SetId::ClusterIps | SetId::Hairpin)
     }
 
-    /// Whether its elements are none of ours: packets add them, for a time.
-    pub fn is_filled_by_packets(self) -> bool {
-        self == SetId::RoutedIps
+    /// Whether its elements are no service's: each comes when something happens, and goes by itself.
+    pub fn is_passing(self) -> bool {
+        matches!(self, SetId::RoutedIps | SetId::EndedConnections)
     }
 
     /// The space whose frontends are its keys; `None` for sets of addresses.
@@ -192,6 +199,7 @@ impl SetId {
             | SetId::ClusterIps
             | SetId::NodePortIps(_)
             | SetId::RoutedIps
+            | SetId::EndedConnections
             | SetId::ServiceCidrs
             | SetId::RefusedOnLocalhost
             | SetId::Hairpin => None,
@@ -236,6 +244,9 @@ impl SetId {
             | SetId::RoutedIps
             | SetId::ServiceCidrs => (vec![address], SetKind::Set),
             SetId::RefusedOnLocalhost => (vec![Field::InetProto], SetKind::Set),
+            SetId::EndedConnections => {
+                (vec![address, Field::InetService, address, Field::InetService], SetKind::Set)
+            }
             SetId::Hairpin => {
                 (vec![address, address, Field::InetProto, Field::InetService], SetKind::Set)
             }
@@ -263,9 +274,13 @@ impl SetId {
             kind,
             interval: self == SetId::ServiceCidrs,
             counter: matches!(self, SetId::Connections(_) | SetId::RefusedOnLocalhost),
-            dynamic: self.is_filled_by_packets(),
-            timeout: self.is_filled_by_packets().then_some(0),
-            size: self.is_filled_by_packets().then_some(MAX_CLIENTS),
+            dynamic: self == SetId::RoutedIps,
+            timeout: match self {
+                SetId::RoutedIps => Some(0),
+                SetId::EndedConnections => Some(ENDED_MILLIS),
+                _ => None,
+            },
+            size: self.is_passing().then_some(MAX_CLIENTS),
             comment: self.comment().map(str::to_owned),
             ..Set::plain(self.name(), key)
         }
@@ -278,6 +293,7 @@ impl SetId {
             SetId::NodePortIps(LocalAddresses::Chosen) => Some("IPs that accept NodePort traffic"),
             SetId::NodePortIps(LocalAddresses::All) => Some("IPs of this node"),
             SetId::RoutedIps => Some("IPs that are local by a route, as packets found them"),
+            SetId::EndedConnections => Some("connections whose late packets are refused"),
             SetId::ServiceCidrs => Some("ServiceCIDRs"),
             SetId::Hairpin => Some("endpoints that may be reached from themselves"),
             SetId::LocalPolicy(_) => Some("externalTrafficPolicy: Local"),
@@ -305,6 +321,7 @@ impl fmt::Display for SetId {
             SetId::NodePortIps(LocalAddresses::Chosen) => f.write_str("nodeport-ips"),
             SetId::NodePortIps(LocalAddresses::All) => f.write_str("node-ips"),
             SetId::RoutedIps => f.write_str("routed-ips"),
+            SetId::EndedConnections => f.write_str("ended-connections"),
             SetId::ServiceCidrs => f.write_str("service-cidrs"),
             SetId::Hairpin => f.write_str("hairpin"),
             SetId::LocalPolicy(space) => write!(f, "local-policy-{}", space.plural()),

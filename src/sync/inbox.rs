@@ -4,11 +4,14 @@
 //! than the cluster has objects, however long a commit takes.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::turn::Foreign;
+use crate::kernel::CommitError;
 use crate::model::{Change, Family, Kind, NodeAddresses, Object, ObjectName, PerFamily};
+use crate::ruleset::Element;
 use crate::source::Sink;
 
 /// What the worker takes out in one go.
@@ -20,8 +23,20 @@ pub struct Incoming {
     pub addresses: Option<NodeAddresses>,
     /// Families whose table someone else changed.
     pub foreign_changes: PerFamily<Option<Foreign>>,
+    /// Connections whose late packets are to be refused.
+    pub refusals: Vec<Refusal>,
     /// Nothing more will come.
     pub closed: bool,
+}
+
+/// Connections of a family that are about to be ended.
+#[derive(Debug)]
+pub struct Refusal {
+    pub family: Family,
+    /// See [`crate::program::ended`].
+    pub connections: Vec<Element>,
+    /// Is told whether their late packets are refused from now on.
+    pub done: Sender<Result<bool, CommitError>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +52,7 @@ struct State {
     latest: HashMap<(Kind, ObjectName), Change>,
     addresses: Option<NodeAddresses>,
     foreign_changes: PerFamily<Option<Foreign>>,
+    refusals: Vec<Refusal>,
     closed: bool,
     /// Since when the worker is at work on what it took.
     at_work: Option<Instant>,
@@ -56,6 +72,11 @@ impl Inbox {
     /// Someone else changed a family's table.
     pub fn foreign_change(&self, family: Family, change: Foreign) {
         self.update(|state| state.foreign_changes[family] = Some(change));
+    }
+
+    /// Connections are about to be ended.
+    pub fn refuse(&self, refusal: Refusal) {
+        self.update(|state| state.refusals.push(refusal));
     }
 
     /// For how long the worker has been at work without coming back for more.
@@ -130,6 +151,7 @@ impl State {
             && self.addresses.is_none()
             && self.foreign_changes.v4.is_none()
             && self.foreign_changes.v6.is_none()
+            && self.refusals.is_empty()
             && !self.closed
     }
 
@@ -162,6 +184,7 @@ impl State {
             changes,
             addresses: self.addresses,
             foreign_changes: self.foreign_changes,
+            refusals: self.refusals,
             closed: self.closed,
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Synchronizer;
-use super::inbox::{Inbox, Incoming};
+use super::inbox::{Inbox, Incoming, Refusal};
 use super::schedule::{Limits, Schedule, Work};
 use super::turn::{Arrival, Foreign, Subscriber, Synced, Turn};
 use crate::kernel::Kernel;
@@ -53,11 +53,16 @@ impl<K: Kernel> Worker<K> {
     /// Works until the inbox is closed; then engine and kernel are given back.
     pub fn run(mut self) -> Synchronizer<K> {
         loop {
-            let incoming = self.inbox.take(self.timeout());
-            let closed = incoming.closed;
+            let mut incoming = self.inbox.take(self.timeout());
+            let (closed, refusals) = (incoming.closed, std::mem::take(&mut incoming.refusals));
             let mut turn = self.take(incoming);
             for family in self.synchronizer.engine.families().iter() {
                 turn.syncs.extend(self.sync(family));
+            }
+            // After the syncs: one may have replaced the table.
+            for Refusal { family, connections, done } in refusals {
+                // Whoever asked may have waited long enough.
+                let _ = done.send(self.synchronizer.refuse(family, connections));
             }
             turn.backlog = self.inbox.len();
             for subscriber in &mut self.subscribers {

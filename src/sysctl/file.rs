@@ -99,6 +99,13 @@ pub fn set_oom_score_adj(root: &Path, adjustment: i32) {
     }
 }
 
+/// Whether a TCP packet in the middle of a connection that is not tracked begins a flow, as the kernel has
+/// it unless it is told otherwise.
+pub fn takes_connections_in_their_middle(root: &Path) -> bool {
+    let file = root.join("proc/sys/net/netfilter/nf_conntrack_tcp_loose");
+    std::fs::read_to_string(file).map_or(true, |value| value.trim() != "0")
+}
+
 /// The CPUs of the node: those with a topology in /sys, which a container's limits do not hide, else
 /// those this process may use. At least 1.
 pub fn cpus(root: &Path) -> u32 {

@@ -68,6 +68,8 @@ pub fn normal_form(ruleset: &Ruleset) -> NormalForm {
         sets: ruleset
             .sets
             .iter()
+            // What was ended is nothing that a table should have.
+            .filter(|(name, _)| **name != SetId::EndedConnections.name())
             .filter(|(name, _)| !of_lists.contains(*name))
             .map(|(name, (set, elements))| {
                 let elements = elements.values().filter(|_| !set.dynamic);

@@ -1,14 +1,19 @@
 //! Flows that began before what they dial was there, or whose endpoint is not there any more
 //! (`world.md`, C1 to C3).
 
+use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Kind, Protocol};
+use kubeweir::testing::api_server::{Ask, Signal};
 use kubeweir::testing::lab::{
     Dial, Flow, Lab, NODE_IP, Outcome, Place, cluster_ip, external_ip, real_external_ip,
+    remote_pod_ip,
 };
+use kubeweir::testing::slowed;
 use serde_json::{Value, json};
 
 use crate::objects::{node_port, service, slice};
@@ -268,56 +273,100 @@ fn flows_to_serving_endpoints_outlive_policies_ranges_affinity_and_restarts() {
 
 /// A connection that this server answers.
 fn connected(site: &Site, from: Place, to: SocketAddr, server: &str) -> Flow {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + slowed(SOON);
     loop {
-        let mut flow = site.lab_ref().open(from, Protocol::Tcp, to).unwrap();
-        if server_of(&flow.ask(SOON)) == Some(server) {
+        let opened = site.lab_ref().open(from, Protocol::Tcp, to).ok();
+        let asked = opened.map(|mut flow| (server_of(&flow.ask(SOON)) == Some(server), flow));
+        if let Some((true, flow)) = asked {
             return flow;
         }
         assert!(Instant::now() < end, "{server} is never chosen");
     }
 }
 
+// C7: a look at flows that fails is made again, until it succeeds.
+#[test]
+fn a_look_at_flows_that_fails_is_made_again() {
+    let site = Site::lab();
+    site.server.put(&service("dns", 1));
+    put_endpoints(&site, "dns", &[Place::Pod(0)]);
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "pod-0");
+    let mut flows =
+        Family::BOTH.map(|family| steady(&site, SocketAddr::new(cluster_ip(1, family), 53)));
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-0"));
+    let tasks = format!("/proc/{}/task", proxy.agent.pid());
+    let named = |task: &DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        name.trim() == "conntrack"
+    };
+    let thread = fs::read_dir(tasks).unwrap().flatten().find(named).unwrap();
+    // Whatever asks for lists first.
+    let failing = "inject=sendmsg:error=ENOBUFS:when=1..4";
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-e", "signal=none", "-e", "trace=sendmsg", "-e", failing, "-o"])
+        .arg(site.path("trace"))
+        .arg("-p")
+        .arg(thread.file_name())
+        .spawn()
+        .unwrap();
+    site.wait(&proxy, "strace", || {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    });
+    put_endpoints(&site, "dns", &[Place::Pod(1)]);
+    flows.iter_mut().for_each(|flow| wait_answer(&site, &proxy, flow, "pod-1"));
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    let failures = proxy.log().matches("Failed to clean up stale flows, trying again").count();
+    assert_eq!(failures, 4, "{}", proxy.log());
+}
+
 // A node dies. Clients of its endpoints are told within the window and a packet, if their Service asks
-// for it: a Pod's next packet is taken for a new connection's, and whoever gets it resets it; sockets of
-// the host end at once. Other Services' are not told. A kernel that takes no connection in its middle
-// (`nf_conntrack_tcp_loose=0`) leaves Pods waiting.
+// for it: a packet from elsewhere is taken for a new connection's, and whoever gets it resets it; sockets
+// of the host end at once. Other Services' are not told. A kernel that takes no connection in its middle
+// (`nf_conntrack_tcp_loose=0`) refuses what it would take otherwise.
 #[test]
 fn connections_to_endpoints_that_are_gone_are_ended_on_request() {
     let site = Site::lab();
     let lab = site.lab_ref();
-    const NAMES: [&str; 4] = ["asks", "silent", "last", "strict"];
-    let [asks, silent, last, strict] = [1, 2, 3, 4];
+    const NAMES: [&str; 5] = ["asks", "silent", "last", "strict", "strict-last"];
+    let [asks, silent, last, strict, strict_last] = [1, 2, 3, 4, 5];
+    let number = |n: usize| NODE_PORT + n as u16;
     for (name, n) in NAMES.into_iter().zip(1..) {
-        let mut service = service(name, n);
+        let mut service = node_port(name, n, number(n));
         if n != silent {
-            let window = json!({ "kubeweir.io/end-connections-after": "1s" });
-            service["metadata"]["annotations"] = window;
+            service["metadata"] = ending(name, n, "1s")["metadata"].clone();
         }
         site.server.put(&service);
     }
-    let put = |n: usize, endpoints: &[Place]| {
-        let slices = Family::BOTH.map(|family| slice(NAMES[n - 1], family, endpoints));
-        slices.iter().for_each(|slice| site.server.put(slice));
-    };
+    let put = |n: usize, endpoints: &[Place]| put_endpoints(&site, NAMES[n - 1], endpoints);
     let (gone, lives) = (Place::RemotePod(0), Place::Pod(0));
     [asks, silent, strict].into_iter().for_each(|n| put(n, &[gone, lives]));
-    put(last, &[gone]);
+    [last, strict_last].into_iter().for_each(|n| put(n, &[gone]));
     let proxy = site.start();
     [asks, silent, strict].into_iter().for_each(|n| site.wait_served(&proxy, n, "pod-0"));
-    site.wait_served(&proxy, last, "remote-0");
-    let open = |n, from| {
-        let to = |family| SocketAddr::new(cluster_ip(n, family), 80);
-        Family::BOTH.map(|family| connected(&site, from, to(family), "remote-0"))
+    [last, strict_last].into_iter().for_each(|n| site.wait_served(&proxy, n, "remote-0"));
+    let (pod, host, outside) = (Place::Pod(1), Place::Host, Place::Outside);
+    let open = |places: &[Place], services: &[usize]| -> Vec<Flow> {
+        let each = places.iter().flat_map(|from| services.iter().map(move |n| (*from, *n)));
+        let both = each.flat_map(|(from, n)| Family::BOTH.map(|family| (from, n, family)));
+        let connected = both.map(|(from, n, family)| {
+            let to = match from {
+                Place::Outside => (NODE_IP[family], number(n)),
+                _ => (cluster_ip(n, family), 80),
+            };
+            connected(&site, from, to.into(), "remote-0")
+        });
+        connected.collect()
     };
-    let (pod, host) = (Place::Pod(1), Place::Host);
-    let mut pods: Vec<Flow> = [open(asks, pod), open(last, pod)].into_iter().flatten().collect();
-    let mut hosts: Vec<Flow> = [open(asks, host), open(last, host)].into_iter().flatten().collect();
-    let mut kept: Vec<Flow> =
-        [open(silent, pod), open(silent, host)].into_iter().flatten().collect();
-    let (mut strict_pods, mut strict_hosts) = (open(strict, pod), open(strict, host));
-    let to = SocketAddr::new(cluster_ip(asks, Family::V4), 80);
-    let mut living = connected(&site, pod, to, "pod-0");
+    let mut others = open(&[pod, outside], &[asks, last]);
+    let mut hosts = open(&[host], &[asks, last]);
+    let mut kept = open(&[pod, outside, host], &[silent]);
+    let mut strict_others = open(&[pod, outside], &[strict, strict_last]);
+    let mut strict_hosts = open(&[host], &[strict, strict_last]);
+    let to = |n| SocketAddr::new(cluster_ip(n, Family::V4), 80);
+    let mut living = [asks, strict].map(|n| connected(&site, pod, to(n), "pod-0"));
 
     lab.elsewhere.ip("link set eth0 down").unwrap();
     let removed = Instant::now();
@@ -331,7 +380,7 @@ fn connections_to_endpoints_that_are_gone_are_ended_on_request() {
         });
         outcome
     };
-    for flow in &mut pods {
+    for flow in &mut others {
         assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionReset));
     }
     assert!(removed.elapsed() >= Duration::from_secs(1), "{:?}", removed.elapsed());
@@ -339,7 +388,6 @@ fn connections_to_endpoints_that_are_gone_are_ended_on_request() {
         assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionAborted));
     }
     assert!(kept.iter_mut().all(|flow| flow.ask(INTERVAL) == Outcome::Silent));
-    assert_eq!(server_of(&living.ask(SOON)), Some("pod-0"));
 
     let event = site.wait_event("ConnectionsEnded");
     assert!(["asks", "last"].map(Value::from).contains(&event["regarding"]["name"]), "{event}");
@@ -352,15 +400,141 @@ fn connections_to_endpoints_that_are_gone_are_ended_on_request() {
             site.json(METRICS, kubeweir::status::PATH)["endings"] == expected
         });
     };
-    ended(4);
+    ended(6);
+    let rules = |family| site.table(family).matches("@ended-connections").count();
+    assert_eq!(Family::BOTH.map(rules), [0; 2], "not where nobody needs it");
 
     site.node().sysctl("net/netfilter/nf_conntrack_tcp_loose", "0").unwrap();
     put(strict, &[lives]);
+    put(strict_last, &[]);
+    ended(12);
     for flow in &mut strict_hosts {
         assert_eq!(end(flow), Outcome::Failed(ErrorKind::ConnectionAborted));
     }
-    ended(6);
-    for flow in &mut strict_pods {
-        assert_eq!(flow.ask(10 * INTERVAL), Outcome::Silent);
+    for flow in &mut strict_others {
+        assert_eq!(flow.ask(SOON), Outcome::Failed(ErrorKind::ConnectionReset), "one packet");
     }
+    assert!(living.iter_mut().all(|flow| server_of(&flow.ask(SOON)) == Some("pod-0")));
+    assert_eq!(Family::BOTH.map(rules), [2; 2]);
+    let elements = |table: String| {
+        let set = table.split("set ended-connections {").nth(1).unwrap();
+        set.split("\n\t}").next().unwrap().matches(" expires ").count()
+    };
+    let listed = || Family::BOTH.map(|family| elements(site.table(family)));
+    assert_eq!(listed(), [6; 2]);
+
+    // It is our own table still: after a restart, and for everybody who compares.
+    proxy.terminate();
+    let _proxy = site.start();
+    assert_eq!((Family::BOTH.map(rules), listed()), ([2; 2], [6; 2]));
+}
+
+/// Asks for the end of its connections after a window.
+fn ending(name: &str, n: usize, window: &str) -> Value {
+    let mut service = service(name, n);
+    let annotations = json!({ "kubeweir.io/end-connections-after": window });
+    service["metadata"]["annotations"] = annotations;
+    service
+}
+
+fn put_endpoints(site: &Site, name: &str, endpoints: &[Place]) {
+    let slices = Family::BOTH.map(|family| slice(name, family, endpoints));
+    slices.iter().for_each(|slice| site.server.put(slice));
+}
+
+/// Of each family, to the `n`-th Service.
+fn connected_by_cluster_ip(site: &Site, n: usize, server: &str) -> [Flow; 2] {
+    let to = |family| SocketAddr::new(cluster_ip(n, family), 80);
+    Family::BOTH.map(|family| connected(site, Place::Pod(1), to(family), server))
+}
+
+fn wait_reset(site: &Site, proxy: &Proxy, flows: &mut [Flow]) {
+    for flow in flows {
+        let reset = Outcome::Failed(ErrorKind::ConnectionReset);
+        site.wait(proxy, "the reset", || flow.ask(INTERVAL) == reset);
+    }
+}
+
+// What may be a mistake of whoever writes lists ends no connection: a first sync, lists that come again
+// after the API was away, a list that is lost as a whole until it has an endpoint again.
+#[test]
+fn connections_outlive_first_syncs_lists_anew_and_lists_that_are_lost() {
+    let mut site = Site::lab();
+    site.server.put(&ending("web", 1, "1s"));
+    site.server.put(&ending("clock", 2, "1s"));
+    let (gone, lives) = (Place::RemotePod(0), Place::Pod(0));
+    let both = |site: &Site| {
+        ["web", "clock"].into_iter().for_each(|name| put_endpoints(site, name, &[gone, lives]));
+    };
+    // What is due before is ended before: where this one is over, nothing else will come.
+    let window = |site: &Site, proxy: &Proxy| {
+        let mut flows = connected_by_cluster_ip(site, 2, "remote-0");
+        put_endpoints(site, "clock", &[lives]);
+        wait_reset(site, proxy, &mut flows);
+    };
+    both(&site);
+    let proxy = site.start();
+    let mut flows = connected_by_cluster_ip(&site, 1, "remote-0");
+    let mut living = connected_by_cluster_ip(&site, 1, "pod-0");
+    let mut live = |what: &str| {
+        for flow in flows.iter_mut().chain(&mut living) {
+            assert!(flow.ask(SOON).answer().is_some(), "{what}");
+        }
+    };
+
+    proxy.terminate();
+    put_endpoints(&site, "web", &[lives]);
+    let proxy = site.start();
+    window(&site, &proxy);
+    live("a first sync");
+
+    both(&site);
+    site.wait_served(&proxy, 1, "remote-0");
+    let watched = [Kind::Service, Kind::EndpointSlice];
+    watched.into_iter().for_each(|kind| site.wait_watched(kind));
+    let lists = |site: &Site| -> usize {
+        let asks = [Ask::StreamingList, Ask::List, Ask::ListPage];
+        asks.map(|ask| site.server.count(Kind::EndpointSlice, ask)).iter().sum()
+    };
+    let listed = lists(&site);
+    watched.into_iter().for_each(|kind| site.server.signal(kind, Signal::Cut));
+    site.server.stop();
+    site.server.age(10_000);
+    site.server.compact();
+    let Site { ground, server, .. } = &mut site;
+    ground.node().run(|| server.resume().unwrap());
+    site.wait(&proxy, "the list anew", || lists(&site) > listed);
+    watched.into_iter().for_each(|kind| site.wait_watched(kind));
+    window(&site, &proxy);
+    live("a list anew");
+
+    both(&site);
+    put_endpoints(&site, "web", &[]);
+    site.wait(&proxy, "what is held", || {
+        site.json(METRICS, kubeweir::status::PATH)["endings"]["held"] == 4
+    });
+    window(&site, &proxy);
+    live("a list that is lost");
+    put_endpoints(&site, "web", &[lives]);
+    wait_reset(&site, &proxy, &mut flows);
+    assert!(living.iter_mut().all(|flow| flow.ask(SOON).answer().is_some()), "it came back");
+}
+
+// Ten endpoints a second: of one family's twelve that go at once, the last is ended after the others.
+#[test]
+fn connections_are_not_ended_faster_than_their_pace() {
+    let site = Site::lab();
+    site.server.put(&ending("web", 1, "0s"));
+    let last = SocketAddr::new(remote_pod_ip(14, Family::V4), 8080);
+    site.lab_ref().serve(Place::RemotePod(14), "last", &[last]).unwrap();
+    let many: Vec<Place> = (3..15).map(Place::RemotePod).chain([Place::Pod(0)]).collect();
+    site.server.put(&slice("web", Family::V4, &many));
+    let proxy = site.start();
+    site.wait_served(&proxy, 1, "last");
+    let to = SocketAddr::new(cluster_ip(1, Family::V4), 80);
+    let mut flow = connected(&site, Place::Pod(1), to, "last");
+    let removed = Instant::now();
+    site.server.put(&slice("web", Family::V4, &[Place::Pod(0)]));
+    wait_reset(&site, &proxy, std::slice::from_mut(&mut flow));
+    assert!(removed.elapsed() >= Duration::from_millis(1100), "{:?}", removed.elapsed());
 }

@@ -1,15 +1,19 @@
 //! Modes other than nftables: the rules are nftables, what users notice is that mode's (table 5.10).
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{
-    Dial, NODE_IP, Outcome, PATIENCE, Place, SECOND_NODE_IP, cluster_ip, external_ip, pod_ip,
-    remote_pod_ip,
+    Dial, Flow, NODE_IP, Outcome, PATIENCE, Place, SECOND_NODE_IP, SILENCE, cluster_ip,
+    external_ip, pod_ip, remote_pod_ip,
 };
+use kubeweir::testing::slowed;
+use serde_json::{Value, json};
 
 use crate::objects::{node_port, slice};
-use crate::site::{METRICS, Proxy, Site};
+use crate::site::{METRICS, Proxy, SOON, Site};
 
 const NODE_PORT: u16 = 30080;
 
@@ -50,7 +54,7 @@ fn invalid(site: &Site) -> Outcome {
     assert!(flow.ask(PATIENCE).answer().is_some());
     let source = pod_ip(1, Family::V4).to_string();
     site.node().feed("conntrack", &["-D", "-s", &source], "").unwrap();
-    flow.ask(kubeweir::testing::lab::SILENCE)
+    flow.ask(SILENCE)
 }
 
 fn wrong_port(site: &Site) -> Outcome {
@@ -189,8 +193,8 @@ fn host_ports_at_a_services_address() {
     let site = Site::lab();
     let mut web = node_port("web", 1, NODE_PORT);
     web["spec"]["type"] = "LoadBalancer".into();
-    let ingress = Family::BOTH.map(|family| serde_json::json!({ "ip": NODE_IP[family] }));
-    web["status"] = serde_json::json!({ "loadBalancer": { "ingress": ingress } });
+    let ingress = Family::BOTH.map(|family| json!({ "ip": NODE_IP[family] }));
+    web["status"] = json!({ "loadBalancer": { "ingress": ingress } });
     site.server.put(&web);
     for family in Family::BOTH {
         site.server.put(&slice("web", family, &[Place::Pod(0)]));
@@ -216,7 +220,82 @@ fn host_ports_at_a_services_address() {
 fn invalid_packets_are_dropped_on_request() {
     let site = Site::lab();
     let proxy = site.start_config(|config| {
-        config["kubeweir"] = serde_json::json!({ "dropInvalid": true });
+        config["kubeweir"] = json!({ "dropInvalid": true });
     });
     assert_eq!(invalid(&site), Outcome::Silent, "{}", proxy.log());
+}
+
+/// One of these is ahead of whatever number a packet has by far more than any window, and by less than
+/// half of all numbers.
+const SEQUENCES: [u32; 3] = [1, 0x5555_5555, 0xaaaa_aaaa];
+
+/// Has the servers elsewhere answer with this sequence number.
+fn answer_with(site: &Site, sequence: u32) {
+    let rules = format!(
+        "table inet window
+        delete table inet window
+        table inet window {{
+            chain output {{
+                type filter hook output priority 300
+                tcp sport 8080 tcp flags & psh != 0 tcp sequence set {sequence}
+            }}
+        }}"
+    );
+    site.lab_ref().elsewhere.nft(&rules).unwrap();
+}
+
+// C6: an answer out of its window is INVALID and stays untranslated. A pod, or the node in whose name a
+// client dialled, knows of no such connection, and resets it at the server. As upstream: nftables mode
+// lets that happen, and iptables mode keeps it from pods; so does `dropInvalid`. `tcpBeLiberal` keeps
+// both connections.
+#[test]
+fn answers_out_of_their_window() {
+    let site = Site::lab();
+    let lab = site.lab_ref();
+    site.server.put(&node_port("web", 1, NODE_PORT));
+    for family in Family::BOTH {
+        site.server.put(&slice("web", family, &[Place::RemotePod(0)]));
+    }
+    let cases: [(&str, fn(&mut Value), [bool; 2]); 4] = [
+        ("nftables", |_| (), [false, false]),
+        (
+            "dropInvalid",
+            |config| config["kubeweir"] = json!({ "dropInvalid": true }),
+            [true, false],
+        ),
+        ("iptables", |config| config["mode"] = "iptables".into(), [true, false]),
+        ("tcpBeLiberal", |config| config["conntrack"]["tcpBeLiberal"] = true.into(), [true, true]),
+    ];
+    for (what, change, kept) in cases {
+        let proxy = site.start_config(change);
+        site.wait_served(&proxy, 1, "remote-0");
+        let flows = |from, to: fn(Family) -> SocketAddr| {
+            Family::BOTH.map(|family| lab.open(from, Protocol::Tcp, to(family)).unwrap())
+        };
+        let mut flows = [
+            flows(Place::Pod(1), |f| (cluster_ip(1, f), 80).into()),
+            flows(Place::Outside, |f| (NODE_IP[f], NODE_PORT).into()),
+        ];
+        let answered = |flow: &mut Flow| flow.ask(SOON).answer().is_some();
+        assert!(flows.as_flattened_mut().iter_mut().all(answered), "{what}");
+        let end = Instant::now() + slowed(SOON);
+        let mut broken = [[false; 2]; 2];
+        for (round, sequence) in SEQUENCES.into_iter().cycle().enumerate() {
+            let done = broken == kept.map(|kept| [!kept; 2]) || Instant::now() >= end;
+            if round >= 2 * SEQUENCES.len() && done {
+                break;
+            }
+            answer_with(&site, sequence);
+            let all = flows.as_flattened_mut().iter_mut().zip(broken.as_flattened_mut());
+            for (flow, broken) in all {
+                let outcome = flow.ask(Duration::from_millis(100));
+                assert_eq!(outcome.answer(), None, "{what}");
+                *broken |= outcome == Outcome::Failed(ErrorKind::ConnectionReset);
+            }
+        }
+        lab.elsewhere.nft("delete table inet window").unwrap();
+        let found = flows.each_mut().map(|flows| flows.each_mut().map(answered));
+        assert_eq!(found, kept.map(|kept| [kept; 2]), "{what}: to a pod, to the node");
+        proxy.terminate();
+    }
 }

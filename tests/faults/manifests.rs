@@ -20,7 +20,10 @@ pub struct Web {
     pub node_port: Option<u16>,
     pub load_balancer_ips: Vec<IpAddr>,
     pub sticky: bool,
+    pub internal_local: bool,
     pub external_local: bool,
+    /// Of the load balancer; everyone if there are none.
+    pub source_ranges: Vec<&'static str>,
     pub endpoints: Vec<Place>,
 }
 
@@ -34,7 +37,9 @@ impl Web {
             node_port: None,
             load_balancer_ips: Vec::new(),
             sticky: false,
+            internal_local: false,
             external_local: false,
+            source_ranges: Vec::new(),
             endpoints: endpoints.to_vec(),
         }
     }
@@ -69,6 +74,12 @@ impl Web {
         if self.sticky {
             spec["sessionAffinity"] = "ClientIP".into();
             spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 10_800 } });
+        }
+        if self.internal_local {
+            spec["internalTrafficPolicy"] = "Local".into();
+        }
+        if !self.source_ranges.is_empty() {
+            spec["loadBalancerSourceRanges"] = json!(self.source_ranges);
         }
         if self.external_local {
             spec["externalTrafficPolicy"] = "Local".into();

@@ -10,6 +10,9 @@
 //! 3. a datagram of a steady sender reaches an endpoint that serves, and gets its answer;
 //! 4. an open connection lives as long as its server does, also while that drains and when it is gone;
 //! 5. an agent that starts has everything in force within [`START`].
+//!
+//! Time in which the machine stood still ([`Line::Stall`]) does not count. A datagram that was on its way
+//! when an endpoint went may be lost: its flow is deleted, and the answer finds none.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +24,9 @@ pub const FOLLOW: At = 2_000_000;
 
 /// How long a start may take: a build for development, on a busy machine.
 pub const START: At = 20_000_000;
+
+/// How long an answer may take on a machine that runs.
+pub const ANSWER: At = 1_000_000;
 
 /// What a record shows.
 #[derive(Debug, Default)]
@@ -60,12 +66,51 @@ pub struct Figures {
     /// The same for datagrams of steady senders.
     pub gone_but_sent_to: At,
     pub longest_start: At,
+    /// Time in which nothing ran.
+    pub stalled: At,
+}
+
+/// Spans in which the machine stood still, in order.
+struct Stalls(Vec<Span>);
+
+impl Stalls {
+    fn of(lines: &[Line]) -> Stalls {
+        let stalls = lines.iter().filter_map(|line| match line {
+            Line::Stall { span } => Some(*span),
+            _ => None,
+        });
+        Stalls(stalls.collect())
+    }
+
+    /// When the machine has run for this time.
+    fn after(&self, from: At, time: At) -> At {
+        self.0.iter().filter(|stall| stall.to > from).fold(
+            from.saturating_add(time),
+            |end, stall| {
+                if stall.from < end {
+                    end.saturating_add(stall.to - stall.from.max(from))
+                } else {
+                    end
+                }
+            },
+        )
+    }
+
+    /// How long the machine ran in a span.
+    fn ran(&self, span: Span) -> At {
+        let within = self
+            .0
+            .iter()
+            .map(|stall| stall.to.min(span.to).saturating_sub(stall.from.max(span.from)));
+        (span.to - span.from).saturating_sub(within.sum())
+    }
 }
 
 /// The lines by what is asked of them.
 struct Record<'a> {
     changes: BTreeMap<&'a str, Vec<Change<'a>>>,
     downtimes: BTreeMap<&'a str, Vec<Span>>,
+    stalls: Stalls,
 }
 
 struct Change<'a> {
@@ -86,8 +131,9 @@ struct Run {
 
 pub fn check(lines: &[Line]) -> Verdict {
     let mut verdict = Verdict::default();
-    let runs = runs(lines, &mut verdict);
-    let record = Record::of(lines, &runs);
+    let stalls = Stalls::of(lines);
+    let runs = runs(lines, &stalls, &mut verdict);
+    let record = Record::of(lines, &runs, stalls);
     for line in lines {
         record.look(line, &mut verdict);
     }
@@ -100,22 +146,23 @@ fn end(line: &Line) -> At {
         Line::Agent { at, .. } => *at,
         Line::Change { span, .. }
         | Line::Server { span, .. }
+        | Line::Stall { span }
         | Line::Dial { span, .. }
         | Line::Datagram { span, .. }
         | Line::Question { span, .. } => span.to,
     }
 }
 
-fn runs(lines: &[Line], verdict: &mut Verdict) -> Vec<Run> {
+fn runs(lines: &[Line], stalls: &Stalls, verdict: &mut Verdict) -> Vec<Run> {
     let (mut runs, mut started, mut settled) = (Vec::new(), None, None);
     for line in lines {
         let Line::Agent { at, event } = line else { continue };
         match event {
             AgentEvent::Started => started = Some(*at),
             AgentEvent::Settled => {
-                let took = at - started.unwrap_or(*at);
-                verdict.figures.longest_start = verdict.figures.longest_start.max(took);
-                if took > START {
+                let from = started.unwrap_or(*at);
+                verdict.figures.longest_start = verdict.figures.longest_start.max(at - from);
+                if *at > stalls.after(from, START) {
                     verdict.violate("a start takes too long", line, &[]);
                 }
                 settled = Some(*at);
@@ -134,15 +181,17 @@ fn runs(lines: &[Line], verdict: &mut Verdict) -> Vec<Run> {
 }
 
 impl<'a> Record<'a> {
-    fn of(lines: &'a [Line], runs: &[Run]) -> Self {
-        let mut record = Record { changes: BTreeMap::new(), downtimes: BTreeMap::new() };
+    fn of(lines: &'a [Line], runs: &[Run], stalls: Stalls) -> Self {
+        let mut record = Record { changes: BTreeMap::new(), downtimes: BTreeMap::new(), stalls };
         for line in lines {
             match line {
                 Line::Change { span, service, state } => {
                     let due = |run: &Run| (span.to.max(run.settled), run.end);
-                    let mut due = runs.iter().map(due).filter(|(seen, end)| seen + FOLLOW <= *end);
+                    let followed = |seen| record.stalls.after(seen, FOLLOW);
+                    let mut due =
+                        runs.iter().map(due).filter(|(seen, end)| followed(*seen) <= *end);
                     let seen = due.next().map_or(At::MAX, |(seen, _)| seen);
-                    let counts = seen.saturating_add(FOLLOW);
+                    let counts = followed(seen);
                     let change = Change { span: *span, seen, counts, state };
                     record.changes.entry(service).or_default().push(change);
                 }
@@ -181,6 +230,7 @@ impl<'a> Record<'a> {
         match line {
             Line::Change { .. } => figures.changes += 1,
             Line::Agent { .. } => {}
+            Line::Stall { span } => figures.stalled += span.to - span.from,
             Line::Server { up, .. } => figures.failures += usize::from(!up),
             Line::Dial { span, client, outcome } => {
                 figures.dials += 1;
@@ -223,9 +273,9 @@ impl<'a> Record<'a> {
     ) {
         let states = self.possible(&client.service, span);
         verdict.figures.certain += usize::from(states.len() == 1);
-        let outside = client.outside;
-        let kept = |state: &'a State| state.serving(outside).filter(|_| steady);
-        let reached = |state: &'a State| state.usable(outside).chain(kept(state));
+        let way = client.way;
+        let kept = |state: &'a State| state.serving(way).filter(|_| steady);
+        let reached = |state: &'a State| state.usable(way).chain(kept(state));
         match outcome {
             Outcome::Answered(server) => {
                 if !states.iter().any(|state| reached(state).any(|reached| reached == server)) {
@@ -238,10 +288,18 @@ impl<'a> Record<'a> {
             }
             Outcome::Refused | Outcome::Silent | Outcome::Failed(_) => {
                 let excused = |state: &&'a State| {
-                    state.usable(outside).next().is_none()
+                    state.usable(way).next().is_none()
                         || reached(state).any(|server| self.was_down(server, span))
                 };
-                if states.iter().any(excused) {
+                let leaves = |states: &[&'a State]| {
+                    let after = |server| states[1].serving(way).any(|serving| serving == server);
+                    states[0].serving(way).any(|server| !after(server))
+                };
+                let lost = client.udp && states.windows(2).any(leaves);
+                let silent = *outcome == Outcome::Silent;
+                if states.iter().any(excused)
+                    || silent && (lost || self.stalls.ran(span) < ANSWER.min(span.to - span.from))
+                {
                     verdict.figures.rightly_unanswered += 1;
                 } else {
                     verdict.violate("no answer while endpoints serve", line, &states);
@@ -254,7 +312,7 @@ impl<'a> Record<'a> {
     fn lag(&self, client: &Client, span: Span, outcome: &Outcome) -> At {
         let Outcome::Answered(server) = outcome else { return 0 };
         let changes = self.changes.get(client.service.as_str()).map_or(&[][..], Vec::as_slice);
-        let has = |change: &Change<'_>| change.state.serving(client.outside).any(|s| s == server);
+        let has = |change: &Change<'_>| change.state.serving(client.way).any(|s| s == server);
         let before: Vec<_> =
             changes.iter().take_while(|change| change.span.from <= span.to).collect();
         let since = before.iter().rev().take_while(|change| !has(change)).last();
@@ -310,10 +368,11 @@ impl fmt::Display for Figures {
         write!(
             f,
             "an endpoint that is gone was reached for at most {:.3} s by new flows, {:.3} s by steady \
-             senders; the longest start took {:.1} s",
+             senders; the longest start took {:.1} s; the machine stood still for {:.1} s",
             seconds(self.gone_but_dialled),
             seconds(self.gone_but_sent_to),
-            seconds(self.longest_start)
+            seconds(self.longest_start),
+            seconds(self.stalled)
         )
     }
 }

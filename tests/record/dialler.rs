@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Flow, Lab, Outcome as Seen, Place};
 
-use crate::lines::{At, Client, Line, Outcome, Pen, Span};
+use crate::lines::{At, Client, Line, Outcome, Pen, Span, Way};
 
 /// How long a new flow may take: a SYN that meets a busy machine is repeated after a second.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a datagram's answer may take.
-const DATAGRAM: Duration = Duration::from_millis(500);
+/// How long a datagram's answer may take: machines that build something beside were seen to stand still
+/// for a second.
+const DATAGRAM: Duration = Duration::from_secs(2);
 
 /// Between two dials of one client, two datagrams of one sender, two questions.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -31,7 +32,7 @@ pub struct Target {
     pub place: Place,
     pub to: SocketAddr,
     pub service: String,
-    pub outside: bool,
+    pub way: Way,
 }
 
 impl Target {
@@ -39,8 +40,26 @@ impl Target {
         Client {
             name: format!("{:?} {how} {}", self.place, self.to),
             service: self.service.clone(),
-            outside: self.outside,
+            way: self.way,
+            udp: how.ends_with("udp"),
         }
+    }
+}
+
+/// How often the clock is looked at, and how late that may be.
+const PULSE: Duration = Duration::from_millis(20);
+const LATE: Duration = Duration::from_millis(100);
+
+/// Writes down when nothing ran.
+fn feel_the_pulse(pen: &Pen, stop: &AtomicBool) {
+    let mut last = pen.now();
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(PULSE);
+        let now = pen.now();
+        if u128::from(now - last) > (PULSE + LATE).as_micros() {
+            pen.write(Line::Stall { span: Span { from: last, to: now } });
+        }
+        last = now;
     }
 }
 
@@ -55,7 +74,8 @@ impl Clients {
     /// connections.
     pub fn start(lab: &Arc<Lab>, pen: &Pen, targets: &[Target]) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut threads = Vec::new();
+        let (of_pulse, stopped) = (pen.clone(), Arc::clone(&stop));
+        let mut threads = vec![std::thread::spawn(move || feel_the_pulse(&of_pulse, &stopped))];
         for target in targets {
             for work in [dial, send, ask] {
                 let (lab, pen) = (Arc::clone(lab), pen.clone());

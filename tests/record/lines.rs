@@ -38,6 +38,8 @@ pub enum Line {
     Agent { at: At, event: AgentEvent },
     /// A server on every address of a pod was started or stopped, whatever the Services say of it.
     Server { span: Span, server: String, up: bool },
+    /// Nothing ran: not even a thread that does nothing but look at the clock.
+    Stall { span: Span },
     /// A client dialled as a new flow.
     Dial { span: Span, client: Client, outcome: Outcome },
     /// A steady sender's datagram, always of the same flow.
@@ -52,8 +54,21 @@ pub struct Client {
     /// Where it is, and over what: `Pod(1) tcp 10.96.0.10:80`.
     pub name: String,
     pub service: String,
-    /// By a NodePort from outside, so that the external policy decides.
-    pub outside: bool,
+    pub way: Way,
+    /// Whatever is lost of it is not sent again.
+    pub udp: bool,
+}
+
+/// Over what a client dials: that says which policy counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// From within.
+    ClusterIp,
+    /// From outside.
+    NodePort,
+    /// A load balancer's address, from outside.
+    Balancer,
 }
 
 /// What a client saw.
@@ -86,8 +101,12 @@ pub struct State {
     /// Not deleted.
     pub present: bool,
     pub node_port: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// The load balancer's source ranges leave out who dials.
+    pub closed: bool,
     pub members: Vec<Member>,
 }
 
@@ -101,10 +120,18 @@ pub struct Member {
 }
 
 impl State {
+    /// By everything, for everyone.
+    pub fn served() -> State {
+        State { present: true, node_port: true, ..State::default() }
+    }
+
     /// The servers that a new flow may reach: ready ones, or, if there is none, those that drain.
-    pub fn usable(&self, outside: bool) -> impl Iterator<Item = &str> {
-        let open = self.present && (self.node_port || !outside);
-        let local_only = outside && self.external_local;
+    pub fn usable(&self, way: Way) -> impl Iterator<Item = &str> {
+        let open = self.has(way) && !(self.closed && way == Way::Balancer);
+        let local_only = match way {
+            Way::ClusterIp => self.internal_local,
+            Way::NodePort | Way::Balancer => self.external_local,
+        };
         let reachable = move |member: &&Member| open && (member.local || !local_only);
         let ready = self.members.iter().filter(reachable).any(|member| !member.draining);
         let chosen = self.members.iter().filter(reachable);
@@ -112,9 +139,13 @@ impl State {
     }
 
     /// The servers that a flow may stay with once it is there: all that serve.
-    pub fn serving(&self, outside: bool) -> impl Iterator<Item = &str> {
-        let open = self.present && (self.node_port || !outside);
+    pub fn serving(&self, way: Way) -> impl Iterator<Item = &str> {
+        let open = self.has(way);
         self.members.iter().filter(move |_| open).map(|member| member.server.as_str())
+    }
+
+    fn has(&self, way: Way) -> bool {
+        self.present && (self.node_port || way != Way::NodePort)
     }
 }
 

@@ -30,10 +30,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kubeweir::model::Family;
-use kubeweir::testing::lab::{NODE_IP, Place, cluster_ip};
+use kubeweir::testing::lab::{NODE_IP, Place, cluster_ip, external_ip};
 
 use dialler::{Clients, Target};
-use lines::Recorder;
+use lines::{Recorder, Way};
 use world::{SERVICES, World};
 
 /// Where a Service is dialled from: a pod that is no endpoint, one that is, the host, outside.
@@ -44,20 +44,22 @@ fn targets() -> Vec<Target> {
             let by_cluster_ip = SocketAddr::new(cluster_ip(n, family), 80);
             let by_node_port = SocketAddr::new(NODE_IP[family], node_port);
             let own = if at == 0 { Place::Pod(2) } else { Place::Pod(0) };
-            let mut target = |place, to, outside| {
-                targets.push(Target { place, to, service: name.to_owned(), outside });
+            let mut target = |place, to, way| {
+                targets.push(Target { place, to, service: name.to_owned(), way });
             };
-            target(own, by_cluster_ip, false);
-            target(Place::Outside, by_node_port, true);
+            target(own, by_cluster_ip, Way::ClusterIp);
+            target(Place::Outside, by_node_port, Way::NodePort);
             if at == 0 {
-                target(Place::Host, by_cluster_ip, false);
+                target(Place::Host, by_cluster_ip, Way::ClusterIp);
+                let by_balancer = SocketAddr::new(external_ip(n, family), 80);
+                target(Place::Outside, by_balancer, Way::Balancer);
             }
         }
     }
     targets
 }
 
-/// How long it goes on; one round of everything at least, about 45 s.
+/// How long it goes on; one round of everything at least, about a minute.
 fn length() -> Duration {
     let given = std::env::var("KUBEWEIR_RECORD_SECONDS").ok();
     given.map_or(Duration::ZERO, |text| Duration::from_secs(text.parse().expect("a number")))

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kubeweir::model::{Family, Protocol};
-use kubeweir::testing::lab::{Place, Server, pod_ip, remote_pod_ip};
+use kubeweir::testing::lab::{Place, Server, external_ip, pod_ip, remote_pod_ip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -39,9 +39,12 @@ pub const SERVICES: [(&str, usize, u16); 2] = [("one", 10, 30_010), ("two", 11, 
 enum Act {
     Members,
     Drain,
+    DrainAll,
     Fail,
     Restart,
     Policy,
+    InternalPolicy,
+    Ranges,
     NodePort,
     Delete,
     Empty,
@@ -51,15 +54,17 @@ enum Act {
 }
 
 /// A round: what happens more often in clusters stands here more often.
-const DECK: [Act; 14] = [
+const DECK: [Act; 16] = [
     Act::Members,
     Act::Members,
     Act::Drain,
-    Act::Drain,
+    Act::DrainAll,
     Act::Fail,
     Act::Fail,
     Act::Restart,
     Act::Policy,
+    Act::InternalPolicy,
+    Act::Ranges,
     Act::NodePort,
     Act::Delete,
     Act::Empty,
@@ -80,10 +85,7 @@ pub struct World {
 impl World {
     /// Two Services with endpoints, all servers, and an agent that has everything in force.
     pub fn new(pen: Pen, seed: u64) -> World {
-        let service = |(name, n, node_port)| {
-            let state = State { present: true, node_port: true, ..State::default() };
-            Dialled { name, n, node_port, state }
-        };
+        let service = |(name, n, node_port)| Dialled { name, n, node_port, state: State::served() };
         let mut world = World {
             node: Node::new(),
             pen,
@@ -120,14 +122,19 @@ impl World {
         match act {
             Act::Members => self.choose_members(at),
             Act::Drain => self.drain(at),
+            Act::DrainAll => self.drain_all(at),
             Act::Fail => self.fail(),
             Act::Restart => self.restart_server(),
             Act::Policy => self.for_a_while(at, |state| state.external_local ^= true),
+            Act::InternalPolicy => self.for_a_while(at, |state| state.internal_local ^= true),
+            // The only one that is dialled by its load balancer's address.
+            Act::Ranges => self.for_a_while(0, |state| state.closed ^= true),
             Act::NodePort => self.for_a_while(at, |state| state.node_port ^= true),
             Act::Delete => self.for_a_while(at, |state| state.present ^= true),
             Act::Empty => {
                 self.toggle(at, |state| state.members.clear());
-                self.pause(500..4000);
+                // Long enough for somebody to be refused, so that each record has that.
+                self.pause(1500..4000);
                 self.choose_members(at);
             }
             Act::Bystanders => {
@@ -148,7 +155,7 @@ impl World {
         }
         for at in 0..self.services.len() {
             let members = PODS.iter().map(|place| member(*place)).collect();
-            let calm = State { present: true, node_port: true, external_local: false, members };
+            let calm = State { members, ..State::served() };
             self.toggle(at, |state| *state = calm);
         }
         self.node.settled();
@@ -171,7 +178,12 @@ impl World {
             let mut web = Web::new(name, *n, &endpoints);
             web.target = TARGET;
             web.node_port = state.node_port.then_some(*node_port);
-            web.external_local = state.external_local && state.node_port;
+            web.load_balancer_ips = Family::BOTH.map(|family| external_ip(*n, family)).to_vec();
+            web.internal_local = state.internal_local;
+            web.external_local = state.external_local;
+            if state.closed {
+                web.source_ranges = vec!["192.0.2.99/32", "2001:db8:99::/64"];
+            }
             let mut objects = web.objects();
             for slice in &mut objects[1..] {
                 for (endpoint, place) in
@@ -202,8 +214,7 @@ impl World {
 
     /// Other endpoints: any of those that run.
     fn choose_members(&mut self, at: usize) {
-        let up: Vec<Place> =
-            self.servers.iter().filter(|(_, s)| s.is_some()).map(|(place, _)| *place).collect();
+        let up = self.up();
         let count = self.random.random_range(1..=up.len());
         let chosen: Vec<Place> = up.choose_multiple(&mut self.random, count).copied().collect();
         self.toggle(at, |state| state.members = chosen.into_iter().map(member).collect());
@@ -221,6 +232,22 @@ impl World {
         self.pause(2500..5000);
         self.toggle(at, |state| drop(state.members.remove(which)));
         self.replace_none(at);
+    }
+
+    /// A whole Service terminates, with every server that runs: whatever connection is open is asked
+    /// while its server drains, so that each record has that.
+    fn drain_all(&mut self, at: usize) {
+        let all: Vec<Member> = self.up().into_iter().map(member).collect();
+        let draining = all.into_iter().map(|member| Member { draining: true, ..member }).collect();
+        self.toggle(at, |state| state.members = draining);
+        self.pause(4000..5000);
+        self.toggle(at, |state| state.members.clear());
+        self.replace_none(at);
+    }
+
+    /// Where servers run.
+    fn up(&self) -> Vec<Place> {
+        self.servers.iter().filter(|(_, s)| s.is_some()).map(|(place, _)| *place).collect()
     }
 
     /// Whoever lost the last endpoint gets others a moment later.

@@ -6,7 +6,9 @@ use super::refusals::{V4, assert_serves, cluster, start};
 use crate::engine::Adoption;
 use crate::kernel::{CommitError, DumpError, Op};
 use crate::model::{Change, Kind};
+use crate::program::{SetId, ended};
 use crate::ruleset::{Expr, Ownership, Ruleset};
+
 use crate::sync::{Synchronizer, release};
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
@@ -263,4 +265,40 @@ fn a_deleted_service_is_reported_although_the_table_was_read_anew() {
     let report = current.sync(V4, Duration::ZERO).unwrap();
     assert!(report.result.is_ok() && report.adoption.is_some(), "{report:?}");
     assert!(report.services.contains(&name("s1")), "{:?}", report.services);
+}
+
+// The rule that refuses late packets of ended connections comes with the first of them and is known after
+// a restart; a failure concerns no service.
+#[test]
+fn ended_connections_are_refused_on_demand() {
+    let connection =
+        |port: u16| vec![ended(([192, 0, 2, 9], port).into(), ([10, 96, 0, 1], 80).into())];
+    let mut first = start(cluster(3), FakeKernel::new());
+    assert!(matches!(first.refuse(V4, connection(1)), Ok(false)), "there are no rules yet");
+    first.sync(V4, Duration::ZERO);
+    let plain = first.kernel.ruleset(V4).clone();
+    first.kernel.fail([Fault::Refused(libc::ENFILE)]);
+    assert!(first.refuse(V4, connection(1)).is_err());
+    assert!(!first.is_pending(V4));
+    assert_eq!(first.kernel.ruleset(V4), &plain);
+    for port in [1, 2] {
+        assert!(matches!(first.refuse(V4, connection(port)), Ok(true)));
+    }
+    let refused = |kernel: &FakeKernel| {
+        let sets = &kernel.ruleset(V4).sets;
+        sets.get(&SetId::EndedConnections.name()).map(|(_, elements)| elements.len())
+    };
+    assert_eq!(refused(&first.kernel), Some(2));
+    assert_serves(&first.kernel, cluster(3), "as before");
+
+    let mut kernel = first.kernel;
+    kernel.close_socket();
+    let mut second = start(cluster(3), kernel);
+    let report = second.sync(V4, Duration::ZERO).unwrap();
+    assert_eq!(report.adoption, Some(Adoption::Adopted));
+    second.kernel.take_committed();
+    assert!(matches!(second.refuse(V4, connection(3)), Ok(true)));
+    let committed = second.kernel.take_committed();
+    assert!(matches!(committed[0].ops[..], [Op::AddElements(..)]), "{committed:?}");
+    assert_eq!(refused(&second.kernel), Some(3));
 }

@@ -1,7 +1,7 @@
 //! Records that lie: each rule finds its lie, and nothing in the truth beside it.
 
 use super::*;
-use crate::lines::Member;
+use crate::lines::{Member, Way};
 
 const SECOND: At = 1_000_000;
 
@@ -14,8 +14,8 @@ fn moment(seconds: f64) -> Span {
     Span { from: at(seconds), to: at(seconds) + 1000 }
 }
 
-fn client(outside: bool) -> Client {
-    Client { name: "client".to_owned(), service: "web".to_owned(), outside }
+fn client(way: Way) -> Client {
+    Client { name: "client".to_owned(), service: "web".to_owned(), way, udp: false }
 }
 
 /// `a` is ready on the node, `B` elsewhere; `a-` drains.
@@ -26,7 +26,7 @@ fn state(members: &[&str]) -> State {
         Member { server: name.to_owned(), local, draining: text.ends_with('-') }
     };
     let members = members.iter().map(member).collect();
-    State { present: true, node_port: true, external_local: false, members }
+    State { members, ..State::served() }
 }
 
 fn change(seconds: f64, state: State) -> Line {
@@ -42,20 +42,27 @@ fn answered(server: &str) -> Outcome {
 }
 
 fn dial(seconds: f64, outcome: Outcome) -> Line {
-    Line::Dial { span: moment(seconds), client: client(false), outcome }
+    Line::Dial { span: moment(seconds), client: client(Way::ClusterIp), outcome }
 }
 
 fn dial_outside(seconds: f64, outcome: Outcome) -> Line {
-    Line::Dial { span: moment(seconds), client: client(true), outcome }
+    Line::Dial { span: moment(seconds), client: client(Way::NodePort), outcome }
 }
 
 fn datagram(seconds: f64, outcome: Outcome) -> Line {
-    Line::Datagram { span: moment(seconds), client: client(false), outcome }
+    let client = Client { udp: true, ..client(Way::ClusterIp) };
+    Line::Datagram { span: moment(seconds), client, outcome }
 }
 
 fn question(seconds: f64, outcome: Outcome) -> Line {
     let (opened, server) = (at(1.0), "a".to_owned());
-    Line::Question { span: moment(seconds), client: client(false), opened, server, outcome }
+    Line::Question {
+        span: moment(seconds),
+        client: client(Way::ClusterIp),
+        opened,
+        server,
+        outcome,
+    }
 }
 
 fn server(seconds: f64, up: bool) -> Line {
@@ -118,11 +125,39 @@ fn a_new_flow_that_policy_local_forbids() {
     assert_eq!(broken(&["a"], &[both(), dial_outside(12.1, Outcome::Silent)]), [UNANSWERED]);
 }
 
+#[test]
+fn a_new_flow_that_internal_policy_local_forbids() {
+    let local = |members: &[&str]| change(10.0, State { internal_local: true, ..state(members) });
+    let both = || local(&["a", "B"]);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, answered("B"))]), [NEW]);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, answered("a"))]), NONE);
+    assert_eq!(broken(&["a"], &[both(), dial(12.1, Outcome::Silent)]), [UNANSWERED]);
+    assert_eq!(broken(&["a"], &[both(), dial_outside(12.1, answered("B"))]), NONE, "by NodePort");
+    assert_eq!(broken(&["a"], &[local(&["B"]), dial(12.1, Outcome::Silent)]), NONE);
+}
+
+// Who is left out may keep a flow, and begins none.
+#[test]
+fn a_new_flow_that_source_ranges_forbid() {
+    let closed = || change(10.0, State { closed: true, ..state(&["a"]) });
+    let by_balancer =
+        |outcome| Line::Dial { span: moment(12.1), client: client(Way::Balancer), outcome };
+    let steady =
+        |outcome| Line::Datagram { span: moment(12.1), client: client(Way::Balancer), outcome };
+    assert_eq!(broken(&["a"], &[closed(), by_balancer(answered("a"))]), [NEW]);
+    assert_eq!(broken(&["a"], &[closed(), by_balancer(Outcome::Silent)]), NONE);
+    assert_eq!(broken(&["a"], &[closed(), steady(answered("a")), steady(Outcome::Silent)]), NONE);
+    assert_eq!(broken(&["a"], &[by_balancer(Outcome::Silent)]), [UNANSWERED], "ranges are open");
+    for line in [dial(12.1, Outcome::Silent), dial_outside(12.1, Outcome::Silent)] {
+        assert_eq!(broken(&["a"], &[closed(), line]), [UNANSWERED], "by other ways");
+    }
+}
+
 // A flow may stay with an endpoint elsewhere; one that began anew would be dropped.
 #[test]
 fn a_steady_sender_that_policy_local_turns_away() {
     let from_outside =
-        |outcome| Line::Datagram { span: moment(12.1), client: client(true), outcome };
+        |outcome| Line::Datagram { span: moment(12.1), client: client(Way::NodePort), outcome };
     let elsewhere = || change(10.0, State { external_local: true, ..state(&["B"]) });
     for outcome in [answered("B"), Outcome::Silent] {
         assert_eq!(broken(&["B"], &[elsewhere(), from_outside(outcome)]), NONE);
@@ -194,6 +229,42 @@ fn a_change_right_before_the_end_of_an_agent() {
     assert_eq!(broken(&["b"], &lines), NONE);
 }
 
+fn stall(from: f64, to: f64) -> Line {
+    Line::Stall { span: Span { from: at(from), to: at(to) } }
+}
+
+/// A silence of two seconds.
+fn silence(seconds: f64, udp: bool) -> Line {
+    let span = Span { from: at(seconds), to: at(seconds + 2.0) };
+    let client = Client { udp, ..client(Way::ClusterIp) };
+    Line::Dial { span, client, outcome: Outcome::Silent }
+}
+
+#[test]
+fn time_in_which_nothing_runs_does_not_count() {
+    let late = || dial(13.0, answered("a"));
+    assert_eq!(broken(&["b"], &[stall(10.5, 12.0), late()]), NONE);
+    assert_eq!(broken(&["b"], &[stall(9.0, 11.0), stall(11.5, 12.0), late()]), NONE);
+    assert_eq!(broken(&["b"], &[stall(10.5, 11.0), late()]), [NEW], "too short");
+    assert_eq!(broken(&["b"], &[stall(5.0, 9.0), late()]), [NEW], "before");
+    assert_eq!(broken(&["b"], &[stall(13.1, 19.0), late()]), [NEW], "after");
+    assert_eq!(broken(&["b"], &[silence(15.0, true)]), [UNANSWERED]);
+    assert_eq!(broken(&["b"], &[stall(15.1, 16.5), silence(15.0, true)]), NONE);
+    let start = |took| [agent(30.0, AgentEvent::Started), agent(30.0 + took, AgentEvent::Settled)];
+    assert_eq!(broken(&["b"], &[&[stall(31.0, 33.0)], &start(21.0)[..]].concat()), NONE);
+    let slow = [&[stall(31.0, 33.0)], &start(23.0)[..]].concat();
+    assert_eq!(broken(&["b"], &slow), ["a start takes too long"]);
+}
+
+// The flow of a datagram that is on its way to an endpoint that goes is deleted.
+#[test]
+fn a_datagram_on_its_way_when_an_endpoint_goes() {
+    assert_eq!(broken(&["b"], &[silence(9.0, true)]), NONE);
+    assert_eq!(broken(&["b"], &[silence(9.0, false)]), [UNANSWERED], "TCP sends again");
+    assert_eq!(broken(&["b"], &[silence(12.5, true)]), [UNANSWERED], "nobody goes any more");
+    assert_eq!(broken(&["a", "b"], &[silence(9.0, true)]), [UNANSWERED], "one comes");
+}
+
 #[test]
 fn figures_are_counted() {
     let lines = [
@@ -235,6 +306,7 @@ fn figures_are_counted() {
         gone_but_dialled: figures.gone_but_dialled,
         gone_but_sent_to: figures.gone_but_sent_to,
         longest_start: 3 * SECOND,
+        stalled: 0,
     };
     assert_eq!(figures, expected);
 }

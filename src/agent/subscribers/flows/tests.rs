@@ -161,6 +161,8 @@ struct Scripted {
     answers: Rc<RefCell<VecDeque<Result<Cleaned, ConntrackError>>>>,
     stale: Rc<RefCell<Vec<[bool; 2]>>>,
     echoes: Rc<RefCell<Vec<crate::conntrack::Tuple>>>,
+    /// What is told after the flows were listed.
+    comes: Rc<RefCell<Option<Job>>>,
     end: Rc<RefCell<Option<Sender<Job>>>>,
 }
 
@@ -186,6 +188,7 @@ impl Scripted {
             answers: Rc::new(RefCell::new(answers.into())),
             stale: Rc::default(),
             echoes: Rc::default(),
+            comes: Rc::default(),
             end: Rc::new(RefCell::new(Some(end))),
         }
     }
@@ -196,8 +199,15 @@ impl FlowTable for Scripted {
         &mut self,
         _: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: &mut dyn FnMut(&mut Vec<crate::conntrack::Flow>),
     ) -> Result<Cleaned, ConntrackError> {
-        let stale = |endpoint| reconciliation.is_stale(&flow_to(endpoint));
+        let mut found = ["10.244.0.1:53", "10.244.0.2:53"].map(flow_to).to_vec();
+        found.retain(|flow| reconciliation.is_stale(flow));
+        if let (Some(job), Some(end)) = (self.comes.take(), &*self.end.borrow()) {
+            end.send(job).expect("the thread listens");
+        }
+        confirm(&mut found);
+        let stale = |endpoint| found.contains(&flow_to(endpoint));
         self.stale.borrow_mut().push([stale("10.244.0.1:53"), stale("10.244.0.2:53")]);
         let answer = self.answers.borrow_mut().pop_front().expect("an answer");
         let echoes = answer.as_ref().is_ok_and(|cleaned| !cleaned.untranslated.is_empty());
@@ -211,6 +221,7 @@ impl FlowTable for Scripted {
         &mut self,
         _: IpAddr,
         _: &dyn Fn(&crate::conntrack::Entry) -> bool,
+        _: &dyn Fn(&[crate::conntrack::Flow]),
     ) -> Result<(usize, bool), ConntrackError> {
         panic!("nothing is to be ended")
     }
@@ -227,6 +238,7 @@ fn told() -> Told {
         metrics: Arc::new(Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::now())),
         notes: tokio::sync::mpsc::unbounded_channel().0,
         status: SharedStatus::default(),
+        inbox: Arc::default(),
     }
 }
 
@@ -250,6 +262,35 @@ fn a_failed_reconciliation_stays_due_until_it_was_done() {
         Ok(scripted.clone())
     });
     assert_eq!(*scripted.stale.borrow(), [[true, false]; 3]);
+}
+
+// Its endpoint came after the job, and before the flows were listed.
+#[test]
+fn a_flow_to_an_endpoint_that_has_just_come_is_spared() {
+    let (mut flows, jobs) = flows();
+    flows.turn(&turn(vec![dns(&[], "10.244.0.3")], Ok(())));
+    let first = jobs.try_recv().expect("a job");
+    flows.turn(&turn(vec![dns(&[], "10.244.0.2")], Ok(())));
+    let second = jobs.try_recv().expect("another");
+    let Flows { jobs: sender, .. } = flows;
+    sender.send(first).expect("a receiver");
+    let scripted = Scripted::new([Ok(Cleaned::default()), Ok(Cleaned::default())], sender);
+    scripted.comes.replace(Some(second));
+    work(&jobs, "here".into(), &told(), || Ok(scripted.clone()));
+    assert_eq!(*scripted.stale.borrow(), [[true, false]; 2]);
+}
+
+// Seen in the record: an endpoint goes, and its Service, before anybody has looked at flows. A steady
+// sender to that endpoint ends with both, whichever job is done.
+#[test]
+fn a_service_that_goes_while_its_flows_wait_takes_those_of_former_endpoints_along() {
+    let (mut flows, jobs) = flows();
+    flows.turn(&turn(vec![dns(&[], "10.244.0.2")], Ok(())));
+    flows.turn(&turn(vec![InForce { service: None, ..dns(&[], "10.244.0.2") }], Ok(())));
+    let Flows { jobs: sender, .. } = flows;
+    let scripted = Scripted::new([Ok(Cleaned::default())], sender);
+    work(&jobs, "here".into(), &told(), || Ok(scripted.clone()));
+    assert_eq!(*scripted.stale.borrow(), [[true, true]]);
 }
 
 // An answer of whoever was there before the Service may be on its way when the flow is deleted: it

@@ -5,23 +5,25 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::Job;
 use crate::agent::subscribers::Note;
 use crate::backoff::Backoff;
-use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort, Within};
+use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort};
 use crate::metrics::Metrics;
 use crate::model::{Family, PerFamily, Protocol};
 use crate::netlink::conntrack::{Cleaned, Conntrack, ConntrackError};
-use crate::netlink::request::Dump;
-use crate::netlink::sockets::Sockets;
+use crate::program::ended;
 use crate::status::SharedStatus;
+use crate::sync::{Inbox, Refusal};
+use crate::sysctl;
 use crate::text::with_causes;
 
 /// Pauses before a job that failed is tried again.
@@ -31,19 +33,22 @@ const RETRIES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from
 /// repeats its first packet after a second at the earliest.
 const TCP_PAUSE: Duration = Duration::from_secs(1);
 
-/// So many connections are ended at once; the next ones wait for the pace of endings.
-const MOST_ENDED: usize = 1000;
-
 /// A look at all connections of IPv6 takes a while where there are many. So many times as long as the last
 /// one took, none is made.
 const REST: u32 = 4;
+
+/// How long the rules may take that refuse late packets, before connections are ended without them.
+const REFUSAL: Duration = Duration::from_secs(2);
+
+/// How long a turn may take to tell what it committed, before flows are judged without.
+const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// How long an answer to a packet may take that passed before its flow was deleted.
 const ECHO: Duration = Duration::from_secs(1);
 
 /// The kernel's flows.
 pub trait FlowTable {
-    /// Deletes what a reconciliation calls stale.
+    /// Deletes what a reconciliation calls stale and `confirm` leaves.
     ///
     /// # Errors
     /// If they could not be read; nothing was deleted.
@@ -51,13 +56,14 @@ pub trait FlowTable {
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: &mut dyn FnMut(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError>;
 
     /// Deletes these flows if they are there.
     fn delete(&mut self, flows: &[Flow]);
 
-    /// Ends some of the TCP connections with an endpoint that `which` names: how many, and whether there
-    /// may be more.
+    /// Ends some of the TCP connections with an endpoint that `which` names, after `before` was told of
+    /// them: how many, and whether there may be more.
     ///
     /// # Errors
     /// If they could not be read.
@@ -65,6 +71,7 @@ pub trait FlowTable {
         &mut self,
         endpoint: IpAddr,
         which: &dyn Fn(&Entry) -> bool,
+        before: &dyn Fn(&[Flow]),
     ) -> Result<(usize, bool), ConntrackError>;
 }
 
@@ -73,8 +80,9 @@ impl FlowTable for Conntrack {
         &mut self,
         family: Family,
         reconciliation: &Reconciliation<'_>,
+        confirm: &mut dyn FnMut(&mut Vec<Flow>),
     ) -> Result<Cleaned, ConntrackError> {
-        Conntrack::reconcile(self, family, reconciliation)
+        Conntrack::reconcile(self, family, reconciliation, confirm)
     }
 
     fn delete(&mut self, flows: &[Flow]) {
@@ -86,20 +94,9 @@ impl FlowTable for Conntrack {
         &mut self,
         endpoint: IpAddr,
         which: &dyn Fn(&Entry) -> bool,
+        before: &dyn Fn(&[Flow]),
     ) -> Result<(usize, bool), ConntrackError> {
-        let family = Family::of(&endpoint);
-        let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
-        let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
-        let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
-        // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
-        // after all. Where the kernel cannot, their next packet is answered as others' are.
-        if let Ok(mut sockets) = Sockets::open() {
-            for flow in &flows {
-                let _ = sockets.destroy(flow.original.source, flow.original.destination);
-            }
-        }
-        let ended = Conntrack::delete(self, &flows).deleted;
-        Ok((ended, more && ended > 0))
+        Conntrack::end(self, endpoint, which, before)
     }
 }
 
@@ -111,6 +108,8 @@ pub struct Told {
     pub notes: UnboundedSender<Note>,
     /// Shows it.
     pub status: SharedStatus,
+    /// Has packets refused.
+    pub inbox: Arc<Inbox>,
 }
 
 /// Starts the thread; it ends when the sender is dropped. Jobs are done one after the other, in the
@@ -145,7 +144,7 @@ pub(super) fn work<T: FlowTable>(
         }
         let mut failed = false;
         for job in taken {
-            let outcome = attempt(&mut table, &mut open, &job, &told.metrics, &mut due);
+            let outcome = attempt(&mut table, &mut open, &job, jobs, told, &mut due);
             if let Err(reason) = outcome {
                 error!(family = %job.family, reason, "Failed to clean up stale flows, trying again");
                 due.put_back(job);
@@ -177,7 +176,8 @@ fn end<T: FlowTable>(
         Some(opened) => Ok(opened),
         None => open().map(|opened| table.insert(opened)),
     };
-    match opened.and_then(|table| table.end(endpoint.ip(), &which)) {
+    let before = |flows: &[Flow]| refuse_late_packets(family, flows, &told.inbox);
+    match opened.and_then(|table| table.end(endpoint.ip(), &which, &before)) {
         Ok((ended, more)) => {
             told.metrics.agent.connections_ended(family, ended);
             told.status.update(|status| status.endings.ended += ended as u64);
@@ -202,26 +202,47 @@ fn end<T: FlowTable>(
     }
 }
 
+/// A packet of a connection that is not tracked any more is a new one's for the kernel, and meets the
+/// rules, unless it is told to make nothing of it.
+fn refuse_late_packets(family: Family, flows: &[Flow], inbox: &Inbox) {
+    if flows.is_empty() || sysctl::takes_connections_in_their_middle(Path::new("/")) {
+        return;
+    }
+    let connection = |flow: &Flow| ended(flow.original.source, flow.original.destination);
+    let (done, outcome) = channel();
+    inbox.refuse(Refusal { family, connections: flows.iter().map(connection).collect(), done });
+    let reason = match outcome.recv_timeout(REFUSAL) {
+        Ok(Ok(true)) => return,
+        Ok(Ok(false)) => "there are no rules yet".to_owned(),
+        Ok(Err(reason)) => with_causes(&reason),
+        Err(_) => "the thread that programs is at work on something else".to_owned(),
+    };
+    warn!(%family, reason, "Late packets of ended connections may be lost");
+}
+
 /// One job; `Err` says why it stays due.
 fn attempt<T: FlowTable>(
     table: &mut Option<T>,
     open: &mut impl FnMut() -> Result<T, ConntrackError>,
     job: &Job,
-    metrics: &Metrics,
+    jobs: &Receiver<Job>,
+    told: &Told,
     due: &mut Due,
 ) -> Result<(), String> {
     let started = Instant::now();
-    let tcp = job.tcp.values().flatten().flat_map(|s| s.ports(job.family, Protocol::Tcp));
-    let udp = job.udp.values().flat_map(|ports| &ports.current).cloned();
-    let current: Vec<ServedPort> = udp.chain(tcp).collect();
-    let previous: Vec<ServedPort> =
-        job.udp.values().flat_map(|ports| &ports.previous).cloned().collect();
+    let (current, previous) = job.ports();
     let reconciliation = Reconciliation::new(&current, &previous, &job.node_port_addresses);
+    let mut confirm = |stale: &mut Vec<Flow>| {
+        if !stale.is_empty() {
+            due.catch_up(jobs, &told.inbox);
+            due.spare(job, stale);
+        }
+    };
     let opened = match table {
         Some(opened) => opened,
         None => table.insert(open().map_err(|reason| with_causes(&reason))?),
     };
-    let cleaned = match opened.reconcile(job.family, &reconciliation) {
+    let cleaned = match opened.reconcile(job.family, &reconciliation, &mut confirm) {
         Ok(cleaned) => cleaned,
         Err(reason) => {
             *table = None;
@@ -230,7 +251,7 @@ fn attempt<T: FlowTable>(
     };
     let deleted = cleaned.deleted as u64;
     let took = (!job.udp.is_empty()).then(|| started.elapsed());
-    metrics.proxy.conntrack_reconciled(job.family, took, deleted);
+    told.metrics.proxy.conntrack_reconciled(job.family, took, deleted);
     if deleted > 0 {
         info!(v = 2, family = %job.family, deleted, "Deleted stale flows");
     }
@@ -326,6 +347,29 @@ impl Due {
         }
     }
 
+    /// Takes in what is told of all that is in force now. A turn tells at its end what it committed.
+    fn catch_up(&mut self, jobs: &Receiver<Job>, inbox: &Inbox) {
+        let listed = Instant::now();
+        let untold = || inbox.at_work().is_some_and(|time| time >= listed.elapsed());
+        while untold() && listed.elapsed() < CATCH_UP {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        while let Ok(job) = jobs.try_recv() {
+            self.add(job);
+        }
+    }
+
+    /// Leaves out what is not stale by what came after a job: it may be a flow to an endpoint that has just
+    /// come, and a question in it that is not answered yet.
+    fn spare(&self, job: &Job, stale: &mut Vec<Flow>) {
+        let Some(later) = &self.jobs[job.family] else { return };
+        let mut newest = job.clone();
+        newest.follow(later.clone());
+        let (current, previous) = newest.ports();
+        let newest = Reconciliation::new(&current, &previous, &newest.node_port_addresses);
+        stale.retain(|flow| newest.is_stale(flow));
+    }
+
     fn take(&mut self, now: Instant) -> Vec<Job> {
         if now < self.from {
             return Vec::new();
@@ -368,6 +412,14 @@ impl Due {
 }
 
 impl Job {
+    /// All ports, now and at the last reconciliation.
+    fn ports(&self) -> (Vec<ServedPort>, Vec<ServedPort>) {
+        let tcp = self.tcp.values().flatten().flat_map(|s| s.ports(self.family, Protocol::Tcp));
+        let udp = self.udp.values().flat_map(|ports| &ports.current).cloned();
+        let previous = self.udp.values().flat_map(|ports| &ports.previous).cloned();
+        (udp.chain(tcp).collect(), previous.collect())
+    }
+
     /// Takes in a later job, with the effect of both in their order.
     fn follow(&mut self, later: Job) {
         for (service, ports) in later.udp {
