@@ -8,7 +8,7 @@
 //! thread is the packet's whole way, and nobody else's: neighbours on the same cores cost it hardly
 //! anything.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -128,7 +128,11 @@ impl Path {
         let target = SockAddr::from(SocketAddr::new(to.ip(), 0));
         let time = self.timed(|path| {
             for packet in &packets {
-                path.raw.send_to(packet, &target).expect("sent");
+                match path.raw.send_to(packet, &target) {
+                    // What the output hook refuses fails here; who waits for arrivals counts them.
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                    sent => drop(sent.expect("sent")),
+                }
             }
         });
         time / packets.len() as u32
