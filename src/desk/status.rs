@@ -94,7 +94,8 @@ fn lagging(answers: &[Answer<Seen>]) -> BTreeMap<String, String> {
 
 const COLUMNS: [&str; 7] =
     ["NODE", "MODE", "SERVICES", "PENDING", "LAST SYNC", "CONNTRACK", "STATE"];
-const MORE_COLUMNS: [&str; 4] = ["VERSION", "POD", "ENDPOINTS", "FAILED SYNCS"];
+const MORE_COLUMNS: [&str; 5] =
+    ["VERSION", "POD", "ENDPOINTS", "FAILED SYNCS", "NOT LET THROUGH/MIN"];
 
 fn text(answers: &[Answer<Seen>], wide: bool, now: Timestamp) -> String {
     let more = if wide { &MORE_COLUMNS[..] } else { &MORE_COLUMNS[..1] };
@@ -150,6 +151,8 @@ fn row(answer: &Answer<Seen>, wide: bool, now: Timestamp) -> Vec<String> {
         row.push(answer.pod.clone().unwrap_or_default());
         row.push(most(|family| family.summary.totals.endpoints));
         row.push(failed.to_string());
+        let dropped = status.families.values().flat_map(|family| family.dropped.values());
+        row.push(dropped.map(|packets| packets.last_minute).sum::<u64>().to_string());
     }
     row
 }

@@ -37,7 +37,9 @@ fn three_nodes_that_are_well() {
         );
     }
     assert_eq!(status.stderr, "", "no progress where there is no terminal");
-    cluster.ask(&["status", "-o", "wide"]).is(0, &["kube-system/kubeweir-node-a", "FAILED SYNCS"]);
+    cluster
+        .ask(&["status", "-o", "wide"])
+        .is(0, &["kube-system/kubeweir-node-a", "FAILED SYNCS", "NOT LET THROUGH/MIN"]);
     let json = cluster.ask(&["status", "-o", "json"]).json();
     let node = &json["nodes"][1];
     assert_eq!(
