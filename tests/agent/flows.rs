@@ -486,7 +486,9 @@ fn connections_outlive_first_syncs_lists_anew_and_lists_that_are_lost() {
     put_endpoints(&site, "web", &[lives]);
     let proxy = site.start();
     // What the one before left serves from the start.
-    Family::BOTH.map(|family| proxy.wait_log(&["\"Synced\"", &format!("family=\"{family}\"")]));
+    for family in Family::BOTH {
+        proxy.wait_log(&["\"Synced\"", &format!("family=\"{family}\"")]);
+    }
     window(&site, &proxy);
     live("a first sync");
 
