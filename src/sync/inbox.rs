@@ -32,6 +32,7 @@ pub struct Incoming {
 /// Connections of a family that are about to be ended.
 #[derive(Debug)]
 pub struct Refusal {
+    /// The family.
     pub family: Family,
     /// See [`crate::program::ended`].
     pub connections: Vec<Element>,
@@ -39,6 +40,7 @@ pub struct Refusal {
     pub done: Sender<Result<bool, CommitError>>,
 }
 
+/// The inbox.
 #[derive(Debug, Default)]
 pub struct Inbox {
     state: Mutex<State>,

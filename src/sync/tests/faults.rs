@@ -8,7 +8,6 @@ use crate::kernel::{CommitError, DumpError, Op};
 use crate::model::{Change, Kind};
 use crate::program::{SetId, ended};
 use crate::ruleset::{Expr, Ownership, Ruleset};
-
 use crate::sync::{Synchronizer, release};
 use crate::testing::objects::name;
 use crate::testing::{FakeKernel, Fault};
