@@ -53,8 +53,8 @@ pub enum LabError {
         #[source]
         source: io::Error,
     },
-    /// A sysctl could not be written.
-    #[error("writing sysctl {key} in {netns}")]
+    /// A sysctl could not be read or written.
+    #[error("sysctl {key} in {netns}")]
     Sysctl {
         /// The namespace.
         netns: String,
@@ -141,6 +141,7 @@ impl Lab {
         lab.set_sysctls()?;
         lab.link_neighbours()?;
         lab.link_pods(network)?;
+        lab.ask_long_for_neighbours()?;
         lab.start_pod_servers(&[Protocol::Tcp, Protocol::Udp])?;
         lab.meet_neighbours();
         Ok(lab)
@@ -319,6 +320,21 @@ impl Lab {
                 );
             }
             pod.ip(&text)?;
+        }
+        Ok(())
+    }
+
+    /// A neighbour that does not answer three times in three seconds is unreachable, as the kernel would
+    /// have it; on a slow machine it is only late.
+    fn ask_long_for_neighbours(&self) -> Result<(), LabError> {
+        for netns in self.pods.iter().chain([&self.node, &self.elsewhere, &self.outside]) {
+            for table in ["net/ipv4/neigh", "net/ipv6/neigh"] {
+                for link in netns.sysctls(table)? {
+                    for question in ["mcast_solicit", "ucast_solicit"] {
+                        netns.sysctl(&format!("{table}/{link}/{question}"), "60")?;
+                    }
+                }
+            }
         }
         Ok(())
     }

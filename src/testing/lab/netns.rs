@@ -147,6 +147,20 @@ impl Netns {
         })
     }
 
+    /// The names in a directory of sysctls of the namespace: `net/ipv6/neigh`.
+    pub(super) fn sysctls(&self, directory: &str) -> Result<Vec<String>, LabError> {
+        let read = || -> io::Result<Vec<String>> {
+            fs::read_dir(format!("/proc/sys/{directory}"))?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect()
+        };
+        self.run(read).map_err(|source| LabError::Sysctl {
+            netns: self.name.clone(),
+            key: directory.to_owned(),
+            source,
+        })
+    }
+
     /// Runs a program in the namespace with `input` on its standard input; returns its output, or
     /// an error if it exits with another status than 0.
     pub fn feed(&self, program: &str, args: &[&str], input: &str) -> Result<String, LabError> {
