@@ -315,7 +315,11 @@ impl<K: Kernel> Synchronizer<K> {
     }
 
     fn collect_garbage(&mut self, family: Family, report: &mut Report) {
-        for garbage in self.engine.garbage(family, self.batch) {
+        let garbage = self.engine.garbage(family, self.batch);
+        if !garbage.is_empty() {
+            self.kernel.let_packets_pass();
+        }
+        for garbage in garbage {
             match self.kernel.commit(&garbage) {
                 Ok(committed) => {
                     self.engine.garbage_collected(family, &garbage);
