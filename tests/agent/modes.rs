@@ -268,6 +268,7 @@ fn answers_out_of_their_window() {
     ];
     for (what, change, kept) in cases {
         let proxy = site.start_config(change);
+        proxy.wait_synced();
         site.wait_served(&proxy, 1, "remote-0");
         let flows = |from, to: fn(Family) -> SocketAddr| {
             Family::BOTH.map(|family| lab.open(from, Protocol::Tcp, to(family)).unwrap())

@@ -288,6 +288,13 @@ impl Proxy {
         }
     }
 
+    /// Waits until its own first syncs are over: what is in the kernel before may be another agent's.
+    pub fn wait_synced(&self) {
+        for family in Family::BOTH {
+            self.wait_log(&["\"Synced\"", &family.to_string(), "full=true"]);
+        }
+    }
+
     /// Waits until it ends by itself; returns its exit code and its log.
     pub fn end(self) -> (Option<i32>, String) {
         let (log, skip) = (self.log.clone(), self.skip);
