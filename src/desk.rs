@@ -6,8 +6,6 @@
 
 // They panic when nobody reads.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
-// A binary's parts; the words say it.
-#![allow(missing_docs)]
 
 mod ask;
 mod cli;

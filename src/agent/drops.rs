@@ -24,8 +24,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Packets by counter.
 type Packets = BTreeMap<(Family, CounterId), u64>;
 
-/// The table's counters of now. Blocking, for some microseconds: whoever asks has a socket of its own, so
-/// that nobody waits for a commit.
+/// The table's counters of now. Blocking, for some microseconds; while somebody commits, until that is done:
+/// the kernel has whoever closes a netfilter socket wait for it (`nft_rcv_nl_event`; 0.2 s were seen where
+/// `nft` loaded 150 000 elements).
 fn packets() -> Result<Packets, DumpError> {
     let mut packets = Packets::new();
     for family in Family::BOTH {
@@ -72,7 +73,7 @@ impl LastMinute {
     }
 
     /// What is refused and dropped as of now, by family and reason; `None` if the kernel does not answer.
-    /// Blocking, for some microseconds.
+    /// Blocking, as [`packets`].
     pub fn drops(&self) -> Option<BTreeMap<Family, BTreeMap<String, Dropped>>> {
         let now = asked()?;
         Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).until(Instant::now(), &now))

@@ -77,8 +77,8 @@ fn refused_on_localhost() -> Vec<(Family, Protocol, u64)> {
     counts
 }
 
-/// The counters of all frontends, added up by service port. Runs on the scraping thread, with a
-/// socket of its own: a scrape never waits for a commit.
+/// The counters of all frontends, added up by service port. Runs on the scraping thread, with a socket of
+/// its own, to close which it may have to wait for a commit, as [`super::drops`] says.
 fn connections() -> Vec<ServiceConnections> {
     let Ok(mut kernel) = NetlinkKernel::open() else { return Vec::new() };
     let mut sums: BTreeMap<(String, u8, Family), u64> = BTreeMap::new();

@@ -14,7 +14,7 @@ use crate::text::with_causes;
 const LOOK: Duration = Duration::from_secs(10);
 
 /// The kernel's figures of now; `None`, and why in the log, if it does not answer. Blocking, for some
-/// microseconds.
+/// microseconds; while somebody commits to nf_tables, until that is done, as [`super::drops`] says.
 pub fn statistics() -> Option<Statistics> {
     let asked = Conntrack::open().and_then(|mut conntrack| conntrack.statistics());
     asked.inspect_err(|reason| debug!(reason = with_causes(reason), "No conntrack figures")).ok()
