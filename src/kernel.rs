@@ -20,11 +20,6 @@ pub trait Kernel {
 
     /// Reads the elements of one set; empty if the set does not exist.
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError>;
-
-    /// Returns when every packet has left its hook that had begun before the last commit: it may have
-    /// found the way to something there that is gone for newer ones. Milliseconds. Nothing to do where
-    /// no packets pass.
-    fn let_packets_pass(&mut self) {}
 }
 
 /// Figures of a successful commit.

@@ -43,7 +43,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use reply::Replies;
-use rustix::thread::{MembarrierCommand, membarrier};
 use socket::{RECEIVE_BUFFER, Socket};
 
 use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
@@ -241,13 +240,6 @@ impl Kernel for NetlinkKernel {
 
     fn dump(&mut self, family: Family) -> Result<Ruleset, DumpError> {
         dump::ruleset(family, self.portid())
-    }
-
-    /// Packets are looked at within RCU's read sides, and this call waits for their end
-    /// (`sched_membarrier`, kernel/sched/membarrier.c). Where it is refused (`nohz_full`, a seccomp profile)
-    /// a packet of that moment may be lost, as with any program that changes rules.
-    fn let_packets_pass(&mut self) {
-        let _ = membarrier(MembarrierCommand::Global);
     }
 
     /// In the kernel's order, which is none; no key comes twice.

@@ -315,11 +315,7 @@ impl<K: Kernel> Synchronizer<K> {
     }
 
     fn collect_garbage(&mut self, family: Family, report: &mut Report) {
-        let garbage = self.engine.garbage(family, self.batch);
-        if !garbage.is_empty() {
-            self.kernel.let_packets_pass();
-        }
-        for garbage in garbage {
+        for garbage in self.engine.garbage(family, self.batch) {
             match self.kernel.commit(&garbage) {
                 Ok(committed) => {
                     self.engine.garbage_collected(family, &garbage);

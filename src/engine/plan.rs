@@ -201,8 +201,7 @@ impl Engine {
     }
 
     /// Chains and sets that nothing uses any more, in transactions of at most `limit` operations that
-    /// are to be committed in their order, once no packet is under way to them. They are transactions of
-    /// their own: kernels before 6.2 let
+    /// are to be committed in their order. They are transactions of their own: kernels before 6.2 let
     /// go of a map's references only some time after the element was deleted, and refuse with EBUSY
     /// until then.
     pub fn garbage(&self, family: Family, limit: usize) -> Vec<Transaction> {

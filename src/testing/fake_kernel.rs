@@ -37,7 +37,6 @@ pub struct FakeKernel {
     dislike: Option<Dislike>,
     blames: bool,
     commits_left: Option<usize>,
-    passed: Vec<usize>,
 }
 
 impl Default for FakeKernel {
@@ -60,7 +59,6 @@ impl FakeKernel {
             dislike: None,
             blames: true,
             commits_left: None,
-            passed: Vec::new(),
         }
     }
 
@@ -82,11 +80,6 @@ impl FakeKernel {
     /// The transactions that were applied, and forgets them.
     pub fn take_committed(&mut self) -> Vec<Transaction> {
         std::mem::take(&mut self.committed)
-    }
-
-    /// When packets were let pass: after so many of the transactions that [`Self::take_committed`] has.
-    pub fn take_passed(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.passed)
     }
 
     /// The next commits go wrong, one fault each.
@@ -250,10 +243,6 @@ impl Kernel for FakeKernel {
             return Err(DumpError::Interrupted(family.nft()));
         }
         Ok(self.tables[family].clone())
-    }
-
-    fn let_packets_pass(&mut self) {
-        self.passed.push(self.committed.len());
     }
 
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {

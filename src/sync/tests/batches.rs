@@ -92,12 +92,6 @@ fn garbage_is_collected_in_batches() {
     assert!(ops.iter().sum::<usize>() >= 2 * services as usize, "{ops:?}");
     assert!(ops.iter().all(|ops| *ops <= 100), "{ops:?}");
     assert_serves(&current.kernel, Vec::new(), "all services are gone");
-    // A packet on its way may have found the way there; where nothing goes, nobody waits.
-    let first = ops.iter().position(|ops| *ops > 0);
-    assert_eq!(current.kernel.take_passed(), Vec::from_iter(first), "once, before the first");
-    current.engine.apply(Change::Apply(service("plain", &["10.96.0.1"]).into()));
-    assert!(current.sync(V4, Duration::ZERO).unwrap().result.is_ok());
-    assert_eq!(current.kernel.take_passed(), [0; 0]);
 }
 
 /// A service with an external address that others want, too.
