@@ -22,12 +22,12 @@ const IN_A_FILE: usize = 10;
 /// Growth beyond this in the second half is a leak.
 const FLAT: u64 = 16 << 20;
 
+/// The same for what the kernel holds; lists differ from round to round.
+const FLAT_KERNEL: u64 = 2 << 20;
+
 /// Rounds at least, and half of them before memory is looked at: until about ten thousand changes of
 /// objects it grows into its holes, however fast they come.
 const ROUNDS: usize = 30;
-
-/// The same for what the kernel holds; lists differ from round to round.
-const FLAT_KERNEL: u64 = 2 << 20;
 
 fn seconds() -> u64 {
     let given = std::env::var("KUBEWEIR_SOAK_SECONDS").ok();
