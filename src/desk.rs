@@ -30,7 +30,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::api::Person;
 use crate::text::{is_read, manual, tell, with_causes};
-use ask::Asker;
+use ask::{Answer, Asker};
 use cli::{Command, Desk, Output, Reach};
 use cluster::Site;
 use error::DeskError;
@@ -43,6 +43,18 @@ pub enum Outcome {
     Ill = 1,
     /// A node was not reached: whether all is well is not known.
     Unknown = 2,
+}
+
+impl Outcome {
+    /// Of all nodes together.
+    fn of<T>(answers: &[Answer<T>], is_well: impl Fn(&T) -> bool) -> Outcome {
+        let of = |answer: &Answer<T>| match answer.answer() {
+            None => Outcome::Unknown,
+            Some(said) if is_well(said) => Outcome::Well,
+            Some(_) => Outcome::Ill,
+        };
+        answers.iter().map(of).max().unwrap_or(Outcome::Well)
+    }
 }
 
 /// The whole program: arguments in, exit code out.

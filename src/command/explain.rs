@@ -9,7 +9,7 @@ use super::print::{print, print_json};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::kernel::Kernel;
-use crate::model::address::{parse_ip, parse_ip_port};
+use crate::model::address::{parse_destination, parse_ip, split_protocol};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
 use crate::node::{addresses, route};
@@ -21,7 +21,7 @@ const SOURCE_PORT: u16 = 0;
 
 /// Walks the kernel's table and prints what becomes of the packet.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
-    let family = parse_to(&args.to).map(|(to, _)| Family::of(&to.ip()));
+    let family = parse_destination(&args.to).map(|(to, _)| Family::of(&to.ip()));
     let from = origin(args, family)?;
     let (to, protocol) = destination(args, Family::of(&from))?;
     if Family::of(&from) != Family::of(&to.ip()) {
@@ -91,24 +91,9 @@ fn forget_expired(ruleset: &mut Ruleset) {
     }
 }
 
-/// The protocol behind the last slash, if it is one, and what stands before it.
-fn split_protocol(text: &str) -> (&str, Option<Protocol>) {
-    let split = text.rsplit_once('/');
-    let known = split.and_then(|(rest, name)| {
-        Protocol::from_api(&name.to_uppercase()).map(|protocol| (rest, Some(protocol)))
-    });
-    known.unwrap_or((text, None))
-}
-
-/// `ADDRESS:PORT[/PROTOCOL]`; TCP without a protocol.
-fn parse_to(text: &str) -> Option<(SocketAddr, Protocol)> {
-    let (rest, protocol) = split_protocol(text);
-    parse_ip_port(rest).map(|address| (address, protocol.unwrap_or(Protocol::Tcp)))
-}
-
 /// An address, or `NAMESPACE/SERVICE:PORT[/PROTOCOL]` with a source of objects.
 fn destination(args: &ExplainArgs, family: Family) -> Result<(SocketAddr, Protocol), CommandError> {
-    if let Some(known) = parse_to(&args.to) {
+    if let Some(known) = parse_destination(&args.to) {
         return Ok(known);
     }
     let (rest, protocol) = split_protocol(&args.to);

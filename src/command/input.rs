@@ -257,18 +257,9 @@ fn client(access: &Access, content_type: &str) -> Result<api::Client, Connection
     api::Client::new(options, Arc::new(|_| {}))
 }
 
-/// `namespace/name`, of the characters that names consist of.
+/// `namespace/name`.
 pub fn object_name(text: &str) -> Result<ObjectName, CommandError> {
-    let is_name = |part: &str| {
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-        !part.is_empty() && part.chars().all(fits)
-    };
-    match text.split_once('/') {
-        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
-            Ok(ObjectName::new(namespace, name))
-        }
-        _ => Err(CommandError::ObjectName(text.to_owned())),
-    }
+    ObjectName::parse(text, None).ok_or_else(|| CommandError::ObjectName(text.to_owned()))
 }
 
 /// The addresses of a pod; `None` if there is no such pod.

@@ -46,12 +46,7 @@ pub async fn run(room: &Room<'_>, args: &DiffArgs) -> Result<Outcome, DeskError>
     let answers: Vec<Answer<Compared>> =
         answers.into_iter().map(|answer| answer.map(narrowed)).collect();
     print(&answers, room.output(), |_| text(&answers))?;
-    let of = |answer: &Answer<Compared>| match answer.answer() {
-        None => Outcome::Unknown,
-        Some(compared) if compared.equal => Outcome::Well,
-        Some(_) => Outcome::Ill,
-    };
-    Ok(answers.iter().map(of).max().unwrap_or(Outcome::Well))
+    Ok(Outcome::of(&answers, |compared| compared.equal))
 }
 
 /// Nodes with equal differences together, then those without, then those that did not answer.

@@ -32,11 +32,7 @@ pub async fn run(room: &Room<'_>, args: &ExplainArgs) -> Result<Outcome, DeskErr
     let answers = room.asker.ask::<Explanation>(sites, &command).await;
     let groups = groups(&answers);
     print(&answers, room.output(), |wide| text(&answers, &groups, wide))?;
-    Ok(match answers.iter().all(|answer| answer.answer().is_some()) {
-        false => Outcome::Unknown,
-        true if groups.len() > 1 => Outcome::Ill,
-        true => Outcome::Well,
-    })
+    Ok(Outcome::of(&answers, |_| groups.len() <= 1))
 }
 
 /// Nodes that say the same, by the rules they walked or not; most nodes first.

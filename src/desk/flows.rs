@@ -23,10 +23,7 @@ pub async fn run(room: &Room<'_>, args: &FlowsArgs) -> Result<Outcome, DeskError
     let answers: Vec<Answer<Vec<Flow>>> =
         answers.into_iter().map(|answer| answer.map(narrowed)).collect();
     print(&answers, room.output(), |_| text(&answers))?;
-    Ok(match answers.iter().all(|answer| answer.answer().is_some()) {
-        true => Outcome::Well,
-        false => Outcome::Unknown,
-    })
+    Ok(Outcome::of(&answers, |_| true))
 }
 
 /// A Service's name with its namespace; addresses stay what they are.

@@ -9,8 +9,8 @@ use super::Room;
 use super::cluster::within;
 use super::error::DeskError;
 use crate::api::addresses_of_pod;
-use crate::model::address::{parse_ip, parse_ip_port};
-use crate::model::{Family, Protocol};
+use crate::model::address::{parse_destination, parse_ip, split_protocol};
+use crate::model::{Family, ObjectName, Protocol};
 
 /// Where a connection begins: the addresses that it may have.
 pub async fn source(
@@ -21,10 +21,10 @@ pub async fn source(
     if let Some(address) = parse_ip(text) {
         return Ok(vec![address]);
     }
-    let (namespace, name) = named(room, namespace, text)?;
-    let api: Api<Pod> = Api::namespaced(room.asker.client.clone(), &namespace);
-    let what = format!("looking up pod {namespace}/{name}");
-    let pod = within(room.asker.patience, &what, api.get(&name)).await?;
+    let name = named(room, namespace, text)?;
+    let api: Api<Pod> = Api::namespaced(room.asker.client.clone(), &name.namespace);
+    let pod =
+        within(room.asker.patience, &format!("looking up pod {name}"), api.get(&name.name)).await?;
     match addresses_of_pod(&pod) {
         none if none.is_empty() => Err(unclear(text, "the pod has no address yet")),
         addresses => Ok(addresses),
@@ -37,51 +37,29 @@ pub async fn destination(
     namespace: Option<&str>,
     text: &str,
 ) -> Result<(Vec<SocketAddr>, Protocol), DeskError> {
-    let (rest, protocol) = split_protocol(text);
-    if let Some(address) = parse_ip_port(rest) {
-        return Ok((vec![address], protocol.unwrap_or(Protocol::Tcp)));
+    if let Some((address, protocol)) = parse_destination(text) {
+        return Ok((vec![address], protocol));
     }
+    let (rest, protocol) = split_protocol(text);
     let (service, port) = match rest.rsplit_once(':') {
         Some((service, port)) => (service, Some(port)),
         None => (rest, None),
     };
-    let (namespace, name) = named(room, namespace, service)?;
-    let api: Api<Service> = Api::namespaced(room.asker.client.clone(), &namespace);
-    let what = format!("looking up Service {namespace}/{name}");
-    let service = within(room.asker.patience, &what, api.get(&name)).await?;
+    let name = named(room, namespace, service)?;
+    let api: Api<Service> = Api::namespaced(room.asker.client.clone(), &name.namespace);
+    let what = format!("looking up Service {name}");
+    let service = within(room.asker.patience, &what, api.get(&name.name)).await?;
     frontends(&service, port, protocol).map_err(|reason| unclear(text, &reason))
 }
 
 /// `name` or `namespace/name`.
-fn named(
-    room: &Room<'_>,
-    namespace: Option<&str>,
-    text: &str,
-) -> Result<(String, String), DeskError> {
+fn named(room: &Room<'_>, namespace: Option<&str>, text: &str) -> Result<ObjectName, DeskError> {
     let own = namespace.unwrap_or(room.asker.client.default_namespace());
-    let (namespace, name) = text.split_once('/').unwrap_or((own, text));
-    let is_name = |part: &str| {
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
-        !part.is_empty() && part.chars().all(fits)
-    };
-    if is_name(namespace) && is_name(name) {
-        Ok((namespace.to_owned(), name.to_owned()))
-    } else {
-        Err(unclear(text, "neither an address nor a name"))
-    }
+    ObjectName::parse(text, Some(own)).ok_or_else(|| unclear(text, "neither an address nor a name"))
 }
 
 fn unclear(text: &str, reason: &str) -> DeskError {
     DeskError::Unclear { text: text.to_owned(), reason: reason.to_owned() }
-}
-
-/// The protocol behind the last slash, if it is one, and what stands before it.
-fn split_protocol(text: &str) -> (&str, Option<Protocol>) {
-    let split = text.rsplit_once('/');
-    let known = split.and_then(|(rest, name)| {
-        Protocol::from_api(&name.to_uppercase()).map(|protocol| (rest, Some(protocol)))
-    });
-    known.unwrap_or((text, None))
 }
 
 fn frontends(

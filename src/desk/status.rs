@@ -58,12 +58,7 @@ impl Seen {
 }
 
 fn outcome(answers: &[Answer<Seen>]) -> Outcome {
-    let of = |answer: &Answer<Seen>| match answer.answer() {
-        None => Outcome::Unknown,
-        Some(seen) if seen.problems.is_empty() => Outcome::Well,
-        Some(_) => Outcome::Ill,
-    };
-    answers.iter().map(of).max().unwrap_or(Outcome::Well)
+    Outcome::of(answers, |seen| seen.problems.is_empty())
 }
 
 /// Nodes that do not have as many Services as the others, with a sentence: every agent reads all Services,

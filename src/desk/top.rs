@@ -26,10 +26,7 @@ pub async fn run(room: &Room<'_>, args: &TopArgs) -> Result<Outcome, DeskError> 
     let answers: Vec<Answer<Vec<Rate>>> =
         answers.into_iter().map(|answer| answer.map(narrowed)).collect();
     print(&answers, room.output(), |_| text(&answers, args.limit))?;
-    Ok(match answers.iter().all(|answer| answer.answer().is_some()) {
-        true => Outcome::Well,
-        false => Outcome::Unknown,
-    })
+    Ok(Outcome::of(&answers, |_| true))
 }
 
 /// A Service port on all nodes together.

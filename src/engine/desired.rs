@@ -92,21 +92,16 @@ pub fn placements(
     slices: &[Arc<EndpointSlice>],
     mut before: impl FnMut(&Placement) -> (Slots, Slots),
 ) -> Vec<Placement> {
-    let placements = served_ports(service, context.family).filter_map(|port| {
+    // What is kept is kept without room for more: a vector that grows begins with room for four.
+    let mut placements = Vec::with_capacity(service.ports.len());
+    placements.extend(served_ports(service, context.family).filter_map(|port| {
         let (mut placement, usable) = outline(context, service, port, slices)?;
         let (cluster, local) = before(&placement);
         placement.cluster = cluster.with_members(&usable.cluster);
         placement.local = local.with_members(&usable.local);
         Some(placement)
-    });
-    exactly(placements)
-}
-
-/// What is kept is kept without room for more: a vector that grows begins with room for four.
-fn exactly<T>(items: impl Iterator<Item = T>) -> Vec<T> {
-    let mut items: Vec<T> = items.collect();
-    items.shrink_to_fit();
-    items
+    }));
+    placements
 }
 
 /// A placement without its lists, and the endpoints for them. `None` if the port owns no frontend.
@@ -119,7 +114,8 @@ fn outline(
     let Context { family, options, node_topology, claims } = context;
     let name = port_name(service, port);
     let owned = |frontend: &Frontend| claims.owner(&frontend.key) == Some(&name);
-    let frontends = exactly(frontends(service, port, family).into_iter().filter(owned));
+    let mut frontends = frontends(service, port, family);
+    frontends.retain(owned);
     if frontends.is_empty() {
         return None;
     }

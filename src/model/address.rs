@@ -1,11 +1,14 @@
 //! IP addresses, `IP:port` pairs and CIDRs in the spellings that upstream takes.
 //!
-//! Place in the flow: used by flags, validation and resolution alike, so that one spelling means
-//! one thing. "Sloppy" (section 1.3): octets of IPv4 may have leading zeros and are decimal.
+//! Place in the flow: used by flags, validation, resolution and what people dial alike, so that one
+//! spelling means one thing. "Sloppy" (section 1.3): octets of IPv4 may have leading zeros and are
+//! decimal.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
+
+use super::Protocol;
 
 /// An IP address; `None` if it is none. No brackets, no zone. One of IPv4 that is mapped into IPv6,
 /// `::ffff:10.0.0.1`, is the IPv4 address, as Go has it.
@@ -68,6 +71,21 @@ pub fn parse_ip_port(text: &str) -> Option<SocketAddr> {
     };
     let plain_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
     plain_number.then(|| port.parse().ok()).flatten().map(|port| SocketAddr::new(address, port))
+}
+
+/// The protocol behind the last slash, if it is one, and what stands before it.
+pub fn split_protocol(text: &str) -> (&str, Option<Protocol>) {
+    let split = text.rsplit_once('/');
+    let known = split.and_then(|(rest, name)| {
+        Protocol::from_api(&name.to_uppercase()).map(|protocol| (rest, Some(protocol)))
+    });
+    known.unwrap_or((text, None))
+}
+
+/// `ADDRESS:PORT[/PROTOCOL]`; TCP without a protocol.
+pub fn parse_destination(text: &str) -> Option<(SocketAddr, Protocol)> {
+    let (rest, protocol) = split_protocol(text);
+    parse_ip_port(rest).map(|address| (address, protocol.unwrap_or(Protocol::Tcp)))
 }
 
 /// Appends a port to a bare IP, in brackets if it is IPv6; everything else stays as it is, for

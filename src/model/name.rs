@@ -21,6 +21,17 @@ impl ObjectName {
         ObjectName { namespace: namespace.into(), name: name.into() }
     }
 
+    /// What a person writes: `namespace/name`, of the characters that names consist of; a name alone is
+    /// of `namespace`, if there is one.
+    pub fn parse(text: &str, namespace: Option<&str>) -> Option<Self> {
+        let (namespace, name) = text.split_once('/').or(namespace.map(|own| (own, text)))?;
+        let is_name = |part: &str| {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+            !part.is_empty() && part.chars().all(fits)
+        };
+        (is_name(namespace) && is_name(name)).then(|| ObjectName::new(namespace, name))
+    }
+
     /// The name of a cluster-scoped object.
     pub fn cluster_scoped(name: impl Into<Arc<str>>) -> Self {
         ObjectName { namespace: "".into(), name: name.into() }

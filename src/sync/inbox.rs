@@ -32,7 +32,6 @@ pub struct Incoming {
 /// Connections of a family that are about to be ended.
 #[derive(Debug)]
 pub struct Refusal {
-    /// The family.
     pub family: Family,
     /// See [`crate::program::ended`].
     pub connections: Vec<Element>,
@@ -40,7 +39,6 @@ pub struct Refusal {
     pub done: Sender<Result<bool, CommitError>>,
 }
 
-/// The inbox.
 #[derive(Debug, Default)]
 pub struct Inbox {
     state: Mutex<State>,
@@ -123,7 +121,7 @@ impl Inbox {
         let taken = std::mem::take(&mut *state);
         state.at_work = Some(Instant::now());
         drop(state);
-        taken.into_mail()
+        taken.into_incoming()
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
@@ -178,7 +176,7 @@ impl State {
         }
     }
 
-    fn into_mail(mut self) -> Incoming {
+    fn into_incoming(mut self) -> Incoming {
         let lists = self.lists.into_iter().map(|(kind, objects)| Change::Replace(kind, objects));
         let mut changes: Vec<Change> = lists.collect();
         changes.extend(self.order.iter().filter_map(|key| self.latest.remove(key)));

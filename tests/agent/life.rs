@@ -154,9 +154,7 @@ fn a_start_that_goes_no_further_leaves_a_plain_table() {
     for (title, code) in [("no connection", 1), ("a busy port", 1), none] {
         let proxy = site.start();
         // All of it: the table is ours before everything is in it.
-        for family in Family::BOTH {
-            proxy.wait_log(&["\"Synced\"", &format!("family=\"{family}\"")]);
-        }
+        proxy.wait_synced();
         let is_handing_over = || content(&site).chains.values().any(|(c, _)| c.is_handover());
         site.wait(&proxy, "the table to be ours", || is_persistent(&site) && !is_handing_over());
         drop(proxy);
