@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -14,10 +15,11 @@ use crate::inspect::listing::{Listing, parse};
 use crate::inspect::view::View;
 use crate::inspect::wanted::wanted;
 use crate::kernel::Kernel;
-use crate::model::{Families, Family};
+use crate::model::{Families, Family, Object};
 use crate::netlink::NetlinkKernel;
 use crate::node::addresses;
 use crate::node::families::Ipv6State;
+use crate::node::nodeport::Hint;
 use crate::text::tell;
 
 /// Compares, prints, and answers with the exit code.
@@ -74,19 +76,50 @@ fn listing(path: &Path) -> Result<Vec<Listing>, CommandError> {
         .map_err(|source| CommandError::Listing { path: path.to_owned(), source })
 }
 
+/// Objects, addresses and rules are read one after the other, and the agent needs its time for a
+/// change: what differs is looked at again.
+const LOOKS: usize = 3;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(300);
+
 fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
     let setup = input::setup(&args.node, &args.source)?;
-    let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
+    let read = || input::objects(&args.source, &setup.node, setup.allow_external_ips());
+    let mut objects = read()?;
+    let (mut diffs, hints) = look(&setup, &objects)?;
+    input::tell_hints(&hints);
+    for _ in 1..LOOKS {
+        if diffs.iter().all(FamilyDiff::is_empty) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        // Files are not on their way, and stdin is at its end.
+        if args.source.filenames.is_empty() {
+            objects = read()?;
+        }
+        let (later, _) = look(&setup, &objects)?;
+        diffs = diffs.into_iter().zip(&later).map(|(diff, later)| diff.still(later)).collect();
+    }
+    Ok(diffs)
+}
+
+/// Both families of this network namespace as they are, against what the objects ask for.
+fn look(
+    setup: &input::Setup,
+    objects: &[Object],
+) -> Result<(Vec<FamilyDiff>, Vec<Hint>), CommandError> {
     let assigned = super::block_on(addresses::read())??;
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
     let families = Families { v4: true, v6: ipv6 };
     let mut kernel = NetlinkKernel::open()?;
-    let wanted = wanted(&objects, setup.for_objects(&objects, Some(assigned), families, true))?;
+    let (node, hints) = setup.for_objects(objects, Some(assigned), families, true);
+    let wanted = wanted(objects, node)?;
     let mut diffs = Vec::new();
     for family in families.iter() {
         let found = View::of(&kernel.dump(family)?);
         let wanted = View::of(&wanted.rulesets[family]);
         diffs.push(compare(family.nft(), found.as_ref(), wanted.as_ref()));
     }
-    Ok(diffs)
+    Ok((diffs, hints))
 }

@@ -18,6 +18,7 @@ use crate::config::{self, ClientConfig, Config, Traffic};
 use crate::inspect::wanted::NodeSetup;
 use crate::manifest::{self, Input, ManifestError};
 use crate::model::{Change, Families, Kind, Node, NodeAddresses, Object, ObjectName};
+use crate::node::nodeport::Hint;
 use crate::program::NodeAddressing;
 use crate::source::Sink;
 use crate::text::{tell, with_causes};
@@ -53,34 +54,39 @@ impl Setup {
     }
 
     /// What shapes the tables. `assigned`: addresses of the node's interfaces, where they are known;
-    /// otherwise those of its Node object stand for them.
+    /// otherwise those of its Node object stand for them. With what an operator should be told.
     pub fn for_objects(
-        self,
+        &self,
         objects: &[Object],
         assigned: Option<NodeAddresses>,
         families: Families,
         can_own: bool,
-    ) -> NodeSetup {
+    ) -> (NodeSetup, Vec<Hint>) {
         let node = objects.iter().find_map(|object| match object {
             Object::Node(node) if *node.name.name == *self.node => Some(&**node),
             _ => None,
         });
         let owned = can_own && self.config.table_ownership;
-        let traffic = Traffic::new(self.config, node);
+        let traffic = Traffic::new(self.config.clone(), node);
         let assigned = assigned.unwrap_or_else(|| addresses_of(node));
         let (NodeAddressing { options, local_addresses }, hints) = traffic.addressing(&assigned);
-        hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
-        NodeSetup {
+        let setup = NodeSetup {
             local_addresses,
             options,
             node_topology: NodeTopology {
-                node: self.node.into(),
+                node: self.node.as_str().into(),
                 zone: node.and_then(|node| node.zone.clone()),
             },
             families,
             owned,
-        }
+        };
+        (setup, hints)
     }
+}
+
+/// On stderr.
+pub fn tell_hints(hints: &[Hint]) {
+    hints.iter().for_each(|hint| tell(&format!("note: {hint}\n")));
 }
 
 fn addresses_of(node: Option<&Node>) -> NodeAddresses {

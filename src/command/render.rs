@@ -16,7 +16,9 @@ pub fn run(args: &RenderArgs) -> Result<ExitCode, CommandError> {
     let service = args.service.as_deref().map(object_name).transpose()?;
     let setup = input::setup(&args.node, &args.source)?;
     let objects = input::objects(&args.source, &setup.node, setup.allow_external_ips())?;
-    let wanted = wanted(&objects, setup.for_objects(&objects, None, Families::DUAL, true))?;
+    let (node, hints) = setup.for_objects(&objects, None, Families::DUAL, true);
+    input::tell_hints(&hints);
+    let wanted = wanted(&objects, node)?;
     let mut text = String::new();
     if let Some(service) = &service
         && Family::BOTH.iter().all(|f| wanted.engine.applied_placements(*f, service).is_empty())

@@ -62,6 +62,19 @@ impl FamilyDiff {
         self.services.is_empty() && self.shared.is_empty()
     }
 
+    /// What a later look at both sides tells as well: the rest was a change on its way.
+    #[must_use]
+    pub fn still(mut self, later: &FamilyDiff) -> FamilyDiff {
+        let none = BTreeSet::new();
+        for (label, differences) in &mut self.services {
+            let later = later.services.get(label).unwrap_or(&none);
+            differences.retain(|difference| later.contains(difference));
+        }
+        self.services.retain(|_, differences| !differences.is_empty());
+        self.shared.retain(|difference| later.shared.contains(difference));
+        self
+    }
+
     /// Whether the rules themselves differ, which a node's set-up decides and no object.
     pub fn is_of_set_up(&self) -> bool {
         let of_rules = |difference: &Difference| {

@@ -77,6 +77,29 @@ fn history_and_clients_are_no_difference() {
     assert_eq!(differences(&rulesets.v4, &fresh.rulesets.v4), "");
 }
 
+// A node address that appeared between two of diff's readings was told as a difference (CI saw it).
+#[test]
+fn what_a_later_look_does_not_tell_was_a_change_on_its_way() {
+    let diff = |services: &[(&str, &str)], shared: &[&str]| {
+        let difference = |frontend: &str, subject: &str| Difference {
+            frontend: frontend.to_owned(),
+            subject: subject.to_owned(),
+            only: Side::Found,
+        };
+        let mut diff = compare("ip", None, None);
+        for (service, frontend) in services {
+            let differences = diff.services.entry((*service).to_owned()).or_default();
+            differences.insert(difference(frontend, ""));
+        }
+        diff.shared = shared.iter().map(|subject| difference("", subject)).collect();
+        diff
+    };
+    let first = diff(&[("a/x", "1"), ("a/x", "2"), ("a/y", "3")], &["fe80::1", "fe80::2"]);
+    let later = diff(&[("a/x", "2"), ("a/z", "4")], &["fe80::2", "fe80::3"]);
+    assert_eq!(first.clone().still(&later), diff(&[("a/x", "2")], &["fe80::2"]));
+    assert!(first.still(&diff(&[], &[])).is_empty());
+}
+
 #[test]
 fn each_difference_has_its_words() {
     let external = |ip: &'static str| {
