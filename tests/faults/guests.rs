@@ -211,7 +211,7 @@ fn a_node_without_ipv6() {
     let (own, gateway) = (pod_ip(0, V4), "10.244.0.1");
     let links = format!(
         "link add veth0 type veth peer name eth0 netns {}\nlink set veth0 up\n\
-         addr add {gateway}/24 dev veth0\naddr add {}/32 dev lo",
+         addr add {gateway}/24 dev veth0\naddr add {}/32 dev lo\nroute add default dev veth0",
         pod.path(),
         NODE_IP.v4
     );
