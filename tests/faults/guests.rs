@@ -1,6 +1,7 @@
 //! Neighbours that take a kernel with more than every kernel has: `make kernels` runs these in its guests.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{
-    Agent, Dial, Flow, NODE_IP, NODE_NAME, Netns, PATIENCE, Place, REMOTE_NODE_IP, SILENCE, Server,
-    cluster_ip, external_ip, pod_ip,
+    Agent, Dial, Flow, NODE_IP, NODE_NAME, Netns, Outcome, PATIENCE, Place, REMOTE_NODE_IP,
+    SILENCE, Server, cluster_ip, external_ip, pod_ip,
 };
+
+use serde_json::json;
 
 use crate::manifests::{Web, cluster};
 use crate::neighbours::{dial, sent};
@@ -108,6 +111,14 @@ fn offloaded(node: &Node, flow: &mut Flow, protocol: &str, server: &str) {
     });
 }
 
+/// The frontends of [`web`], each from elsewhere.
+fn dialled() -> [(Place, SocketAddr); 2] {
+    [
+        (Place::Outside, SocketAddr::new(NODE_IP.v4, NODE_PORT)),
+        (Place::Pod(2), SocketAddr::new(cluster_ip(10, V4), 80)),
+    ]
+}
+
 // B-218, B-219: a CNI's flowtable takes packets past every hook. The removal of an endpoint ends its UDP
 // flows there, too; TCP stays where it is.
 #[test]
@@ -117,11 +128,7 @@ fn flows_in_a_flowtable_follow_their_endpoints() {
     node.write("web", &web(&[Place::Pod(0)]).objects());
     node.start_and_settle(&[]);
     node.lab.node.nft(FLOWTABLE).unwrap();
-    let frontends = [
-        (Place::Outside, SocketAddr::new(NODE_IP.v4, NODE_PORT)),
-        (Place::Pod(2), SocketAddr::new(cluster_ip(10, V4), 80)),
-    ];
-    for (from, to) in frontends {
+    for (from, to) in dialled() {
         node.write("web", &web(&[Place::Pod(0)]).objects());
         node.answered_by(from, Dial::new(Protocol::Udp, to), "pod-0");
         let mut tcp = node.lab.open(from, Protocol::Tcp, to).unwrap();
@@ -135,6 +142,34 @@ fn flows_in_a_flowtable_follow_their_endpoints() {
         println!("{from:?}: at the next endpoint after {took:.1?}");
         let answer = tcp.ask(PATIENCE);
         assert_eq!(answer.answer().map(|a| a.server.as_str()), Some("pod-0"), "{answer:?}");
+    }
+}
+
+// A Service that asks for it has connections to endpoints that are gone ended in a flowtable, too: they
+// leave it, and whoever gets the next packet resets it.
+#[test]
+#[ignore = "needs a kernel with flowtables: make kernels"]
+fn connections_in_a_flowtable_are_ended_on_request() {
+    let mut node = Node::new();
+    let write = |node: &Node, endpoint| {
+        let mut objects = web(&[endpoint]).objects();
+        objects[0]["metadata"]["annotations"] =
+            json!({ "kubeweir.io/end-connections-after": "1s" });
+        node.write("web", &objects);
+    };
+    write(&node, Place::Pod(0));
+    node.start_and_settle(&[]);
+    node.lab.node.nft(FLOWTABLE).unwrap();
+    for (from, to) in dialled() {
+        write(&node, Place::Pod(0));
+        node.answered_by(from, Dial::new(Protocol::Tcp, to), "pod-0");
+        let mut flow = node.lab.open(from, Protocol::Tcp, to).unwrap();
+        offloaded(&node, &mut flow, "tcp", "pod-0");
+        write(&node, Place::Pod(1));
+        let took = node.wait(&format!("the end of the connection from {from:?}"), || {
+            matches!(flow.ask(PATIENCE), Outcome::Failed(ErrorKind::ConnectionReset))
+        });
+        println!("{from:?}: ended after {took:.1?}");
     }
 }
 
@@ -225,7 +260,7 @@ fn a_node_without_ipv6() {
         Server::start(&pod, "pod-0", &[Protocol::Tcp, Protocol::Udp], &[address]).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let items = [cluster(), web(&[Place::Pod(0)]).objects()].concat();
-    let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     fs::write(directory.path().join("all.json"), list.to_string()).unwrap();
     let manifests = directory.path().to_str().unwrap();
     let args =
