@@ -22,6 +22,11 @@ static SLOWNESS: LazyLock<u32> = LazyLock::new(|| match std::env::var(VARIABLE) 
     Err(_) => 1,
 });
 
+/// Whether this machine is emulated, or as slow.
+pub fn is_slow() -> bool {
+    *SLOWNESS > 1
+}
+
 /// A deadline as it is on this machine: written down for an ordinary one, and longer where
 /// `KUBEWEIR_SLOWNESS` says that everything takes so many times longer, so that slowness does not look
 /// like a fault.

@@ -99,7 +99,8 @@ fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
             objects = read()?;
         }
         let (later, _) = look(&setup, &objects)?;
-        diffs = diffs.into_iter().zip(&later).map(|(diff, later)| diff.still(later)).collect();
+        diffs =
+            later.into_iter().zip(&diffs).map(|(later, earlier)| later.after(earlier)).collect();
     }
     Ok(diffs)
 }

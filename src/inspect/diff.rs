@@ -62,16 +62,12 @@ impl FamilyDiff {
         self.services.is_empty() && self.shared.is_empty()
     }
 
-    /// What a later look at both sides tells as well: the rest was a change on its way.
+    /// This later look, without what only it tells: that is a change on its way. A service that differs
+    /// each time in another way still differs.
     #[must_use]
-    pub fn still(mut self, later: &FamilyDiff) -> FamilyDiff {
-        let none = BTreeSet::new();
-        for (label, differences) in &mut self.services {
-            let later = later.services.get(label).unwrap_or(&none);
-            differences.retain(|difference| later.contains(difference));
-        }
-        self.services.retain(|_, differences| !differences.is_empty());
-        self.shared.retain(|difference| later.shared.contains(difference));
+    pub fn after(mut self, earlier: &FamilyDiff) -> FamilyDiff {
+        self.services.retain(|label, _| earlier.services.contains_key(label));
+        self.shared.retain(|difference| earlier.shared.contains(difference));
         self
     }
 

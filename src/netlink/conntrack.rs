@@ -121,7 +121,6 @@ impl Conntrack {
     ) -> Result<(usize, bool), ConntrackError> {
         let family = Family::of(&endpoint);
         let (entries, dump) = self.entries(family, Within::AnsweredBy(endpoint), which)?;
-        let more = entries.len() > MOST_ENDED || dump == Dump::Interrupted;
         let flows: Vec<Flow> = entries.iter().take(MOST_ENDED).map(Entry::flow).collect();
         before(&flows);
         // Sockets of this host, as long as their last packet finds its way to an endpoint that lives
@@ -132,7 +131,8 @@ impl Conntrack {
             }
         }
         let ended = self.delete(&flows).deleted;
-        Ok((ended, more && ended > 0))
+        let more = entries.len() > MOST_ENDED && ended > 0;
+        Ok((ended, more || dump == Dump::Interrupted))
     }
 
     /// Deletes these very entries; one that is gone counts as deleted.

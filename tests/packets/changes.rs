@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kubeweir::model::{Family, Kind, Object};
+use kubeweir::testing::is_slow;
 use kubeweir::testing::lab::{
     Dial, Lab, Outcome, Place, PodNetwork, ServiceBuilder, external_ip, service,
 };
@@ -290,7 +291,10 @@ fn replaced_tables_make_no_gap() {
     });
     println!("600 replacements: {}", summary(&dialled));
     let lost = dialled.iter().filter(|outcome| outcome.answer().is_none()).count();
-    assert_eq!(lost, 0, "{}", summary(&dialled));
+    // An emulated processor may stand still in the middle of a packet for longer than both transactions
+    // of a handover take (5 of 100 000, on a host at load 12).
+    let allowed = if is_slow() { dialled.len() / 10_000 } else { 0 };
+    assert!(lost <= allowed, "{}", summary(&dialled));
 }
 
 // The hooks of source ranges are there only while a Service has some, the rules of affinity and policy

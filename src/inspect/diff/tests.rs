@@ -79,7 +79,7 @@ fn history_and_clients_are_no_difference() {
 
 // A node address that appeared between two of diff's readings was told as a difference (CI saw it).
 #[test]
-fn what_a_later_look_does_not_tell_was_a_change_on_its_way() {
+fn what_one_look_alone_tells_is_a_change_on_its_way() {
     let diff = |services: &[(&str, &str)], shared: &[&str]| {
         let difference = |frontend: &str, subject: &str| Difference {
             frontend: frontend.to_owned(),
@@ -95,9 +95,9 @@ fn what_a_later_look_does_not_tell_was_a_change_on_its_way() {
         diff
     };
     let first = diff(&[("a/x", "1"), ("a/x", "2"), ("a/y", "3")], &["fe80::1", "fe80::2"]);
-    let later = diff(&[("a/x", "2"), ("a/z", "4")], &["fe80::2", "fe80::3"]);
-    assert_eq!(first.clone().still(&later), diff(&[("a/x", "2")], &["fe80::2"]));
-    assert!(first.still(&diff(&[], &[])).is_empty());
+    let later = diff(&[("a/x", "5"), ("a/z", "4")], &["fe80::2", "fe80::3"]);
+    assert_eq!(later.after(&first), diff(&[("a/x", "5")], &["fe80::2"]));
+    assert!(diff(&[], &[]).after(&first).is_empty());
 }
 
 #[test]
