@@ -53,7 +53,7 @@ target/nft/%: tests/nft_versions/fetch.sh
 	touch $@
 
 kernels: DEBIAN_TEST_PACKAGES += qemu-system-x86 cpio zstd kmod
-kernels: setup ## All kernels that the README names, in guests: what runs on each, as a table
+kernels: setup ## Debian's kernels, in guests: what runs on each, as a table
 	tests/kernels/run $(KERNELS)
 
 bench: setup ## The benchmarks behind benches/README.md
