@@ -26,11 +26,8 @@ pub enum Command {
 /// What the process is to print, and its exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// For stdout.
     pub stdout: String,
-    /// For stderr.
     pub stderr: String,
-    /// Exit code.
     pub code: u8,
 }
 

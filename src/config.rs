@@ -11,15 +11,11 @@
 //!
 //! Pure, but for [`mod@watch`]. Must not know rules of traffic, nftables or the API.
 
-pub use crate::model::address;
 mod complete;
 pub mod decode;
 pub mod duration;
-mod effect;
 pub mod feature_gates;
 pub mod flags;
-mod node_name;
-pub mod note;
 mod resolve;
 pub mod sanity;
 mod traffic;
@@ -38,16 +34,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-pub use complete::{CompleteError, Completed, complete};
+use crate::model::PerFamily;
+
+pub use crate::model::address;
+pub use complete::{CompleteError, Completed, NodeNameError, complete, node_name};
 pub use feature_gates::{FeatureGates, Gate};
-pub use node_name::{NodeNameError, node_name};
-pub use note::{Note, NoteLevel};
 pub use resolve::{UNSET_MODE, resolve};
 pub use traffic::Traffic;
 pub use v1alpha1::KubeProxyConfiguration;
 pub use validate::{Violation, Violations};
-
-use crate::model::PerFamily;
 
 /// Whose behaviour the rules have; they are nftables in every mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,7 +117,6 @@ pub struct LocalhostProxy {
     pub udp: bool,
 }
 
-/// The HTTP servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Where the proxy health server listens; `None` if it is off (B-007).
@@ -138,7 +132,6 @@ pub struct ServerConfig {
 /// How to reach the API server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientConfig {
-    /// Path of the kubeconfig.
     pub kubeconfig: Option<PathBuf>,
     /// URL that wins over the kubeconfig's server; without both, in-cluster (B-013).
     pub master: Option<String>,
@@ -152,7 +145,6 @@ pub struct ClientConfig {
     pub burst: u32,
 }
 
-/// The resolved configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Whose behaviour the rules have.
@@ -184,7 +176,6 @@ pub struct Config {
     pub conntrack: ConntrackConfig,
     /// oom_score_adj of the process.
     pub oom_score_adj: i32,
-    /// The HTTP servers.
     pub servers: ServerConfig,
     /// How to reach the API server.
     pub client: ClientConfig,
@@ -197,7 +188,6 @@ pub struct Config {
     /// After which time TCP connections to endpoints that are gone are ended, where a Service does
     /// not say.
     pub end_connections_after: Option<Duration>,
-    /// State of every feature gate.
     pub gates: FeatureGates,
     /// What is worth a log line about all this; logged once by `main`.
     pub notes: Vec<Note>,
@@ -235,4 +225,53 @@ pub fn shown(object: &KubeProxyConfiguration) -> Value {
         }
     }
     shown
+}
+
+// Things worth a log line that are no failure: found by pure code, logged by `main`.
+
+/// One log line in waiting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// How loudly it is said.
+    pub level: NoteLevel,
+    pub text: String,
+}
+
+/// How loudly a [`Note`] is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoteLevel {
+    /// For the record.
+    Info,
+    /// Something may be mistaken.
+    Warning,
+    /// Something is mistaken, and the process goes on.
+    Error,
+}
+
+impl Note {
+    pub fn info(text: String) -> Note {
+        Note { level: NoteLevel::Info, text }
+    }
+
+    pub fn warning(text: String) -> Note {
+        Note { level: NoteLevel::Warning, text }
+    }
+
+    pub fn error(text: String) -> Note {
+        Note { level: NoteLevel::Error, text }
+    }
+
+    pub fn log(&self) {
+        match self.level {
+            NoteLevel::Info => tracing::info!("{}", self.text),
+            NoteLevel::Warning => tracing::warn!("{}", self.text),
+            NoteLevel::Error => tracing::error!("{}", self.text),
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }

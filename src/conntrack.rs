@@ -22,7 +22,6 @@
 //! new flows go and end none: an endpoint that serves keeps its flows (B-163, B-220).
 
 mod endings;
-mod entry;
 mod pressure;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -32,18 +31,16 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-pub use endings::{Drained, Ending, Endings, List};
-pub use entry::{Change, Counts, Entry, Within};
-pub use pressure::{Finding, Pressure, Statistics};
-
 use crate::model::{EndpointSlice, Family, Protocol, Service, ServicePort, SlicePort};
+
+pub use endings::{Drained, Ending, Endings, List};
+pub use pressure::{Finding, Pressure, Statistics};
 
 /// One service port in one family, as flows see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedPort {
     /// The family of all its addresses.
     pub family: Family,
-    /// UDP or TCP.
     pub protocol: Protocol,
     /// ClusterIP, load balancer VIPs and external IPs.
     pub addresses: Vec<IpAddr>,
@@ -153,16 +150,13 @@ fn serving(
 /// One direction of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tuple {
-    /// Sender.
     pub source: SocketAddr,
-    /// Receiver.
     pub destination: SocketAddr,
 }
 
 /// A flow as the kernel tracks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// UDP or TCP.
     pub protocol: Protocol,
     /// An answer was seen.
     pub replied: bool,
@@ -230,7 +224,6 @@ impl<'a> Destinations<'a> {
 /// Which flows a reconciliation has to see: what a kernel is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Scope {
-    /// Of this protocol.
     pub protocol: Protocol,
     /// Only those that nobody has answered.
     pub unreplied: bool,
@@ -312,3 +305,91 @@ impl<'a> Reconciliation<'a> {
 
 #[cfg(test)]
 mod tests;
+
+// An entry of the conntrack table, as people look at it.
+
+/// What the kernel knows of a flow.
+///
+/// What it tells only by configuration, or only in some messages, may be missing: a notification of a
+/// change has neither times nor counts, nor the state of TCP unless that changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// TCP, UDP or SCTP; others have no Service.
+    pub protocol: Protocol,
+    /// As the client sent it, before translation.
+    pub original: Tuple,
+    /// As answers are expected, before they are translated back: the source is the endpoint.
+    pub reply: Tuple,
+    /// Conntrack zone, if it is not the default one.
+    pub zone: Option<u16>,
+    /// A packet came back.
+    pub replied: bool,
+    /// Not pushed out of a full table.
+    pub assured: bool,
+    /// The state of a TCP connection, in the words of `conntrack -L`.
+    pub tcp: Option<&'static str>,
+    /// When it began, nanoseconds since 1970; with `nf_conntrack_timestamp`.
+    pub started: Option<u64>,
+    /// With `nf_conntrack_acct`.
+    pub counts: Option<Counts>,
+    /// The kernel's number of this very entry.
+    pub id: Option<u32>,
+}
+
+impl Entry {
+    /// Whether it is a TCP connection that somebody may still use.
+    pub fn is_connection(&self) -> bool {
+        self.protocol == Protocol::Tcp
+            && self.replied
+            && !matches!(self.tcp, Some("TIME_WAIT" | "CLOSE"))
+    }
+
+    /// What names it to the kernel.
+    pub fn flow(&self) -> Flow {
+        let Entry { protocol, replied, original, reply, zone, id, .. } = *self;
+        Flow { protocol, replied, original, reply, zone, id }
+    }
+}
+
+/// What passed so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets, from the client and back.
+    pub packets: [u64; 2],
+    /// Bytes, from the client and back, headers included.
+    pub bytes: [u64; 2],
+}
+
+/// Which entries are asked for, by one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Within {
+    /// All of a family.
+    All,
+    /// This client's.
+    From(IpAddr),
+    /// Those that were sent to this address.
+    To(IpAddr),
+    /// Those that this endpoint answers.
+    AnsweredBy(IpAddr),
+}
+
+impl Within {
+    /// Whether an entry is among them.
+    pub fn contains(self, entry: &Entry) -> bool {
+        match self {
+            Within::All => true,
+            Within::From(ip) => entry.original.source.ip() == ip,
+            Within::To(ip) => entry.original.destination.ip() == ip,
+            Within::AnsweredBy(ip) => entry.reply.source.ip() == ip,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    New,
+    /// Its state changed.
+    Updated,
+    /// It is gone.
+    Ended,
+}

@@ -5,7 +5,6 @@
 //! pure; [`Health`] is the same behind a lock and with a clock, shared between those who report and
 //! the servers in [`serve`] and [`service`]. Nothing here knows rules or Services' endpoints.
 
-mod report;
 pub mod service;
 mod state;
 
@@ -25,7 +24,7 @@ use crate::http_server::{self, Limits, Places, not_found};
 use crate::metrics::Metrics;
 use crate::model::{Family, Node};
 
-pub use report::Report;
+pub use state::Report;
 pub use state::{FamilyHealth, HealthStatus, Moment, ProxyHealth};
 
 /// For how long the worker has been at one piece of work without an end.
@@ -89,7 +88,6 @@ impl Health {
         self.lock().observe_node(node);
     }
 
-    /// The health now.
     pub fn status(&self) -> HealthStatus {
         let (now, busy) = ((self.clock)(), (self.busy)());
         self.lock().status(now, busy)

@@ -71,20 +71,16 @@ pub enum DumpError {
     /// The table changed while it was read, every time it was tried.
     #[error("table {0} kube-proxy kept changing while it was read")]
     Interrupted(&'static str),
-    /// A system call failed.
     #[error("table {family} kube-proxy: reading {what}")]
     Io {
-        /// Which objects.
         what: &'static str,
         /// nft's name of the family.
         family: &'static str,
         #[source]
         source: io::Error,
     },
-    /// The kernel's answer made no sense.
     #[error("table {family} kube-proxy: reading {what}: malformed answer: {reason}")]
     Malformed {
-        /// Which objects.
         what: &'static str,
         /// nft's name of the family.
         family: &'static str,

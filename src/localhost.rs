@@ -38,9 +38,7 @@ const RETRY: Duration = Duration::from_secs(30);
 pub struct Place {
     /// The family, whose loopback address it is.
     pub family: Family,
-    /// TCP, or UDP.
     pub protocol: Protocol,
-    /// The NodePort.
     pub port: u16,
 }
 
@@ -113,7 +111,6 @@ impl Desired {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {place}")]
 pub struct ListenError {
-    /// Where.
     place: Place,
     #[source]
     source: io::Error,

@@ -16,8 +16,9 @@
 //! so there is nothing to flush. Lines go to stderr, and with split streams everything but errors
 //! goes to stdout (Q-04: upstream's help says stdout, its program does stderr).
 
-mod event;
 mod format;
+#[cfg(test)]
+mod tests;
 mod verbosity;
 
 use std::io::{self, Write};
@@ -25,12 +26,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use tracing::{Event, Metadata, Subscriber, subscriber::Interest};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::config::v1alpha1::Logging;
-
 use format::{Format, Header, Record, Severity};
 use verbosity::Thresholds;
 
@@ -50,12 +51,10 @@ pub fn log_flags(lines: impl Iterator<Item = String>) {
 pub struct Handle(Arc<Thresholds>);
 
 impl Handle {
-    /// The present verbosity.
     pub fn verbosity(&self) -> u32 {
         self.0.verbosity()
     }
 
-    /// Sets the verbosity from now on.
     pub fn set_verbosity(&self, verbosity: u32) {
         self.0.set_verbosity(verbosity);
         tracing::callsite::rebuild_interest_cache();
@@ -65,10 +64,8 @@ impl Handle {
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// No such format.
     #[error("unsupported log format {0:?}")]
     Format(String),
-    /// There is a global subscriber already.
     #[error("logging is set up twice")]
     Twice(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
@@ -133,7 +130,7 @@ impl<S: Subscriber> Layer<S> for KlogLayer {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        let content = event::read(event);
+        let content = format::read(event);
         let v = content.v.unwrap_or_else(|| verbosity::of_metadata(metadata));
         let severity = Severity::of(*metadata.level());
         if severity == Severity::Info && !self.thresholds.shows(v, metadata.file()) {
@@ -169,6 +166,3 @@ pub fn init(logging: &Logging) -> Result<Handle, LoggingError> {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))?;
     Ok(handle)
 }
-
-#[cfg(test)]
-mod tests;

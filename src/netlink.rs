@@ -30,26 +30,24 @@ mod socket;
 pub mod sockets;
 mod uapi;
 mod userdata;
-mod verdict;
 pub mod xtables;
-
-pub use attribute::{Message, Messages, Truncated};
-pub use batch::{Batch, Unencodable};
-pub use decode::{Object, decode};
-pub use monitor::{Monitor, MonitorError, Notice};
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
-
-use reply::Replies;
-use socket::{RECEIVE_BUFFER, Socket};
 
 use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 use crate::model::Family;
 use crate::ruleset::{
     Chain, Counter, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
 };
+use reply::Replies;
+use socket::{RECEIVE_BUFFER, Socket};
+
+pub use attribute::{Message, Messages, Truncated};
+pub use batch::{Batch, Unencodable};
+pub use decode::{Object, decode};
+pub use monitor::{Monitor, MonitorError, Notice};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
 /// `sendmsg` returns; without one after this time there will be none.
@@ -69,13 +67,11 @@ pub struct OpenError(#[source] io::Error);
 /// Finding out what the kernel can do failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// No socket.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The attempt failed for another reason than a kernel that lacks the feature.
     #[error("trying whether the kernel gives tables an owner")]
     Commit(#[source] CommitError),
-    /// A rule that looks at connections was refused.
     #[error("trying whether the kernel tracks connections")]
     Conntrack(#[source] CommitError),
 }
@@ -94,8 +90,7 @@ pub struct NetlinkKernel {
 impl NetlinkKernel {
     /// Opens the socket. Needs no privilege; what is done with it later needs CAP_NET_ADMIN.
     ///
-    /// # Errors
-    /// If the kernel has no netfilter netlink or descriptors are used up.
+    /// Errors: the kernel has no netfilter netlink or descriptors are used up.
     pub fn open() -> Result<NetlinkKernel, OpenError> {
         NetlinkKernel::open_for(Table::NAME)
     }
@@ -121,8 +116,7 @@ impl NetlinkKernel {
 
     /// The table of a family without its content, for a cheap look whether it is there and whose.
     ///
-    /// # Errors
-    /// As [`Kernel::dump`].
+    /// Errors: as [`Kernel::dump`].
     pub fn table(&self, family: Family) -> Result<Option<Table>, DumpError> {
         dump::table(family, self.portid())
     }
@@ -250,8 +244,7 @@ impl Kernel for NetlinkKernel {
 
 /// The named counters of a family's table, without the rest of it; empty without a table.
 ///
-/// # Errors
-/// As [`Kernel::dump`].
+/// Errors: as [`Kernel::dump`].
 pub fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
     dump::counters(family)
 }
@@ -261,8 +254,7 @@ pub fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
 /// Tried, never guessed: one batch adds such a table under a name of its own and deletes it again, so
 /// nothing is ever seen of it.
 ///
-/// # Errors
-/// If trying is impossible, CAP_NET_ADMIN lacking above all.
+/// Errors: trying is impossible, CAP_NET_ADMIN lacking above all.
 pub fn probe_ownership() -> Result<bool, ProbeError> {
     let table = Table { comment: None, owner: Ownership::Ours, persist: true };
     match rehearse(Family::V4, table, Vec::new())? {
@@ -280,8 +272,7 @@ pub fn probe_ownership() -> Result<bool, ProbeError> {
 /// Has the kernel load what tracks connections, by a rule that asks for it and is never committed to
 /// stay: its settings exist only then.
 ///
-/// # Errors
-/// If the rule is refused.
+/// Errors: the rule is refused.
 pub fn load_conntrack(family: Family) -> Result<(), ProbeError> {
     let table = Table { comment: None, owner: Ownership::Nobody, persist: false };
     let chain = Chain { name: "probe".into(), hooked: None, comment: None };
@@ -294,8 +285,7 @@ pub fn load_conntrack(family: Family) -> Result<(), ProbeError> {
 /// Tries operations in a table of its own name that is deleted in the same batch: the kernel checks
 /// everything, and nothing is ever seen of it.
 ///
-/// # Errors
-/// Without a socket; within, what the kernel refuses.
+/// Errors: without a socket; within, what the kernel refuses.
 pub fn rehearse(
     family: Family,
     table: Table,

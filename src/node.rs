@@ -8,4 +8,3 @@ pub mod addresses;
 pub mod families;
 pub mod nodeport;
 pub mod object;
-pub mod route;

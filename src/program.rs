@@ -9,7 +9,6 @@
 pub mod chains;
 pub mod counter;
 pub mod extension;
-pub mod localhost;
 pub mod objects;
 pub mod options;
 pub mod placement;
@@ -20,11 +19,11 @@ pub mod slots;
 pub use chains::{Program, RuleId, program};
 pub use counter::CounterId;
 pub use extension::{Extension, ExtensionObjects, ended};
-pub use localhost::{LocalhostPort, localhost_port};
 pub use objects::{Role, ServiceObjects, clients_map, service_objects};
 pub use options::{LocalPods, LocalhostNodePorts, NodeAddressing, NodePortMatch, RuleOptions};
 pub use placement::{
     Frontend, FrontendAt, FrontendKey, FrontendKind, Placement, comment, elements,
 };
+pub use placement::{LocalhostPort, localhost_port};
 pub use set::{Class, FrontendSpace, ListScope, SetId};
 pub use slots::Slots;

@@ -8,7 +8,6 @@
 mod apply;
 mod element;
 mod expr;
-mod handover;
 mod object;
 mod op;
 mod render;
@@ -20,7 +19,7 @@ pub use expr::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, MetaKey, PayloadBase, Register, RejectKind,
     SetUpdate, Verdict,
 };
-pub use handover::handover;
+pub use object::handover;
 pub use object::{
     Chain, ChainType, Counter, Hook, Hooked, Name, Ownership, Rule, Set, SetKind, Table,
 };
@@ -47,7 +46,6 @@ pub struct Ruleset {
     pub table: Option<Table>,
     /// Chains by name, each with its rules.
     pub chains: BTreeMap<Name, (Chain, Vec<Rule>)>,
-    /// Named counters.
     pub counters: BTreeMap<Name, Counter>,
     /// Sets and maps by name, each with its elements.
     pub sets: BTreeMap<Name, (Set, BTreeMap<Key, Element>)>,

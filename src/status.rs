@@ -14,7 +14,6 @@ use crate::engine::{FamilySummary, UnservedReason};
 /// Where the metrics server serves it.
 pub const PATH: &str = "/kubeweir/status";
 
-/// State of the agent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
@@ -42,7 +41,6 @@ pub struct Endings {
     pub held: usize,
 }
 
-/// State of one family.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FamilyStatus {
     /// Figures of what is applied and pending.
@@ -77,7 +75,6 @@ pub struct Dropped {
     pub last_minute: u64,
 }
 
-/// One sync of a family.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LastSync {
     /// When it ended, RFC 3339.
@@ -124,12 +121,10 @@ pub struct QuarantinedService {
 pub struct SharedStatus(Arc<Mutex<Status>>);
 
 impl SharedStatus {
-    /// Changes it.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A copy.
     pub fn get(&self) -> Status {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

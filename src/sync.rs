@@ -6,7 +6,6 @@
 
 mod blame;
 mod inbox;
-mod quarantine;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -17,8 +16,8 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use blame::{Quarantine, Quarantined};
 pub use inbox::{Inbox, Incoming, Refusal};
-pub use quarantine::{Quarantine, Quarantined};
 pub use schedule::Limits;
 pub use thread::{Programmer, StartError, watch_foreign_changes};
 pub use turn::{Arrival, FamilyState, Foreign, InForce, Subscriber, Synced, Turn};
@@ -42,7 +41,6 @@ const RECHECKS: usize = 3;
 /// Why a family could not be brought to the wanted state; it stays pending.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// The table could not be read.
     #[error(transparent)]
     Dump(#[from] DumpError),
     /// A transaction did not get through, and no single service is to blame.
@@ -116,7 +114,6 @@ impl<K: Kernel> Synchronizer<K> {
         self.distrusted[family] = true;
     }
 
-    /// Services set aside in a family.
     pub fn quarantined(&self, family: Family) -> &BTreeMap<ObjectName, Quarantined> {
         self.quarantine[family].services()
     }
@@ -296,8 +293,7 @@ impl<K: Kernel> Synchronizer<K> {
     /// Has late packets of connections refused that are ended; whether that is in force. No service
     /// depends on it: a failure is not tried again.
     ///
-    /// # Errors
-    /// If it could not be committed.
+    /// Errors: it could not be committed.
     pub fn refuse(
         &mut self,
         family: Family,
@@ -340,8 +336,7 @@ impl<K: Kernel> Synchronizer<K> {
 /// kernel refuses every `add table` on it without the same flags (EOPNOTSUPP, seen up to 6.18), so
 /// that no upstream kube-proxy could follow.
 ///
-/// # Errors
-/// If the table cannot be read, or the kernel refuses; then it is as it was, or the handover has not
+/// Errors: the table cannot be read, or the kernel refuses; then it is as it was, or the handover has not
 /// ended, which harms nobody.
 pub fn release(kernel: &mut impl Kernel, family: Family) -> Result<(), SyncError> {
     let ruleset = kernel.dump(family)?;

@@ -40,14 +40,11 @@ pub enum When {
     Below,
 }
 
-/// A value a file shall have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// Path without the leading slash.
     pub file: &'static str,
-    /// The number.
     pub value: u64,
-    /// When it is written.
     pub when: When,
 }
 

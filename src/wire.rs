@@ -10,7 +10,6 @@
 
 mod convert;
 mod decode;
-mod frame;
 pub mod message;
 
 use std::collections::HashSet;
@@ -21,7 +20,7 @@ use std::sync::Arc;
 use crate::model::{Hints, Kind, Object, ObjectName, Skip};
 
 pub use decode::{Decoder, Unreadable};
-pub use frame::{Frames, MAX_FRAME};
+pub use decode::{Frames, MAX_FRAME};
 pub use message::Status;
 
 /// How a body is encoded.
@@ -62,7 +61,6 @@ pub struct List {
     pub skips: Vec<Skip>,
 }
 
-/// One event of a watch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// ADDED or MODIFIED.
@@ -75,7 +73,6 @@ pub enum Event {
     },
     /// BOOKMARK: a version to resume from.
     Bookmark {
-        /// The version.
         resource_version: String,
         /// Whether it ends the initial events of a streaming list.
         initial_events_end: bool,
@@ -87,9 +84,7 @@ pub enum Event {
 /// What was being decoded when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The list of a kind.
     List(Kind),
-    /// A watch event of a kind.
     Event(Kind),
     Status,
 }
@@ -107,43 +102,32 @@ impl fmt::Display for Part {
 /// A body or a frame that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// It is no JSON of the right shape.
     #[error("decoding the JSON of {part}")]
     Json {
-        /// What it should have been.
         part: Part,
         /// Where and why.
         #[source]
         source: serde_json::Error,
     },
-    /// It is no protobuf of the right shape.
     #[error("decoding the protobuf of {part}")]
     Protobuf {
-        /// What it should have been.
         part: Part,
         /// Where and why.
         #[source]
         source: prost::DecodeError,
     },
-    /// A protobuf body or object without the magic `k8s\0`.
     #[error("decoding {part}: no Kubernetes protobuf envelope")]
-    NoEnvelope {
-        /// What it should have been.
-        part: Part,
-    },
+    NoEnvelope { part: Part },
     /// The object of an event has no readable metadata, or a Status no readable fields.
     #[error("decoding the object of {part}")]
     Object {
-        /// What it should have been.
         part: Part,
         /// Where and why.
         #[source]
         source: Unreadable,
     },
-    /// The body is of another kind.
     #[error("expected {expected}, got kind {found:?}")]
     UnexpectedKind {
-        /// What it should have been.
         expected: Part,
         /// `kind` of the body.
         found: String,
@@ -151,16 +135,12 @@ pub enum WireError {
     /// The server answered with a Status where something else was expected.
     #[error("the API server sent no {expected}")]
     Refused {
-        /// What it should have been.
         expected: Part,
-        /// The server's answer.
         #[source]
         source: Status,
     },
-    /// An event of unknown type.
     #[error("unknown watch event type {0:?}")]
     UnknownEvent(String),
-    /// A frame of a watch exceeds the limit.
     #[error("a watch frame of {length} bytes or more exceeds the limit of {limit}")]
     FrameTooLong {
         /// Its length as far as known, bytes.

@@ -23,13 +23,10 @@ use super::proxy::Proxy;
 /// Why no connection could be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// Neither kubeconfig nor master is set, and this is no pod.
     #[error("no kubeconfig and no master given, and the in-cluster configuration is unusable")]
     InCluster(#[source] kube::config::InClusterError),
-    /// The kubeconfig cannot be read or says too little.
     #[error("cannot load kubeconfig {}", path.display())]
     Kubeconfig {
-        /// The file.
         path: PathBuf,
         #[source]
         source: KubeconfigError,
@@ -37,24 +34,19 @@ pub enum ConnectionError {
     /// The kubeconfig has not the shape of one. What stands there is not quoted: it may be a secret.
     #[error("cannot load kubeconfig {}: malformed at line {line}, column {column}", path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// Counted from 1; 0 if the place is not known.
         line: u64,
-        /// Likewise.
         column: u64,
     },
-    /// `--master` is no URL.
     #[error("master {master:?} is not a URL")]
     Master {
         master: String,
         #[source]
         source: http::uri::InvalidUri,
     },
-    /// Certificates, keys or tokens cannot be used.
     #[error("cannot use the credentials for {server}")]
     Credentials {
-        /// The API server.
         server: http::Uri,
         /// The certificate, key, token or plugin at fault.
         #[source]
@@ -63,32 +55,26 @@ pub enum ConnectionError {
     /// A file that a kubeconfig names, or the service account's token, cannot be read.
     #[error("cannot read {}", path.display())]
     File {
-        /// The file.
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    /// Inline data of a kubeconfig is no base64.
     #[error("kubeconfig {} has data that is not base64", path.display())]
     NotBase64 {
-        /// The file.
         path: PathBuf,
         /// Where it ends to be.
         #[source]
         source: base64::DecodeError,
     },
-    /// A CA was given, and none of its blocks is a certificate.
     #[error("no certificate can be read from {0}")]
     NoAnchor(String),
     /// The client's certificate and key do not go with each other, or are of no known sort.
     #[error("cannot use the credentials for {server}: client certificate and key")]
     Identity {
-        /// The API server.
         server: http::Uri,
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// `tls-server-name` is no name.
     #[error("tls-server-name {name:?} is not a name")]
     ServerName {
         name: String,
@@ -98,14 +84,12 @@ pub enum ConnectionError {
     /// A field that client-go refuses too. Its value is not quoted: it may hold a password.
     #[error("kubeconfig {}: {field} {reason}", path.display())]
     Field {
-        /// The file.
         path: PathBuf,
         /// As the kubeconfig has it.
         field: &'static str,
         /// The rest of the sentence.
         reason: &'static str,
     },
-    /// An exec plugin brought no credentials.
     #[error("exec plugin {command:?} of the kubeconfig: {reason}")]
     Plugin {
         /// What was run, without arguments and environment: they may be secrets.
@@ -152,7 +136,6 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Whether there are any.
     pub(super) fn is_empty(&self) -> bool {
         self.token.is_none() && self.others.is_empty()
     }

@@ -6,25 +6,26 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::{AUTHORIZATION, COOKIE, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
 use kube::client::{AuthError, Body, ConfigExt};
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use std::sync::Arc;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, service_fn};
 use tracing::warn;
 
 use super::access::{Access, ConnectionError, Files, Trust};
 use super::crypto;
-use super::dial::{self, Pings, Tls};
+use super::dial::{self, Connector, Pings, Tls};
 use super::proxy::{Environment, Route};
-use super::redirect;
 use super::trust::{self, Anchors, Anyone, Bundle};
 
 /// Sends one request with base URL and credentials added.
@@ -267,8 +268,53 @@ fn transport(access: &Access, http2: bool) -> Result<Transport, ConnectionError>
                 }
                 request
             })
-            .service(service_fn(move |request| redirect::follow(client.clone(), request))),
+            .service(service_fn(move |request| follow(client.clone(), request))),
     ))
+}
+
+// Redirects, which balancers answer with and Go follows.
+
+/// Go's bound.
+const MOST: usize = 10;
+
+/// Sends a request, and again to wherever it is sent; what writes is sent once.
+pub(super) async fn follow(
+    client: Client<Connector, Body>,
+    request: Request<Body>,
+) -> Result<Response<Incoming>, BoxError> {
+    let method = request.method().clone();
+    let (mut uri, mut headers) = (request.uri().clone(), request.headers().clone());
+    let mut answer = client.request(request).await?;
+    for _ in 0..MOST {
+        let Some(next) = target(&answer, &uri).filter(|_| method == Method::GET) else { break };
+        if next.authority() != uri.authority() || next.scheme() != uri.scheme() {
+            forget_credentials(&mut headers);
+        }
+        uri = next;
+        let mut request = Request::get(uri.clone()).body(Body::empty())?;
+        request.headers_mut().clone_from(&headers);
+        answer = client.request(request).await?;
+    }
+    Ok(answer)
+}
+
+fn forget_credentials(headers: &mut HeaderMap) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(COOKIE);
+}
+
+/// Where an answer sends to: another URL, or another path of this one.
+fn target(answer: &Response<Incoming>, uri: &Uri) -> Option<Uri> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location: Uri = answer.headers().get(LOCATION)?.to_str().ok()?.parse().ok()?;
+    if location.scheme().is_some() {
+        return Some(location);
+    }
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = location.into_parts().path_and_query;
+    Uri::from_parts(parts).ok()
 }
 
 #[cfg(test)]

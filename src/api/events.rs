@@ -4,8 +4,7 @@
 //! task of its own writes to the API. A lost Event is a log line and nothing more: callers log what
 //! happened themselves.
 
-mod series;
-
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,11 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::model::ObjectName;
-
 use super::client::{Client, RequestError};
-use super::watch::{LONGEST_ASKED, retry_after};
-use series::{Series, Write};
+use super::machine::LONGEST_ASKED;
+use super::watch::retry_after;
+use crate::model::ObjectName;
 
 /// Events that wait to be written; more are dropped (client-go's queue).
 const QUEUE: usize = 1000;
@@ -80,7 +78,6 @@ impl Reason {
 /// What an Event is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Regarding {
-    /// This node.
     Node,
     Service(ObjectName),
 }
@@ -304,6 +301,66 @@ fn build(event: &Event, node: &str, time: Timestamp) -> events::Event {
     }
 }
 
+// Which Events are new and which continue a series.
+//
+// Source: KEP-383.
+
+/// A series without repeats for this long is over (client-go).
+const FINISHED: Duration = Duration::from_secs(6 * 60);
+/// The written count of a lasting series is refreshed this often (client-go).
+const REFRESH: Duration = Duration::from_secs(30 * 60);
+
+/// What to write for an occurrence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Write {
+    /// A new Event.
+    Create,
+    /// `series.count` of the Event with this name.
+    Patch { name: String, count: i32 },
+    /// Nothing: counted for the next patch.
+    Nothing,
+}
+
+/// Series that are going on, by reason and object.
+#[derive(Debug, Default)]
+struct Series(HashMap<(Reason, Regarding), Entry>);
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    count: i32,
+    seen: Instant,
+    written: Instant,
+}
+
+impl Series {
+    /// Takes an occurrence at `now`.
+    fn record(&mut self, reason: Reason, regarding: &Regarding, now: Instant) -> Write {
+        self.0.retain(|_, entry| now.saturating_duration_since(entry.seen) < FINISHED);
+        let Some(entry) = self.0.get_mut(&(reason, regarding.clone())) else {
+            return Write::Create;
+        };
+        entry.count += 1;
+        entry.seen = now;
+        if entry.count > 2 && now.saturating_duration_since(entry.written) < REFRESH {
+            return Write::Nothing;
+        }
+        entry.written = now;
+        Write::Patch { name: entry.name.clone(), count: entry.count }
+    }
+
+    /// An Event was created under this name and opens a series.
+    fn created(&mut self, reason: Reason, regarding: &Regarding, name: String, now: Instant) {
+        let entry = Entry { name, count: 1, seen: now, written: now };
+        self.0.insert((reason, regarding.clone()), entry);
+    }
+
+    /// The Event is not there any more: the next occurrence is a new one.
+    fn forget(&mut self, reason: Reason, regarding: &Regarding) {
+        self.0.remove(&(reason, regarding.clone()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,5 +398,39 @@ mod tests {
         assert_eq!(regarding.kind.as_deref(), Some("Node"));
         assert_eq!(regarding.uid.as_deref(), Some("node-a"));
         assert_eq!(got.note, None);
+    }
+
+    #[test]
+    fn repeats_become_a_series_and_series_end() {
+        let start = Instant::now();
+        let mut series = Series::default();
+        let mut at = |minute: u64| {
+            let now = start + Duration::from_secs(60 * minute);
+            let write = series.record(Reason::Starting, &Regarding::Node, now);
+            if write == Write::Create {
+                series.created(Reason::Starting, &Regarding::Node, format!("at-{minute}"), now);
+            }
+            write
+        };
+        let patch = |name: &str, count| Write::Patch { name: name.into(), count };
+        assert_eq!(at(0), Write::Create);
+        assert_eq!(at(1), patch("at-0", 2), "the first repeat makes it a series");
+        for minute in [2, 7, 12, 17, 22, 27] {
+            assert_eq!(at(minute), Write::Nothing, "minute {minute}");
+        }
+        assert_eq!(at(31), patch("at-0", 9), "refreshed after half an hour");
+        assert_eq!(at(36), Write::Nothing);
+        assert_eq!(at(42), Write::Create, "six minutes of silence end a series");
+    }
+
+    #[test]
+    fn series_are_kept_apart_by_reason_and_object() {
+        let now = Instant::now();
+        let mut series = Series::default();
+        series.created(Reason::Starting, &Regarding::Node, "a".into(), now);
+        let other = series.record(Reason::ServiceQuarantined, &Regarding::Node, now);
+        assert_eq!(other, Write::Create);
+        series.forget(Reason::Starting, &Regarding::Node);
+        assert_eq!(series.record(Reason::Starting, &Regarding::Node, now), Write::Create);
     }
 }

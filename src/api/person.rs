@@ -4,17 +4,21 @@
 //! is accepted of certificates, credentials and proxies is [`super::connection`]'s.
 
 use std::env;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::client::Body;
 use kube::config::Kubeconfig;
 use tower::ServiceExt;
 
 use super::access::{Access, ConnectionError, read_kubeconfig, unusable};
+use super::client::{self, RequestError};
 use super::connection::{Connected, connected};
+use crate::model::ObjectName;
 
 /// Who asks, as kubectl's flags say it.
 #[derive(Debug, Clone, Default)]
@@ -86,4 +90,40 @@ fn usual_files() -> Vec<PathBuf> {
 fn shown(files: &[PathBuf]) -> PathBuf {
     let joined = env::join_paths(files.iter().map(PathBuf::as_path));
     joined.map(PathBuf::from).unwrap_or_default()
+}
+
+// One pod's addresses, for people who name a pod instead of an address.
+
+/// Why a pod's addresses are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the API server answers {0}")]
+    Refused(StatusCode),
+    #[error("the API server's answer is no pod")]
+    NoPod(#[source] serde_json::Error),
+}
+
+/// The addresses of a pod; `None` if there is no such pod. The client has to ask for JSON, and the
+/// name has to consist of what names consist of.
+pub async fn pod_addresses(
+    client: &client::Client,
+    name: &ObjectName,
+) -> Result<Option<Vec<IpAddr>>, PodError> {
+    let uri = format!("/api/v1/namespaces/{}/pods/{}", name.namespace, name.name);
+    let answer = client.get(&uri).await?;
+    match answer.status() {
+        StatusCode::NOT_FOUND => return Ok(None),
+        status if !status.is_success() => return Err(PodError::Refused(status)),
+        _ => {}
+    }
+    let pod: Pod = serde_json::from_slice(answer.body()).map_err(PodError::NoPod)?;
+    Ok(Some(addresses(&pod)))
+}
+
+/// `status.podIPs`; pods that are not scheduled yet have none.
+pub fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let ips = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
 }

@@ -23,7 +23,6 @@ pub(super) enum Protocol {
     Socks,
 }
 
-/// A proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proxy {
     pub(super) protocol: Protocol,

@@ -9,7 +9,6 @@ use crate::model::Kind;
 /// Objects per page of a paged list, as upstream asks.
 const PAGE: &str = "500";
 
-/// A request to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// A watch that first sends the complete list (KEP-3157).

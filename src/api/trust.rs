@@ -22,7 +22,7 @@ use x509_cert::ext::pkix::{
 };
 use x509_cert::spki::ObjectIdentifier;
 
-use super::crypto::{provider, signature};
+use super::crypto::{ALGORITHMS, is_signed_by, provider};
 
 /// Extended key usages that a server may have (RFC 5280).
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
@@ -92,7 +92,7 @@ fn is_issued(
             issuer.tbs_certificate().subject() == child.tbs_certificate().issuer()
                 && is_valid_at(issuer, now)
                 && may_issue(issuer, below)
-                && signature::is_signed_by(child, issuer)
+                && is_signed_by(child, issuer)
         };
         if anchors.iter().any(signed) {
             return true;
@@ -190,7 +190,7 @@ impl ServerCertVerifier for Anchors {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &signature::ALGORITHMS;
+        let algorithms = &ALGORITHMS;
         rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -200,12 +200,12 @@ impl ServerCertVerifier for Anchors {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &signature::ALGORITHMS;
+        let algorithms = &ALGORITHMS;
         rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signature::ALGORITHMS.supported_schemes()
+        ALGORITHMS.supported_schemes()
     }
 }
 
@@ -244,7 +244,7 @@ impl ServerCertVerifier for Anyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        signature::ALGORITHMS.supported_schemes()
+        ALGORITHMS.supported_schemes()
     }
 }
 

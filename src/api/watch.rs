@@ -5,8 +5,6 @@
 //! took the last change, so a slow consumer slows the stream and buffers nothing. Knows nothing of
 //! what a change means.
 
-mod state;
-
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,13 +19,11 @@ use hyper::body::Incoming;
 use tracing::{debug, error, info, warn};
 
 use super::client::{Client, RequestError, collect};
+use super::machine::{Machine, Outcome, Refusal};
 use super::resource::{self, Request};
 use crate::model::{Change, Kind, Object, ObjectName};
 use crate::source::Sink;
 use crate::wire::{Decoder, Encoding, Frames, MAX_FRAME, Status};
-
-pub(super) use state::LONGEST_ASKED;
-pub use state::{Machine, Outcome, Refusal, Step};
 
 /// How long a server keeps a watch open, in seconds: random, so that watches do not end together
 /// (client-go).

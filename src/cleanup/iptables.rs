@@ -6,8 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::owned::{TABLES, Table};
-use super::{CleanupError, Removed};
+use super::{CleanupError, Removed, TABLES, Table};
 use crate::model::Family;
 use crate::netlink::iptables::{IpTables, Jump, Listing};
 
@@ -61,7 +60,6 @@ fn carry_out(
     }
 }
 
-/// What goes from a table.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::cleanup) struct Removal {
     /// Jumps by chain and handle.
@@ -75,7 +73,6 @@ pub(in crate::cleanup) struct Removal {
 }
 
 impl Removal {
-    /// Whether nothing goes.
     pub(in crate::cleanup) fn is_empty(&self) -> bool {
         self.jumps.is_empty() && self.emptied.is_empty()
     }
@@ -125,7 +122,7 @@ pub(in crate::cleanup) fn plan(table: &Table, listing: &Listing) -> Removal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cleanup::owned::TABLES;
+    use crate::cleanup::TABLES;
 
     fn jump(from: &str, handle: u64, to: &str, comment: &str) -> Jump {
         let comment = Some(comment).filter(|c| !c.is_empty()).map(str::to_owned);

@@ -13,10 +13,8 @@ use futures::TryStreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::address::AddressAttribute;
 
-use super::owned::{IPSETS, LINK};
-use super::{CleanupError, Removed};
-use crate::netlink::ipvs::IpSets;
-use crate::netlink::ipvs::{Deleted, delete_services};
+use super::{CleanupError, IPSETS, LINK, Removed};
+use crate::netlink::ipvs::{Deleted, IpSets, delete_services};
 
 /// Removes services, link and ipsets; errors are collected in `removed`.
 pub fn remove(removed: &mut Removed) {

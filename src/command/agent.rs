@@ -9,9 +9,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use super::CommandError;
-use super::print::{failure, is_read, print, screen};
-use super::running::running;
+use super::input::running;
+use super::{CommandError, failure, is_read, print, screen};
 use crate::cli::people::{Output, StatusArgs, TopArgs};
 use crate::inspect::rates::{Counts, Rate, connections, drops as dropped, rates};
 use crate::inspect::status::{

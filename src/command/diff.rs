@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::CommandError;
 use super::input::{self, object_name};
-use super::print::{print, print_json};
+use super::{CommandError, print, print_json};
 use crate::cli::people::{DiffArgs, Output};
 use crate::inspect::diff::{FamilyDiff, Names, Words, compare};
 use crate::inspect::listing::{Listing, parse};

@@ -12,9 +12,8 @@ use crate::kernel::DumpError;
 use crate::model::Family;
 use crate::netlink::OpenError;
 use crate::netlink::conntrack::ConntrackError;
-use crate::node::addresses::AddressError;
+use crate::node::addresses::{AddressError, RouteError};
 use crate::node::families::FamilyError;
-use crate::node::route::RouteError;
 use crate::sync::SyncError;
 
 /// Why a sub-command could not be carried out.

@@ -3,16 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
-use super::CommandError;
 use super::input::{self, object_name};
-use super::print::{print, print_json};
+use super::{CommandError, print, print_json};
 use crate::cli::people::{ExplainArgs, Output};
 use crate::inspect::explain::{Explainer, Explanation, Question, Verdict};
 use crate::kernel::Kernel;
 use crate::model::address::{parse_destination, parse_ip, split_protocol};
 use crate::model::{Family, Object, Protocol, Service};
 use crate::netlink::NetlinkKernel;
-use crate::node::{addresses, route};
+use crate::node::addresses;
 use crate::ruleset::{Environment, Ruleset};
 use crate::text::red;
 
@@ -33,7 +32,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let input = match &args.interface {
         Some(name) => Some(name.clone()),
         None if node.is_local(from) => None,
-        None => Some(super::block_on(route::interface_towards(from))??.unwrap_or_default()),
+        None => Some(super::block_on(addresses::interface_towards(from))??.unwrap_or_default()),
     };
     let mut ruleset = NetlinkKernel::open()?.dump(Family::of(&from))?;
     forget_expired(&mut ruleset);

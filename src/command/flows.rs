@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::CommandError;
-use super::print::{is_read, print, print_json};
+use super::{CommandError, is_read, print, print_json};
 use crate::cli::people::{FlowsArgs, Output};
 use crate::conntrack::{Change, Entry};
 use crate::inspect::flows::{Flow, Live, Names, Selector, rows};

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::CommandError;
-use super::print::{print, print_json};
+use super::{CommandError, print, print_json};
 use crate::cli::people::{CheckArgs, Output};
 use crate::inspect::features::{Feature, features};
 use crate::kernel::{DumpError, Kernel};
@@ -20,7 +19,6 @@ use crate::sync;
 use crate::text::with_causes;
 use crate::text::{red, table};
 
-/// A line of the answer.
 #[derive(Debug, Serialize)]
 struct Finding {
     feature: &'static str,

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::CommandError;
 use super::input::{self, object_name};
-use super::print::print;
+use super::{CommandError, print};
 use crate::cli::people::RenderArgs;
 use crate::inspect::wanted::{narrowed, wanted};
 use crate::model::{Families, Family, Kind, Object, ObjectName};

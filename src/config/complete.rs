@@ -6,15 +6,13 @@
 //!
 //! Source: behaviour reference 1.3 (value rules), 1.4 (precedence) and 2.2 (defaults).
 
+use super::Note;
 use super::address::{append_port, is_ipv4};
 use super::decode::{DecodeError, decode};
 use super::duration::GoDuration;
-use super::effect::flags_without_effect;
 use super::feature_gates::{FeatureGates, LockedGate};
 use super::flags::Flags;
-use super::node_name::{NodeNameError, override_from_flag};
-use super::note::Note;
-use super::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration, Logging};
+use super::v1alpha1::{API_VERSION, Ipvs, KIND, KubeProxyConfiguration, Logging, Winkernel};
 
 /// Port of the health server if none is written.
 pub const HEALTHZ_PORT: i32 = 10256;
@@ -35,7 +33,6 @@ pub struct Completed {
     pub master: String,
     /// No mode was written: which one is the default will change.
     pub mode_unset: bool,
-    /// State of every gate.
     pub gates: FeatureGates,
     /// What to log once logging works.
     pub notes: Vec<Note>,
@@ -44,13 +41,10 @@ pub struct Completed {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum CompleteError {
-    /// The file is none.
     #[error("failed to decode the configuration file")]
     Decode(#[from] DecodeError),
-    /// `--hostname-override` is blank.
     #[error("invalid --hostname-override")]
     NodeName(#[from] NodeNameError),
-    /// A locked gate was set.
     #[error("invalid feature gates")]
     FeatureGates(#[from] LockedGate),
 }
@@ -349,5 +343,129 @@ pub fn sync_periods(object: &KubeProxyConfiguration) -> (GoDuration, GoDuration)
         "ipvs" => (object.ipvs.sync_period, object.ipvs.min_sync_period),
         "nftables" => (object.nftables.sync_period, object.nftables.min_sync_period),
         _ => (object.iptables.sync_period, object.iptables.min_sync_period),
+    }
+}
+
+// Settings that are accepted because clusters carry them, and that do nothing here.
+
+/// The bit that upstream takes if none is written.
+const MASQUERADE_BIT: i32 = 14;
+const NO_MARKS: &str = "packets are not marked to be masqueraded";
+const OTHER_SYSTEM: &str = "it is for Windows";
+
+/// A note for each setting that somebody chose and that does nothing.
+pub fn without_effect(object: &KubeProxyConfiguration) -> Vec<Note> {
+    let other = |bit: Option<i32>| bit.is_some_and(|bit| bit != MASQUERADE_BIT);
+    let period = object.config_sync_period;
+    let flush = object.logging.flush_frequency;
+    let (iptables, nftables) = match object.mode.as_str() {
+        "nftables" => (None, object.nftables.masquerade_bit),
+        _ => (object.iptables.masquerade_bit, None),
+    };
+    let mut settings = vec![
+        (
+            period != GoDuration::from_secs(15 * 60),
+            "configSyncPeriod",
+            "changes are watched, and nothing is read again in between",
+        ),
+        (
+            !object.show_hidden_metrics_for_version.is_empty(),
+            "showHiddenMetricsForVersion",
+            "no metric is hidden",
+        ),
+        (!object.port_range.is_empty(), "portRange", "upstream ignores it too"),
+        (object.windows_run_as_service, "windowsRunAsService", OTHER_SYSTEM),
+        (object.winkernel != Winkernel::default(), "winkernel", OTHER_SYSTEM),
+        (other(iptables), "iptables.masqueradeBit", NO_MARKS),
+        (other(nftables), "nftables.masqueradeBit", NO_MARKS),
+        (flush != GoDuration::from_secs(5), "logging.flushFrequency", "lines are never held back"),
+    ];
+    if object.mode == "ipvs" {
+        settings.extend(ipvs(&object.ipvs));
+    }
+    notes(&settings)
+}
+
+fn ipvs(section: &Ipvs) -> [(bool, &'static str, &'static str); 6] {
+    const NO_IPVS: &str = "rules are nftables, also in mode ipvs";
+    [
+        (!section.scheduler.is_empty(), "ipvs.scheduler", NO_IPVS),
+        (!section.exclude_cidrs.is_empty(), "ipvs.excludeCIDRs", NO_IPVS),
+        (section.strict_arp, "ipvs.strictARP", NO_IPVS),
+        (!section.tcp_timeout.is_zero(), "ipvs.tcpTimeout", NO_IPVS),
+        (!section.tcp_fin_timeout.is_zero(), "ipvs.tcpFinTimeout", NO_IPVS),
+        (!section.udp_timeout.is_zero(), "ipvs.udpTimeout", NO_IPVS),
+    ]
+}
+
+/// The same for flags that have no field.
+pub fn flags_without_effect(flags: &Flags) -> Vec<Note> {
+    const UNREAD: &str = "machines are not told apart here";
+    notes(&[
+        (flags.is_given("boot-id-file"), "--boot-id-file", UNREAD),
+        (flags.is_given("machine-id-file"), "--machine-id-file", UNREAD),
+    ])
+}
+
+fn notes(settings: &[(bool, &str, &str)]) -> Vec<Note> {
+    let chosen = settings.iter().filter(|(chosen, ..)| *chosen);
+    chosen
+        .map(|(_, name, reason)| Note::warning(format!("{name} has no effect: {reason}")))
+        .collect()
+}
+
+// The name of this node (section 3.1).
+
+/// Why there is no node name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NodeNameError {
+    #[error("empty hostname-override is invalid")]
+    BlankOverride,
+    #[error("empty hostname is invalid")]
+    Empty,
+}
+
+/// What `--hostname-override` says: trimmed and lower-cased; `None` if it was left empty.
+///
+/// Errors: only white space (B-019).
+pub fn override_from_flag(flag: &str) -> Result<Option<String>, NodeNameError> {
+    if flag.is_empty() {
+        return Ok(None);
+    }
+    match normalised(flag) {
+        name if name.is_empty() => Err(NodeNameError::BlankOverride),
+        name => Ok(Some(name)),
+    }
+}
+
+/// The effective name: the override, else the kernel's host name, trimmed and lower-cased.
+///
+/// Errors: nothing is left after trimming.
+pub fn node_name(hostname_override: &str, kernel_hostname: &str) -> Result<String, NodeNameError> {
+    let source = if hostname_override.is_empty() { kernel_hostname } else { hostname_override };
+    match normalised(source) {
+        name if name.is_empty() => Err(NodeNameError::Empty),
+        name => Ok(name),
+    }
+}
+
+fn normalised(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // B-019: blanks are fatal, everything else is trimmed and lower-cased.
+    #[test]
+    fn names() {
+        assert_eq!(override_from_flag(""), Ok(None));
+        assert_eq!(override_from_flag(" \t"), Err(NodeNameError::BlankOverride));
+        assert_eq!(override_from_flag(" Node-A "), Ok(Some("node-a".to_owned())));
+        assert_eq!(node_name("", "Host\n"), Ok("host".to_owned()));
+        assert_eq!(node_name("From-File", "host"), Ok("from-file".to_owned()));
+        assert_eq!(node_name("  ", "host"), Err(NodeNameError::Empty));
+        assert_eq!(node_name("", ""), Err(NodeNameError::Empty));
     }
 }

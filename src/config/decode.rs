@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration};
 use super::yaml::{Document, YamlError, first_document, whole};
 
-/// A decoded file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The object as written: no defaults.
@@ -24,13 +23,11 @@ pub struct Decoded {
 /// Why a file is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Neither YAML nor JSON.
     #[error("cannot parse YAML or JSON")]
     Syntax(#[source] YamlError),
     /// `apiVersion` or `kind` is missing; an empty file lacks both.
     #[error("{0:?} is missing")]
     Missing(&'static str),
-    /// Another version or kind.
     #[error("no kind {kind:?} is registered for version {api_version:?}")]
     Unknown {
         /// `apiVersion` of the file.
@@ -41,7 +38,6 @@ pub enum DecodeError {
     /// A field has a value of the wrong type (B-034).
     #[error("field {path:?} has a wrong value")]
     Type {
-        /// Path of the field.
         path: String,
         /// What was found and what was expected.
         #[source]

@@ -38,12 +38,10 @@ impl GoDuration {
     /// No time.
     pub const ZERO: GoDuration = GoDuration(0);
 
-    /// Whole seconds.
     pub const fn from_secs(seconds: i64) -> GoDuration {
         GoDuration(seconds * 1_000_000_000)
     }
 
-    /// Nanoseconds.
     pub const fn from_nanos(nanoseconds: i64) -> GoDuration {
         GoDuration(nanoseconds)
     }
@@ -53,7 +51,6 @@ impl GoDuration {
         self.0 == 0
     }
 
-    /// Whether it is below zero.
     pub fn is_negative(self) -> bool {
         self.0 < 0
     }

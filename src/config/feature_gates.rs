@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::note::Note;
+use super::Note;
 
 /// A gate that means something to this program or that clusters set for kube-proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,13 +108,11 @@ const GATES: [(Gate, &str, Stage); 20] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot set feature gate {name} to {value}, feature is locked to {}", !value)]
 pub struct LockedGate {
-    /// The gate.
     pub name: String,
     /// The value that was asked for.
     pub value: bool,
 }
 
-/// The state of every gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureGates(BTreeMap<Gate, bool>);
 
@@ -175,7 +173,6 @@ impl FeatureGates {
         }
     }
 
-    /// Whether a gate is on.
     pub fn enabled(&self, gate: Gate) -> bool {
         self.0.get(&gate).copied().unwrap_or(false)
     }

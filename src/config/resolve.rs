@@ -8,14 +8,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use super::address::{parse_cidr, parse_ip, parse_ip_port};
-use super::complete::{Completed, sync_periods};
+use super::complete::{Completed, sync_periods, without_effect};
 use super::duration::GoDuration;
-use super::effect::without_effect;
 use super::feature_gates::Gate;
-use super::note::Note;
 use super::validate::{Violations, validate};
 use super::{
-    ClientConfig, Config, ConntrackConfig, DetectLocal, LocalhostProxy, ProxyMode, ServerConfig,
+    ClientConfig, Config, ConntrackConfig, DetectLocal, LocalhostProxy, Note, ProxyMode,
+    ServerConfig,
 };
 use crate::model::{Family, PerFamily};
 use crate::node::nodeport::{NodePortAddress, NodePortAddresses};

@@ -7,8 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::address::{parse_cidr, parse_ip, parse_ip_port};
-use super::note::Note;
-use super::{Config, DetectLocal, ProxyMode};
+use super::{Config, DetectLocal, Note, ProxyMode};
 use crate::model::Family;
 use crate::node::nodeport::{NodePortAddress, NodePortAddresses};
 

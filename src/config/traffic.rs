@@ -13,7 +13,6 @@ use crate::program::{LocalPods, LocalhostNodePorts, NodeAddressing, NodePortMatc
 /// What of the configuration decides about traffic, together with what the node says.
 #[derive(Debug, Clone)]
 pub struct Traffic {
-    /// The configuration.
     pub config: Config,
     /// Effective node IPs, loopback where none is known.
     pub node_ips: PerFamily<IpAddr>,

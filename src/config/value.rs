@@ -13,31 +13,22 @@ use super::v1alpha1::VmoduleItem;
 /// Why a value was refused. The text is what pflag prints after `invalid argument`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidValue {
-    /// No bool.
     #[error("strconv.ParseBool: parsing {0:?}: invalid syntax")]
     Bool(String),
-    /// No integer.
     #[error("strconv.ParseInt: parsing {0:?}: invalid syntax")]
     Int(String),
-    /// More than 32 bits.
     #[error("strconv.ParseInt: parsing {0:?}: value out of range")]
     IntRange(String),
-    /// No number.
     #[error("strconv.ParseFloat: parsing {0:?}: invalid syntax")]
     Float(String),
-    /// More than 32 bits.
     #[error("strconv.ParseFloat: parsing {0:?}: value out of range")]
     FloatRange(String),
-    /// No IP address.
     #[error("failed to parse IP: {0:?}")]
     Ip(String),
-    /// Neither an IP address nor `IP:port`.
     #[error("must be an IP address or IP:port, not {0:?}")]
     IpPort(String),
-    /// An item of a map without `=`.
     #[error("missing bool value for {0}")]
     MissingBool(String),
-    /// An item of a map with a value that is no bool.
     #[error("invalid value of {key}={value}")]
     MapBool {
         /// Name before the equals sign.
@@ -45,7 +36,6 @@ pub enum InvalidValue {
         /// Text after it.
         value: String,
     },
-    /// No `pattern=N`.
     #[error("expect comma-separated list of filename=N, not {0:?}")]
     Vmodule(String),
 }

@@ -26,7 +26,6 @@ pub enum VersionFlag {
     /// Not asked for.
     #[default]
     Off,
-    /// Print the version.
     Print,
     /// Print everything known about the build.
     Raw,
@@ -37,10 +36,8 @@ pub enum VersionFlag {
 /// A value of `--version` that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidVersion {
-    /// Neither a bool, nor `raw`, nor `v...`.
     #[error(transparent)]
     Syntax(#[from] InvalidValue),
-    /// Another release than the one this program speaks for.
     #[error("the version {0:?} must have the major, minor and patch of {KUBERNETES_RELEASE}")]
     OtherRelease(String),
 }

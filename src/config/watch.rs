@@ -24,13 +24,10 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Why the process should end.
 #[derive(Debug, thiserror::Error)]
 pub enum Changed {
-    /// Written in place.
     #[error("content of the proxy server's configuration file was updated")]
     Written,
-    /// Renamed away.
     #[error("the proxy server's configuration file was renamed")]
     Renamed,
-    /// The watcher failed.
     #[error("watching the proxy server's configuration file failed")]
     Failed(#[source] Option<notify::Error>),
 }

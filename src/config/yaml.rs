@@ -32,37 +32,21 @@ pub struct Document {
 /// Why a text is no YAML.
 #[derive(Debug, thiserror::Error)]
 pub enum YamlError {
-    /// The parser gave up.
     #[error(transparent)]
     Syntax(#[from] ScanError),
-    /// A scalar with a tag that does not fit its text.
     #[error("line {line}: cannot read {text:?} as {tag}")]
     Tagged {
-        /// Where.
         line: usize,
         text: String,
         /// The tag without its prefix.
         tag: String,
     },
-    /// A mapping, a list or nothing in the place of a key.
     #[error("line {line}: a key must be a text or a number")]
-    Key {
-        /// Where.
-        line: usize,
-    },
-    /// `<<` with something else than a mapping or a list of them.
+    Key { line: usize },
     #[error("line {line}: a merge needs a mapping or a list of mappings")]
-    Merge {
-        /// Where.
-        line: usize,
-    },
-    /// An alias to what is not complete yet.
+    Merge { line: usize },
     #[error("line {line}: an alias inside of what it stands for")]
-    Recursive {
-        /// Where.
-        line: usize,
-    },
-    /// More than any configuration needs.
+    Recursive { line: usize },
     #[error("more than {MOST_NODES} values, or more than {DEEPEST} levels of them")]
     TooLarge,
 }

@@ -54,7 +54,6 @@ enum Due {
 /// Endpoints that are gone, and when their connections end.
 #[derive(Debug)]
 pub struct Endings {
-    /// This node.
     node: Arc<str>,
     known: HashMap<(Family, ObjectName), Drained>,
     waiting: BTreeMap<Ending, Due>,

@@ -34,7 +34,6 @@ pub type FoundElements = HashMap<SetId, HashMap<Key, Element>>;
 pub struct ServiceCounts {
     /// Services with something in the kernel.
     pub services: usize,
-    /// Service ports.
     pub ports: usize,
     pub frontends: usize,
     /// Endpoints: per port the longer of its two lists.
@@ -178,7 +177,6 @@ impl Applied {
         self.services.keys()
     }
 
-    /// The placements of a service.
     pub fn placements(&self, service: &ObjectName) -> &[Placement] {
         self.services.get(service).map_or(&[], Vec::as_slice)
     }

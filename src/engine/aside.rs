@@ -31,7 +31,6 @@ impl Engine {
         }
     }
 
-    /// Whether a service is set aside.
     pub fn is_set_aside(&self, family: Family, service: &ObjectName) -> bool {
         self.state[family].set_aside.contains_key(service)
     }

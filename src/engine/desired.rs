@@ -13,7 +13,6 @@ use crate::program::{
 };
 use crate::topology::{Backend, Needs, NodeTopology, Usable, merge, usable};
 
-/// The name of a service port.
 pub fn port_name(service: &Service, port: &ServicePort) -> ServicePortName {
     ServicePortName {
         service: service.name.clone(),
@@ -76,9 +75,7 @@ pub fn claims(service: &Service, family: Family) -> Vec<(FrontendKey, Claim)> {
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     pub family: Family,
-    /// The program's options.
     pub options: &'a RuleOptions,
-    /// This node.
     pub node_topology: &'a NodeTopology,
     /// Who owns which frontend.
     pub claims: &'a Claims,

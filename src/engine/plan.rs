@@ -1,13 +1,12 @@
 //! Plans: what to commit for some dirty services, and what it will mean.
 
-mod clients;
 mod draft;
-mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::HashMap;
 
+pub use super::affinity::replace_clients;
 use super::applied::{Applied, Stage};
 use super::aside::still_owned;
 use super::changes::{Changes, Settled};
@@ -18,9 +17,8 @@ use crate::model::{Family, ObjectName};
 use crate::program::{Extension, Placement, SetId, elements as program_elements, service_objects};
 use crate::ruleset::{Chain, Element, Key, Name, Rule, handover};
 use crate::topology::Backend;
-pub use clients::replace_clients;
 pub use draft::Draft;
-use objects::ObjectChanges;
+use draft::ObjectChanges;
 
 /// Which dirty services a plan takes.
 #[derive(Debug, Clone, Copy)]

@@ -22,11 +22,8 @@ pub struct Effect {
     pub slices_removed: HashSet<ObjectName>,
     /// Trigger times of slices that were added or changed.
     pub triggers: Vec<(Family, ObjectName, i64)>,
-    /// The set of ServiceCIDRs changed.
     pub service_cidrs: bool,
-    /// The Node changed.
     pub node: bool,
-    /// The Node is gone.
     pub node_deleted: bool,
     /// The node's zone changed with it (B-060).
     pub zone: bool,
@@ -37,7 +34,6 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         *self == Effect::default()
     }

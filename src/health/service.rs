@@ -63,7 +63,6 @@ pub enum ListenAddresses {
 #[derive(Debug, thiserror::Error)]
 #[error("node {node} failed to start healthcheck {service:?} on port {port}: {source}", service = .service.to_string())]
 pub struct ListenFailure {
-    /// This node.
     pub node: Arc<str>,
     /// The Service the Event is about.
     pub service: ObjectName,

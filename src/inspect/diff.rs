@@ -57,7 +57,6 @@ pub struct Names {
 }
 
 impl FamilyDiff {
-    /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.shared.is_empty()
     }

@@ -11,7 +11,6 @@ use crate::ruleset::{
     Chain, ChainType, Field, Hook, Hooked, Ownership, RejectKind, Rule, Set, SetKind, Table,
 };
 
-/// One feature.
 #[derive(Debug, Clone)]
 pub struct Feature {
     pub name: &'static str,

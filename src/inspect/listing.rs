@@ -24,14 +24,12 @@ pub struct Listing {
     pub chains: BTreeMap<String, Vec<String>>,
 }
 
-/// One set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListedSet {
     pub declaration: Vec<String>,
     pub elements: Vec<ListedElement>,
 }
 
-/// One element.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListedElement {
     /// The key: `10.96.0.1 . tcp . 80`.

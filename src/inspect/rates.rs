@@ -12,7 +12,6 @@ use crate::program::CounterId;
 /// The counter of what is refused and dropped.
 pub const DROPS: &str = "kubeweir_dropped_packets_total";
 
-/// The counter of connections.
 pub const COUNTER: &str = "kubeweir_service_connections_total";
 
 /// Connections so far by `namespace/service:port/protocol`, or packets by reason; both families together.

@@ -14,7 +14,6 @@ use crate::ruleset::{
     Element, Expr, Key, Name, Rule, Ruleset, Set, Value, Verdict, duration, render_key, render_rule,
 };
 
-/// What a frontend has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frontend {
     /// `namespace/service:port`; `None` if no element of it says so.
@@ -38,7 +37,6 @@ pub enum Property {
     SourceRange(String),
 }
 
-/// All frontends of a table.
 pub type Frontends = BTreeMap<FrontendKey, Frontend>;
 
 /// A member of a set of addresses.

@@ -27,7 +27,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Pause after a failed accept: without file descriptors the next one fails too.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Opens the listener.
 pub fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<Infallible>> {
     let listener = http_server::listen(shared.place.address(), Wildcard::OneFamily)?;
     Ok(tokio::spawn(accept(listener, shared)))

@@ -45,7 +45,6 @@ impl Session {
     }
 }
 
-/// Opens the socket.
 pub fn start(shared: Arc<Shared>) -> io::Result<JoinHandle<Infallible>> {
     let socket = std::net::UdpSocket::bind(shared.place.address())?;
     socket.set_nonblocking(true)?;

@@ -18,7 +18,7 @@ use std::{fs, io};
 
 use tracing::{error, info, warn};
 
-use super::files::Files;
+use super::file::Files;
 use super::{ManifestError, file};
 use crate::model::{Object, Skip};
 use crate::source::Sink;
@@ -138,8 +138,7 @@ impl Reader {
 
     /// Reads what changed.
     ///
-    /// # Errors
-    /// If the directory cannot be read; it was reported.
+    /// Errors: the directory cannot be read; it was reported.
     pub fn look(&mut self, look: &Rescan, now: Instant) -> io::Result<()> {
         let (identity, existing) = match identified(&self.directory) {
             Ok(found) => found,
@@ -310,8 +309,7 @@ struct Identity {
 /// The manifests of a directory, sorted by name. A name that cannot be looked up, such as a link that
 /// leads nowhere, is among them: nothing says that it is no file.
 ///
-/// # Errors
-/// If the directory cannot be read.
+/// Errors: the directory cannot be read.
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {

@@ -37,14 +37,12 @@ const AT_ONCE: usize = 10_000;
 /// A directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// There is no such directory, or it cannot be read.
     #[error("watching directory {}", directory.display())]
     Read {
         directory: PathBuf,
         #[source]
         source: io::Error,
     },
-    /// No thread for it.
     #[error("starting the thread that watches directory {}", directory.display())]
     Thread {
         directory: PathBuf,

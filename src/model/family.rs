@@ -16,10 +16,8 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both families.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-    /// The family of an address.
     pub fn of(address: &IpAddr) -> Family {
         match address {
             IpAddr::V4(_) => Family::V4,
@@ -27,12 +25,10 @@ impl Family {
         }
     }
 
-    /// The family of a CIDR.
     pub fn of_net(net: &IpNet) -> Family {
         Family::of(&net.addr())
     }
 
-    /// The other family.
     pub fn other(self) -> Family {
         match self {
             Family::V4 => Family::V6,
@@ -40,7 +36,6 @@ impl Family {
         }
     }
 
-    /// Bytes of an address.
     pub fn address_len(self) -> usize {
         match self {
             Family::V4 => 4,
@@ -48,7 +43,6 @@ impl Family {
         }
     }
 
-    /// The loopback network.
     pub fn loopback(self) -> IpNet {
         let (address, prefix_len) = match self {
             Family::V4 => (IpAddr::from([127, 0, 0, 0]), 8),
@@ -85,7 +79,6 @@ impl fmt::Display for Family {
     }
 }
 
-/// Which families are programmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Families {
     /// IPv4 is programmed.
@@ -98,7 +91,6 @@ impl Families {
     /// Both of them.
     pub const DUAL: Families = Families { v4: true, v6: true };
 
-    /// Families of either.
     #[must_use]
     pub fn union(self, other: Families) -> Families {
         Families { v4: self.v4 || other.v4, v6: self.v6 || other.v6 }
@@ -122,7 +114,6 @@ impl Families {
         }
     }
 
-    /// Whether a family is among them.
     pub fn contains(self, family: Family) -> bool {
         match family {
             Family::V4 => self.v4,
@@ -136,7 +127,6 @@ impl Families {
     }
 }
 
-/// A value for each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PerFamily<T> {
     /// IPv4's.
@@ -183,7 +173,6 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-    /// The IP protocol number.
     pub fn number(self) -> u8 {
         match self {
             Protocol::Tcp => 6,
@@ -192,7 +181,6 @@ impl Protocol {
         }
     }
 
-    /// From the IP protocol number.
     pub fn from_number(number: u8) -> Option<Protocol> {
         Protocol::ALL.into_iter().find(|p| p.number() == number)
     }

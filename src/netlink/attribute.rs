@@ -127,7 +127,6 @@ impl<'a> Message<'a> {
 pub struct Messages<'a>(&'a [u8]);
 
 impl<'a> Messages<'a> {
-    /// The messages in these bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Messages(bytes)
     }
@@ -168,7 +167,6 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
 }
 
-/// One attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Attribute<'a> {
     /// Its type without flags.
@@ -182,7 +180,6 @@ pub(super) struct Attribute<'a> {
 pub(super) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// The attributes in these bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Attributes(bytes)
     }

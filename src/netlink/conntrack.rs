@@ -5,7 +5,6 @@
 //! Source: linux/netfilter/nfnetlink_conntrack.h.
 
 mod entries;
-mod statistics;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,10 +13,10 @@ use super::attribute::{Attributes, begin_nest, end_nest, put, put_u32};
 use super::request::{Dump, Request, Requests};
 use super::sockets::Sockets;
 use super::uapi::*;
-pub use entries::{Heard, Watch};
-
-use crate::conntrack::{Entry, Flow, Reconciliation, Scope, Tuple, Within};
+use crate::conntrack::{Entry, Flow, Reconciliation, Scope, Statistics, Tuple, Within};
 use crate::model::{Family, Protocol};
+
+pub use entries::{Heard, Watch};
 
 /// How often the dump is tried while it is interrupted (B-228).
 const ATTEMPTS: usize = 5;
@@ -28,21 +27,17 @@ const MOST_ENDED: usize = 1000;
 /// Why flows could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum ConntrackError {
-    /// No ctnetlink socket.
     #[error("opening a ctnetlink socket")]
     Open(#[source] io::Error),
     /// The table could not be read; nothing was deleted.
     #[error("listing {family} flows")]
     List {
-        /// Of which family.
         family: Family,
         #[source]
         source: io::Error,
     },
-    /// Changes could not be followed.
     #[error("following changes of conntrack")]
     Watch(#[source] io::Error),
-    /// The kernel's figures could not be read.
     #[error("reading conntrack's statistics")]
     Statistics(#[source] io::Error),
 }
@@ -60,13 +55,11 @@ pub struct Cleaned {
     pub partial: bool,
 }
 
-/// The kernel's conntrack table.
 pub struct Conntrack {
     requests: Requests,
 }
 
 impl Conntrack {
-    /// Opens a socket.
     pub fn open() -> Result<Self, ConntrackError> {
         let requests = Requests::to_netfilter().map_err(ConntrackError::Open)?;
         Ok(Conntrack { requests })
@@ -111,8 +104,7 @@ impl Conntrack {
     /// Ends some of the TCP connections with an endpoint that `which` names, after `before` was told of
     /// them: how many, and whether there may be more.
     ///
-    /// # Errors
-    /// If they could not be read.
+    /// Errors: they could not be read.
     pub fn end(
         &mut self,
         endpoint: IpAddr,
@@ -279,6 +271,50 @@ fn ip_kinds(family: Family) -> [u16; 2] {
     match family {
         Family::V4 => [CTA_IP_V4_SRC, CTA_IP_V4_DST],
         Family::V6 => [CTA_IP_V6_SRC, CTA_IP_V6_DST],
+    }
+}
+
+// How full the table is, and what happened to entries, as the kernel counts it.
+//
+// Two requests of a few hundred bytes for each CPU; the table itself is not walked.
+
+impl Conntrack {
+    /// The figures of this network namespace.
+    ///
+    /// Errors: the kernel refuses: without CAP_NET_ADMIN.
+    pub fn statistics(&mut self) -> Result<Statistics, ConntrackError> {
+        let mut statistics = Statistics::default();
+        let ask = |command| {
+            Request::nfnetlink(NFNL_SUBSYS_CTNETLINK, command, NFPROTO_UNSPEC, Vec::new())
+        };
+        self.requests
+            .execute(&ask(IPCTNL_MSG_CT_GET_STATS), |message| {
+                let of = |kind| u64::from(message.attributes().u32(kind).unwrap_or(0));
+                statistics.entries = of(CTA_STATS_GLOBAL_ENTRIES);
+                statistics.limit = of(CTA_STATS_GLOBAL_MAX_ENTRIES);
+            })
+            .map_err(ConntrackError::Statistics)?;
+        self.requests
+            .dump(&ask(IPCTNL_MSG_CT_GET_STATS_CPU), |message| {
+                add_cpu(&mut statistics, message.attributes());
+            })
+            .map_err(ConntrackError::Statistics)?;
+        Ok(statistics)
+    }
+}
+
+/// Adds what happened on one CPU. A kernel that does not know a figure leaves it out.
+fn add_cpu(sum: &mut Statistics, cpu: Attributes<'_>) {
+    for (figure, kind) in [
+        (&mut sum.insert_failed, CTA_STATS_INSERT_FAILED),
+        (&mut sum.drop, CTA_STATS_DROP),
+        (&mut sum.early_drop, CTA_STATS_EARLY_DROP),
+        (&mut sum.invalid, CTA_STATS_INVALID),
+        (&mut sum.search_restart, CTA_STATS_SEARCH_RESTART),
+        (&mut sum.clash_resolve, CTA_STATS_CLASH_RESOLVE),
+        (&mut sum.chain_too_long, CTA_STATS_CHAIN_TOOLONG),
+    ] {
+        *figure += u64::from(cpu.u32(kind).unwrap_or(0));
     }
 }
 

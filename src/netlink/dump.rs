@@ -61,7 +61,6 @@ impl From<io::Error> for Failure {
 /// A failure and the kind of objects that were being read.
 type Failed = (&'static str, Failure);
 
-/// Reads the whole table of a family.
 pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpError> {
     consistently(family, |reader| {
         let Some(table) = reader.table(own_portid).map_err(|f| ("the table", f))? else {

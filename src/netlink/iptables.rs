@@ -31,7 +31,6 @@ pub struct Jump {
 /// A table's chains and jumps, in the kernel's order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Names of the chains.
     pub chains: Vec<String>,
     /// Rules that continue elsewhere.
     pub jumps: Vec<Jump>,
@@ -44,7 +43,6 @@ pub struct IpTables {
 }
 
 impl IpTables {
-    /// Opens a socket.
     pub fn open(family: Family) -> io::Result<Self> {
         Ok(IpTables { requests: Requests::to_netfilter()?, family })
     }

@@ -84,7 +84,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 pub struct IpSets(Requests);
 
 impl IpSets {
-    /// Opens a socket.
     pub fn open() -> io::Result<Self> {
         Requests::to_netfilter().map(IpSets)
     }

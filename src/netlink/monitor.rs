@@ -55,8 +55,7 @@ impl Monitor {
     /// Starts listening; `own_portid` is the port of the socket whose changes are expected
     /// ([`super::NetlinkKernel::portid`]).
     ///
-    /// # Errors
-    /// If the socket cannot be opened or its buffer not be grown (CAP_NET_ADMIN).
+    /// Errors: the socket cannot be opened or its buffer not be grown (CAP_NET_ADMIN).
     pub fn open(own_portid: u32) -> Result<Monitor, MonitorError> {
         let mut socket = Socket::netfilter()?;
         socket.grow_receive(RECEIVE_ROOM)?;
@@ -67,8 +66,7 @@ impl Monitor {
 
     /// The next notice; `None` if there is none within `timeout`.
     ///
-    /// # Errors
-    /// If reading fails for another reason than lost notifications, which are a notice.
+    /// Errors: reading fails for another reason than lost notifications, which are a notice.
     pub fn wait(&mut self, timeout: Duration) -> Result<Option<Notice>, MonitorError> {
         loop {
             if let Some(notice) = self.collector.ready.pop_front() {

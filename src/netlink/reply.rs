@@ -23,7 +23,6 @@ pub(super) struct Refusal {
 /// What has been heard so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Replies {
-    /// The first error.
     pub refusal: Option<Refusal>,
     /// Whether the requested ack came.
     pub acked: bool,

@@ -18,7 +18,6 @@ const BATCH_LIMIT: usize = 128 * 1024;
 /// only ever reached when something is badly wrong.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Message type: for nfnetlink, subsystem << 8 | command.

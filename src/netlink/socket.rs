@@ -45,12 +45,10 @@ impl Socket {
         Socket::open(Bus::Netfilter)
     }
 
-    /// Opens a socket to sock_diag.
     pub fn diagnosis() -> io::Result<Socket> {
         Socket::open(Bus::SockDiag)
     }
 
-    /// Opens a socket to generic netlink.
     pub fn generic() -> io::Result<Socket> {
         Socket::open(Bus::Generic)
     }

@@ -17,16 +17,14 @@ pub struct Sockets(Requests);
 impl Sockets {
     /// Opens a socket to ask through.
     ///
-    /// # Errors
-    /// The system's.
+    /// Errors: the system's.
     pub fn open() -> io::Result<Self> {
         Socket::diagnosis().map(|socket| Sockets(Requests::through(socket)))
     }
 
     /// Ends the connection of a socket of this host, which gets `ECONNABORTED`.
     ///
-    /// # Errors
-    /// `ENOENT` if there is no such socket, `EOPNOTSUPP` if the kernel cannot (`INET_DIAG_DESTROY`).
+    /// Errors: `ENOENT`: no such socket; `EOPNOTSUPP`: the kernel cannot (`INET_DIAG_DESTROY`).
     pub fn destroy(&mut self, local: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         // Where no connection is, the kernel finds whoever listens on the port: it is asked first, and
         // told to end exactly what it found.

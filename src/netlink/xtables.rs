@@ -32,7 +32,6 @@ pub struct XTable {
     pub hook_entry: [u32; 5],
     /// Per hook the offset of its policy.
     pub underflow: [u32; 5],
-    /// Number of entries.
     pub count: u32,
     /// The entries, one after the other.
     pub entries: Vec<u8>,

@@ -16,18 +16,14 @@ pub const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long `spec.podCIDRs` are waited for after that in NodeCIDR mode (B-054).
 pub const POD_CIDR_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What is missing on the Node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NodeMissing {
-    /// The API server has no such Node.
     #[error(
         "timeout waiting for node to exist; where the Node has another name than its host, set --hostname-override"
     )]
     Object,
-    /// It has no InternalIP and no ExternalIP that can be parsed.
     #[error("node has no node IP")]
     Addresses,
-    /// It has no `spec.podCIDRs`.
     #[error("timeout waiting for PodCIDR allocation on node")]
     PodCidrs,
 }

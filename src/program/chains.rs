@@ -66,7 +66,6 @@ pub struct Program {
     pub base_chains: Vec<(Chain, Vec<Rule>)>,
 }
 
-/// The program of a family.
 pub fn program(family: Family, options: &RuleOptions) -> Program {
     let counters: Vec<Name> = CounterId::of_program(family, options).map(CounterId::name).collect();
     let sets = fixed_sets(family, options);

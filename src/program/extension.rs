@@ -44,7 +44,6 @@ pub enum Extension {
 pub struct ExtensionObjects {
     /// Sets and maps of its own.
     pub sets: Vec<Set>,
-    /// A chain of its own.
     pub chain: Option<(Chain, Vec<Rule>)>,
     /// Rules to append to chains of the fixed program, which lead there.
     pub dispatch: Vec<(Name, Rule)>,
@@ -105,7 +104,6 @@ impl Extension {
         }
     }
 
-    /// Names of its hooks.
     pub fn hooks(self, family: Family) -> Vec<Name> {
         // They do not depend on the node's addresses.
         let base_chains = self.objects(family, LocalAddresses::Chosen).base_chains;

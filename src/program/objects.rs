@@ -47,7 +47,6 @@ impl Role {
 /// order in which later ones refer to earlier ones only.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ServiceObjects {
-    /// Sets and maps.
     pub sets: Vec<(Set, Vec<Element>)>,
     pub chains: Vec<(Name, Vec<Rule>)>,
 }

@@ -51,7 +51,6 @@ pub enum LocalhostNodePorts {
 }
 
 impl LocalhostNodePorts {
-    /// The protocols that are refused.
     pub fn refused(self) -> &'static [Protocol] {
         match self {
             LocalhostNodePorts::Untouched => &[],

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::objects::{Role, chain_name};
-use super::{Class, FrontendSpace, ListScope, RuleOptions, SetId, Slots};
+use super::{Class, FrontendSpace, ListScope, LocalhostNodePorts, RuleOptions, SetId, Slots};
 use crate::model::{Family, Protocol, ServicePortName, TrafficPolicy};
 use crate::ruleset::{Element, Key, Verdict};
 use crate::topology::Backend;
@@ -15,7 +15,6 @@ use crate::topology::Backend;
 /// Where a frontend answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendAt {
-    /// On an address.
     Address(IpAddr),
     /// On the NodePort addresses.
     NodePort,
@@ -44,7 +43,6 @@ pub enum FrontendKind {
     NodePort,
 }
 
-/// A frontend of a service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frontend {
     /// What a client dials.
@@ -59,7 +57,6 @@ pub struct Frontend {
 /// need, others are empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
-    /// The service port.
     pub name: ServicePortName,
     /// `namespace/name:port`, the comment of its elements, as [`comment`] cuts it.
     pub label: Arc<str>,
@@ -278,6 +275,42 @@ fn list(
             (endpoints, Element::data(key.slot(slot as u32), data(backend)))
         }),
     );
+}
+
+// What a proxy on loopback addresses has to serve for a service port (KEP-6032).
+//
+// In nftables mode no packet from a loopback address can be sent on, so that a process has to listen.
+// It chooses from the lists that packets are sent to, and is told no more than this.
+
+/// A NodePort to be served on a loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalhostPort {
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Where connections go; not empty.
+    pub backends: Vec<Backend>,
+    /// Session affinity's timeout in seconds. All clients have one address there, so that it holds for
+    /// all of them together.
+    pub affinity: Option<u32>,
+}
+
+/// What is to be served of a placement: nothing without endpoints, so that clients are refused.
+pub fn localhost_port(
+    placement: &Placement,
+    localhost: LocalhostNodePorts,
+) -> Option<LocalhostPort> {
+    let protocol = placement.name.protocol;
+    let node_port = placement.frontends.iter().find(|f| f.kind == FrontendKind::NodePort)?;
+    let slots = match placement.external {
+        TrafficPolicy::Cluster => &placement.cluster,
+        TrafficPolicy::Local => &placement.local,
+    };
+    (localhost.is_proxied(protocol) && !slots.is_empty()).then(|| LocalhostPort {
+        protocol,
+        port: node_port.key.port,
+        backends: slots.members().to_vec(),
+        affinity: placement.affinity,
+    })
 }
 
 #[cfg(test)]

@@ -11,15 +11,10 @@ use super::{CounterId, LocalPods};
 /// A part of a lookup key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Source address of the packet.
     Saddr,
-    /// Destination address of the packet.
     Daddr,
-    /// Transport protocol.
     L4Proto,
-    /// Source port of the packet.
     Sport,
-    /// Destination port of the packet.
     Dport,
     /// The client's address: source of the flow's original direction.
     OriginalSaddr,
@@ -36,7 +31,6 @@ pub enum Part {
 pub enum CtState {
     /// Not part of any flow.
     Invalid = 1,
-    /// First packet of a flow.
     New = 8,
 }
 
@@ -226,7 +220,6 @@ impl RuleBuilder {
         self
     }
 
-    /// Matches TCP.
     pub fn tcp(mut self) -> Self {
         let src = self.load(&[Part::L4Proto]);
         let data = Key::from_bytes(&[6]).expect("one byte fits");
@@ -240,28 +233,23 @@ impl RuleBuilder {
         self
     }
 
-    /// Adds a comment.
     pub fn comment(mut self, comment: &str) -> Self {
         self.comment = Some(comment.to_owned());
         self
     }
 
-    /// Ends with a jump.
     pub fn jump(self, chain: impl Into<Name>) -> Rule {
         self.verdict(Verdict::Jump(chain.into()))
     }
 
-    /// Ends with a goto.
     pub fn goto(self, chain: impl Into<Name>) -> Rule {
         self.verdict(Verdict::Goto(chain.into()))
     }
 
-    /// Ends with a return.
     pub fn returns(self) -> Rule {
         self.verdict(Verdict::Return)
     }
 
-    /// Ends with a drop.
     pub fn drops(self) -> Rule {
         self.verdict(Verdict::Drop)
     }
@@ -272,7 +260,6 @@ impl RuleBuilder {
         self.done()
     }
 
-    /// Ends with a refusal.
     pub fn reject(mut self, kind: RejectKind) -> Rule {
         self.exprs.push(Expr::Reject(kind));
         self.done()

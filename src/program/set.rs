@@ -18,7 +18,6 @@ pub enum FrontendSpace {
 }
 
 impl FrontendSpace {
-    /// Both spaces.
     pub const BOTH: [FrontendSpace; 2] = [FrontendSpace::Services, FrontendSpace::NodePorts];
 
     fn frontend(self, family: Family) -> Vec<Field> {
@@ -48,7 +47,6 @@ pub enum ListScope {
 }
 
 impl ListScope {
-    /// Both scopes.
     pub const BOTH: [ListScope; 2] = [ListScope::Cluster, ListScope::Local];
 }
 
@@ -113,7 +111,6 @@ pub enum SetId {
     Hairpin,
     /// Frontends whose external policy is Local.
     LocalPolicy(FrontendSpace),
-    /// Frontends that refuse.
     Refused(FrontendSpace),
     /// Frontends that drop what is not short-circuited.
     Dropped(FrontendSpace),
@@ -131,7 +128,6 @@ pub enum SetId {
     Members(FrontendSpace, ListScope, Class),
     /// Lists: frontend (and slot, from class 4 on) to endpoint.
     Endpoints(FrontendSpace, ListScope, Class),
-    /// Connections by frontend.
     Connections(FrontendSpace),
     /// Protocols that are refused to NodePorts on loopback addresses, counted.
     RefusedOnLocalhost,
@@ -217,7 +213,6 @@ impl SetId {
         }
     }
 
-    /// The set with this name.
     pub fn from_name(name: &str) -> Option<SetId> {
         static BY_NAME: LazyLock<HashMap<String, SetId>> = LazyLock::new(|| {
             let classes = Class::all_with_slots().flat_map(|(space, scope, class)| {
@@ -228,7 +223,6 @@ impl SetId {
         BY_NAME.get(name).copied()
     }
 
-    /// The set's name.
     pub fn name(self) -> Name {
         Name::new(self.to_string())
     }

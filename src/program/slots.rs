@@ -27,17 +27,14 @@ impl Slots {
         Slots { class: class.max(Class::holding(members.len())), members }
     }
 
-    /// The list's class.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// The members by slot.
     pub fn members(&self) -> &[Backend] {
         &self.members
     }
 
-    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }

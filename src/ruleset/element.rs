@@ -24,7 +24,6 @@ pub enum Field {
 }
 
 impl Field {
-    /// The address field of a family.
     pub fn address(family: Family) -> Field {
         match family {
             Family::V4 => Field::Ipv4Addr,
@@ -61,7 +60,6 @@ impl Field {
         }
     }
 
-    /// Bytes of a value.
     pub fn byte_len(self) -> usize {
         match self {
             Field::Ipv4Addr | Field::Mark => 4,
@@ -104,7 +102,6 @@ impl Key {
         Some(key)
     }
 
-    /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]
     }
@@ -116,7 +113,6 @@ impl Key {
         self
     }
 
-    /// Appends an address.
     #[must_use]
     pub fn address(self, address: IpAddr) -> Self {
         match address {
@@ -125,19 +121,16 @@ impl Key {
         }
     }
 
-    /// Appends a protocol.
     #[must_use]
     pub fn protocol(self, protocol: Protocol) -> Self {
         self.push(&[protocol.number()])
     }
 
-    /// Appends a port.
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         self.push(&port.to_be_bytes())
     }
 
-    /// Appends a slot.
     #[must_use]
     pub fn slot(self, slot: u32) -> Self {
         self.push(&slot.to_ne_bytes())
@@ -152,7 +145,6 @@ impl Key {
         })
     }
 
-    /// Reads a port field at a byte offset.
     pub fn port_at(&self, offset: usize) -> Option<u16> {
         let bytes = self.as_bytes().get(offset..offset + 2)?;
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
@@ -163,7 +155,6 @@ impl Key {
         Protocol::from_number(*self.as_bytes().get(offset)?)
     }
 
-    /// Reads a slot field at a byte offset.
     pub fn slot_at(&self, offset: usize) -> Option<u32> {
         let bytes = self.as_bytes().get(offset..offset + 4)?;
         Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
@@ -214,11 +205,8 @@ impl fmt::Debug for Key {
 /// What an element leads to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
-    /// Member of a plain set.
     None,
-    /// Data of a map.
     Data(Key),
-    /// Verdict of a verdict map.
     Verdict(Verdict),
 }
 
@@ -231,7 +219,6 @@ pub struct Lifetime {
     pub expires: u64,
 }
 
-/// One element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Element {
     /// Its key; the first address of an interval.
@@ -240,7 +227,6 @@ pub struct Element {
     pub last: Option<Key>,
     /// What it leads to.
     pub value: Value,
-    /// Comment (user data).
     pub comment: Option<Arc<str>>,
     /// Timeout sets only.
     pub lifetime: Option<Lifetime>,
@@ -249,7 +235,6 @@ pub struct Element {
 }
 
 impl Element {
-    /// Member of a plain set.
     pub fn member(key: Key) -> Self {
         Element {
             key,
@@ -261,17 +246,14 @@ impl Element {
         }
     }
 
-    /// Entry of a data map.
     pub fn data(key: Key, data: Key) -> Self {
         Element { value: Value::Data(data), ..Element::member(key) }
     }
 
-    /// Entry of a verdict map.
     pub fn verdict(key: Key, verdict: Verdict) -> Self {
         Element { value: Value::Verdict(verdict), ..Element::member(key) }
     }
 
-    /// The same with a comment.
     #[must_use]
     pub fn with_comment(self, comment: Arc<str>) -> Self {
         Element { comment: Some(comment), ..self }

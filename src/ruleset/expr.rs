@@ -19,7 +19,6 @@ pub enum PayloadBase {
     Transport,
 }
 
-/// Keys of the meta expression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MetaKey {
     /// `NFT_META_L4PROTO`: transport protocol, 1 byte.
@@ -30,7 +29,6 @@ pub enum MetaKey {
     Iif,
 }
 
-/// Keys of the ct expression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CtKey {
     /// `NFT_CT_STATE`, a bit mask in host order.
@@ -51,7 +49,6 @@ pub enum CtKey {
     ProtoDst,
 }
 
-/// Direction of a conntrack tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CtDirection {
     /// `IP_CT_DIR_ORIGINAL`.
@@ -60,12 +57,9 @@ pub enum CtDirection {
     Reply,
 }
 
-/// Comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CmpOp {
-    /// Equal.
     Eq,
-    /// Not equal.
     Neq,
 }
 
@@ -110,55 +104,44 @@ pub enum Verdict {
     Goto(Name),
 }
 
-/// One instruction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Expr {
     /// Load packet bytes.
     Payload {
-        /// Header.
         base: PayloadBase,
         /// Bytes from its start.
         offset: u32,
-        /// Bytes to read.
         len: u32,
         /// First register written.
         dst: Register,
     },
     /// Load a property of the packet.
     Meta {
-        /// Which.
         key: MetaKey,
-        /// Register written.
         dst: Register,
     },
     /// Load a property of its flow.
     Ct {
-        /// Which.
         key: CtKey,
         /// Of which direction, for tuple keys.
         direction: Option<CtDirection>,
-        /// Register written.
         dst: Register,
     },
     /// Load the type of an address (`RTN_LOCAL` = 2), 4 bytes in host order.
     Fib {
         /// Whose.
         result: FibResult,
-        /// Register written.
         dst: Register,
     },
     /// Load a random number in `0..modulus`, host order.
     Random {
         /// Exclusive upper bound.
         modulus: u32,
-        /// Register written.
         dst: Register,
     },
     /// `dst = (src & mask) ^ xor`, all of the same length.
     Bitwise {
-        /// Register read.
         src: Register,
-        /// Register written.
         dst: Register,
         /// And.
         mask: Key,
@@ -167,17 +150,13 @@ pub enum Expr {
     },
     /// Go on only if the register compares so with the data.
     Cmp {
-        /// How.
         op: CmpOp,
-        /// Register read.
         src: Register,
-        /// With what.
         data: Key,
     },
     /// Load constant data.
     Immediate {
         data: Key,
-        /// Register written.
         dst: Register,
     },
     /// Look the registers up in a set or map; go on only if found (or, inverted, if not).
@@ -195,7 +174,6 @@ pub enum Expr {
     /// Insert or refresh an element from the packet path.
     Dynset {
         set: Name,
-        /// How.
         update: SetUpdate,
         /// First register of the key.
         key: Register,
@@ -206,20 +184,15 @@ pub enum Expr {
     },
     /// Send the flow to the address and port in the registers, and accept.
     Dnat {
-        /// Register of the address.
         address: Register,
-        /// Register of the port.
         port: Register,
     },
     /// Give the flow the source address of the outgoing interface with a random port, and accept.
     Masquerade,
     /// Answer with a refusal, and drop.
     Reject(RejectKind),
-    /// Count.
     Counter {
-        /// Packets so far.
         packets: u64,
-        /// Bytes so far.
         bytes: u64,
     },
     /// Count by a named counter of the table.

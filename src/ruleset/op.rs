@@ -8,21 +8,16 @@ use crate::model::Family;
 pub enum Op {
     /// Create the table, or adopt it if it is an orphan of ours.
     AddTable(Table),
-    /// Delete the table and all that is in it.
     DeleteTable,
     /// Create a chain; an existing equal one is left as it is.
     AddChain(Chain),
-    /// Delete all rules of a chain.
     FlushChain(Name),
     /// Delete a chain together with its rules; nothing may refer to it.
     DeleteChain(Name),
-    /// Append a rule.
     AddRule(Name, Rule),
     /// Create a named counter, at 0; an existing one is left as it is.
     AddCounter(Name),
-    /// Create a set or map.
     AddSet(Set),
-    /// Delete all elements of a set.
     FlushSet(Name),
     /// Delete a set; nothing may refer to it.
     DeleteSet(Name),
@@ -36,7 +31,6 @@ pub enum Op {
 /// Operations of one family's table that take effect together or not at all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transaction {
-    /// The family of the table.
     pub family: Family,
     /// What to do, in order.
     pub ops: Vec<Op>,
@@ -51,7 +45,6 @@ pub struct Rejection {
     pub element: Option<usize>,
     /// What the operation was about, for people: `add element endpoints-4`.
     pub object: String,
-    /// The kernel's errno.
     pub errno: i32,
 }
 
@@ -83,7 +76,6 @@ impl Transaction {
         Transaction { family, ops: Vec::new() }
     }
 
-    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }

@@ -59,12 +59,10 @@ struct State {
 }
 
 impl Inbox {
-    /// An empty one.
     pub fn new() -> Self {
         Inbox::default()
     }
 
-    /// The node's addresses changed.
     pub fn set_addresses(&self, addresses: NodeAddresses) {
         self.update(|state| state.addresses = Some(addresses));
     }

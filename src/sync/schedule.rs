@@ -21,7 +21,6 @@ const REPAIRS: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// After so long without a repair the next one is due at once.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Limits of the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Least time between the end of a sync and the start of the next; zero by default, for a commit
@@ -59,7 +58,6 @@ pub struct Start {
     pub repair: bool,
 }
 
-/// The schedule of one family.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     limits: Limits,

@@ -1,6 +1,5 @@
 //! Histories against the fake kernel.
 
-mod audit;
 mod batches;
 mod faults;
 mod histories;

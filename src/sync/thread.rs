@@ -30,20 +30,16 @@ const MONITOR_RETRY: Duration = Duration::from_secs(1);
 /// Why a thread of netlink did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The thread itself.
     #[error("starting the thread {name:?}")]
     Thread {
         name: &'static str,
         #[source]
         source: io::Error,
     },
-    /// The socket that programs.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The socket that hears of changes.
     #[error(transparent)]
     Monitor(#[from] MonitorError),
-    /// A thread ended before it had opened its socket.
     #[error("a thread of netlink ended while it started")]
     Ended,
 }
@@ -74,8 +70,7 @@ pub struct Programmer {
 impl Programmer {
     /// Starts the thread.
     ///
-    /// # Errors
-    /// If there can be no more threads.
+    /// Errors: there can be no more threads.
     pub fn spawn() -> Result<Self, StartError> {
         let (orders, incoming) = channel();
         let thread = spawn("netlink", move || obey(&incoming))?;
@@ -85,8 +80,7 @@ impl Programmer {
     /// Has it open its socket; returns the socket's port id, which is the owner of the tables it
     /// makes.
     ///
-    /// # Errors
-    /// If it cannot; it may be asked again.
+    /// Errors: it cannot; it may be asked again.
     pub async fn open(&self) -> Result<u32, StartError> {
         let (answer, outcome) = oneshot::channel();
         self.orders.send(Order::Open(answer)).map_err(|_| StartError::Ended)?;
@@ -131,8 +125,7 @@ fn obey(orders: &Receiver<Order>) {
 
 /// Tells the inbox when others change our tables, on a thread that ends with the process.
 ///
-/// # Errors
-/// If the notifications cannot be subscribed to.
+/// Errors: the notifications cannot be subscribed to.
 pub async fn watch_foreign_changes(own_portid: u32, inbox: Arc<Inbox>) -> Result<(), StartError> {
     let (answer, opened) = oneshot::channel();
     spawn("monitor", move || match Monitor::open(own_portid) {

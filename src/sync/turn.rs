@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::quarantine::Quarantined;
+use super::blame::Quarantined;
 use super::{Report, Synchronizer};
 use crate::engine::{Conflict, Effect, Engine, FamilySummary, UnservedReason};
 use crate::kernel::Kernel;
@@ -19,14 +19,11 @@ use crate::ruleset::Ownership;
 
 /// Learns what each turn did. Called on the worker's thread: must not block.
 pub trait Subscriber: Send {
-    /// A turn is over.
     fn turn(&mut self, turn: &Turn);
 }
 
-/// One turn.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// Families that are programmed.
     pub families: Families,
     /// What came in from the source, in order.
     pub arrivals: Vec<Arrival>,
@@ -49,13 +46,11 @@ pub struct Turn {
 /// A change as it was delivered, without its objects, and what it meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
-    /// Of which kind.
     pub kind: Kind,
     /// How many objects.
     pub objects: usize,
     /// It was a complete list.
     pub list: bool,
-    /// What it meant.
     pub effect: Effect,
 }
 
@@ -70,12 +65,10 @@ impl Arrival {
     }
 }
 
-/// One sync of a family.
 #[derive(Debug)]
 pub struct Synced {
     /// What was done.
     pub report: Report,
-    /// How long it took.
     pub elapsed: Duration,
     /// It was a repair: who had changed the table, as far as is known.
     pub repair: Option<Foreign>,
@@ -129,7 +122,6 @@ const NAMED_UNSERVED: usize = 5;
 /// How a family stands.
 #[derive(Debug, Clone, Default)]
 pub struct FamilyState {
-    /// Figures.
     pub summary: FamilySummary,
     /// Mark of the program.
     pub program: String,
@@ -137,11 +129,9 @@ pub struct FamilyState {
     pub ownership: Ownership,
     /// Elements in the kernel, if they were counted: after the table was read.
     pub elements: Option<usize>,
-    /// Contested frontends.
     pub conflicts: Vec<Conflict>,
     /// Service ports that are not served to everyone: how many, and the first of them.
     pub unserved: BTreeMap<UnservedReason, (usize, Vec<Arc<str>>)>,
-    /// Services set aside.
     pub quarantine: BTreeMap<ObjectName, Quarantined>,
 }
 

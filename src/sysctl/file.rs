@@ -11,7 +11,6 @@ use super::Wanted;
 /// A file of /proc or /sys could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
-    /// Its present value is needed and cannot be read.
     #[error("reading {}", file.display())]
     Read {
         file: PathBuf,
@@ -20,7 +19,6 @@ pub enum SysctlError {
         #[source]
         source: io::Error,
     },
-    /// The new value was refused.
     #[error("writing {} to {}", wanted.value, file.display())]
     Write {
         file: PathBuf,

@@ -182,7 +182,6 @@ impl ApiServer {
         self.shared.change(|state| state.people.only_v4 = true);
     }
 
-    /// The current version of the store.
     pub fn version(&self) -> u64 {
         self.shared.lock().store.version
     }

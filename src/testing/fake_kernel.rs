@@ -46,7 +46,6 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    /// A kernel without tables.
     pub fn new() -> Self {
         FakeKernel {
             tables: PerFamily::from_fn(Ruleset::empty),
@@ -62,7 +61,6 @@ impl FakeKernel {
         }
     }
 
-    /// A family's table.
     pub fn ruleset(&self, family: Family) -> &Ruleset {
         &self.tables[family]
     }

@@ -15,10 +15,20 @@
 mod address;
 mod agent;
 mod dial;
-mod kernel_memory;
 mod netns;
 mod objects;
 mod server;
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::model::{Family, Protocol};
 
 pub use address::{
     CLUSTER_CIDR, EXTERNAL_CIDR, GATEWAY, NODE_CIDR, NODE_IP, OUTSIDE_IP, Place, REMOTE_NODE_IP,
@@ -26,20 +36,11 @@ pub use address::{
 };
 pub use agent::Agent;
 pub use dial::{Dial, Flow, Outcome, PATIENCE, SILENCE};
-pub use kernel_memory::KernelMemory;
 pub use netns::Netns;
 pub use objects::{
     EndpointBuilder, NODE_NAME, ServiceBuilder, endpoint, node, service, service_cidr, slice,
 };
 pub use server::{Answer, Server};
-
-use std::fmt::Write;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::process::ExitStatus;
-use std::sync::Mutex;
-
-use crate::model::{Family, Protocol};
 
 /// Why a lab could not be built or used.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +57,6 @@ pub enum LabError {
     /// A sysctl could not be read or written.
     #[error("sysctl {key} in {netns}")]
     Sysctl {
-        /// The namespace.
         netns: String,
         /// Path below `/proc/sys`.
         key: String,
@@ -66,9 +66,7 @@ pub enum LabError {
     /// A program could not be run.
     #[error("running {program} in {netns}")]
     Program {
-        /// Its name.
         program: String,
-        /// The namespace.
         netns: String,
         #[source]
         source: io::Error,
@@ -76,9 +74,7 @@ pub enum LabError {
     /// A program ended with an error.
     #[error("{program} in {netns}: {status}: {stderr}")]
     Refused {
-        /// Its name.
         program: String,
-        /// The namespace.
         netns: String,
         /// How it ended.
         status: ExitStatus,
@@ -88,7 +84,6 @@ pub enum LabError {
     /// A server could not listen.
     #[error("server {server} cannot listen on {address}")]
     Listen {
-        /// Name of the server.
         server: String,
         /// The address it should have.
         address: SocketAddr,
@@ -381,5 +376,51 @@ fn lines(text: &mut String, more: &[String]) {
     for line in more {
         text.push_str(line);
         text.push('\n');
+    }
+}
+
+// What the kernel holds on behalf of a process, tables above all.
+//
+// The kernel charges nf_tables' memory to the control group of the task that asks for it, so a group
+// of its own tells a process's apart from everyone else's. Needs the memory controller, version 1
+// or 2.
+
+/// A control group with one process in it, which leaves it when this is dropped.
+pub struct KernelMemory(PathBuf);
+
+impl KernelMemory {
+    /// Moves a process into a group of its own; `None` where the memory controller is not at hand.
+    /// What it allocated before is not counted.
+    pub fn of(pid: u32) -> Option<KernelMemory> {
+        // The memory of an earlier group of the same process is freed at the kernel's leisure.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].into_iter().find_map(|root| {
+            let group = Path::new(root).join(format!("kubeweir-{pid}-{number}"));
+            fs::create_dir(&group).ok()?;
+            let group = KernelMemory(group);
+            group.bytes()?;
+            fs::write(group.0.join("cgroup.procs"), pid.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// Bytes that are charged to the group.
+    pub fn bytes(&self) -> Option<u64> {
+        if let Ok(text) = fs::read_to_string(self.0.join("memory.kmem.usage_in_bytes")) {
+            return text.trim().parse().ok();
+        }
+        let text = fs::read_to_string(self.0.join("memory.stat")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("kernel "))?.trim().parse().ok()
+    }
+}
+
+impl Drop for KernelMemory {
+    fn drop(&mut self) {
+        let procs = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines() {
+            fs::write(self.0.with_file_name("cgroup.procs"), pid).ok();
+        }
+        fs::remove_dir(&self.0).ok();
     }
 }

@@ -11,7 +11,6 @@ use crate::program::set::LocalAddresses;
 use crate::program::{Class, Extension, FrontendSpace, ListScope, SetId};
 use crate::ruleset::{Element, Key, Name, Rule, Ruleset, Value};
 
-/// The normal form of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormalForm {
     /// The table's comment.

@@ -32,7 +32,6 @@ pub fn service(name_text: &str, cluster_ips: &[&str]) -> Service {
     }
 }
 
-/// A service port.
 pub fn port(name: &str, protocol: Protocol, port: u16, node_port: Option<u16>) -> ServicePort {
     ServicePort { name: name.into(), protocol, port, node_port }
 }
@@ -72,7 +71,6 @@ pub fn endpoint(text: &str) -> Endpoint {
     }
 }
 
-/// A node with addresses.
 pub fn node(node_name: &str, zone: Option<&str>, addresses: &[&str]) -> Node {
     Node {
         name: ObjectName::cluster_scoped(node_name),
@@ -84,7 +82,6 @@ pub fn node(node_name: &str, zone: Option<&str>, addresses: &[&str]) -> Node {
     }
 }
 
-/// A ServiceCIDR.
 pub fn service_cidr(cidr_name: &str, cidrs: &[&str]) -> ServiceCidr {
     ServiceCidr {
         name: ObjectName::cluster_scoped(cidr_name),

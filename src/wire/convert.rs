@@ -4,24 +4,25 @@
 //! path of its field, the rest is used.
 
 mod endpoint_slice;
-mod node;
 mod service;
-
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::message::ObjectMeta;
 use super::{Decoded, Interner};
-use crate::model::{Family, Kind, Object, ObjectName, Protocol, Skip, SkipLevel};
+use crate::model::address::{parse_cidr, parse_ip};
+use crate::model::{
+    Family, Kind, Node, Object, ObjectName, Protocol, ServiceCidr, Skip, SkipLevel,
+};
+use crate::wire::message::{self, LABEL_ZONE, NodeAddress};
 
 /// A message that becomes an object.
 pub(super) trait ToModel: prost::Message + Default {
-    /// The kind it becomes.
     const KIND: Kind;
 
     fn metadata(&self) -> Option<&ObjectMeta>;
@@ -79,7 +80,6 @@ pub(super) struct Conversion<'a> {
 }
 
 impl Conversion<'_> {
-    /// Something is wrong with a field.
     fn error(&mut self, field: impl Into<String>, reason: impl Into<String>) {
         self.skip(field.into(), reason.into(), SkipLevel::Error);
     }
@@ -113,7 +113,8 @@ impl Conversion<'_> {
         true
     }
 
-    /// An address, IPv4 with leading zeros allowed (B-087); reported when it is none.
+    /// An address, IPv4 with leading zeros allowed (B-087), IPv4 in IPv6 notation IPv4; reported when it
+    /// is none.
     fn address(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpAddr> {
         let address = parse_ip(value);
         if address.is_none() {
@@ -122,11 +123,11 @@ impl Conversion<'_> {
         address
     }
 
-    /// A CIDR without host bits, white space around it ignored (B-088); reported when it is none.
+    /// A CIDR, host bits cleared, white space around it ignored (B-088); reported when it is none.
     /// Blank text is none either, but silently (B-086).
     fn cidr(&mut self, field: impl FnOnce() -> String, value: &str) -> Option<IpNet> {
         let trimmed = value.trim();
-        let net = parse_cidr(trimmed);
+        let net = parse_cidr(trimmed).map(|net| net.trunc());
         if net.is_none() && !trimmed.is_empty() {
             self.error(field(), format!("{value:?} is no CIDR"));
         }
@@ -205,36 +206,6 @@ const MAX_LABEL: usize = 63;
 /// Longest DNS subdomain that the API accepts as a name.
 const MAX_SUBDOMAIN: usize = 253;
 
-/// An address. IPv4 numbers may have leading zeros and are decimal all the same (B-087); IPv4 in
-/// IPv6 notation is IPv4, as Go has it.
-fn parse_ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        let v6: Ipv6Addr = text.parse().ok()?;
-        return Some(IpAddr::V6(v6).to_canonical());
-    }
-    let mut octets = [0; 4];
-    let mut parts = text.split('.');
-    for octet in &mut octets {
-        *octet = decimal(parts.next()?)?;
-    }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
-}
-
-/// A CIDR, host bits cleared; leading zeros as in [`parse_ip`], in the prefix length too.
-fn parse_cidr(text: &str) -> Option<IpNet> {
-    let (address, prefix) = text.split_once('/')?;
-    let net = IpNet::new(parse_ip(address)?, decimal(prefix)?).ok()?;
-    Some(net.trunc())
-}
-
-/// Digits only: no sign, no white space, any number of leading zeros.
-fn decimal(text: &str) -> Option<u8> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
 /// A DNS label as of RFC 1123: lower-case letters, digits, inner hyphens, at most 63.
 fn is_label(text: &str) -> bool {
     text.len() <= MAX_LABEL && has_label_charset(text)
@@ -251,4 +222,70 @@ fn has_label_charset(text: &str) -> bool {
     bytes.first().is_some_and(alphanumeric)
         && bytes.last().is_some_and(alphanumeric)
         && bytes.iter().all(|byte| *byte == b'-' || alphanumeric(byte))
+}
+
+// Nodes (section 3.3) and ServiceCIDRs.
+
+/// The taint of a node that the cluster autoscaler is about to remove (B-230).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+
+impl ToModel for message::Node {
+    const KIND: Kind = Kind::Node;
+
+    fn metadata(&self) -> Option<&ObjectMeta> {
+        self.metadata.as_ref()
+    }
+
+    fn to_model(&self, conversion: &mut Conversion<'_>) -> Option<Object> {
+        let metadata = conversion.metadata;
+        let zone = metadata.label(LABEL_ZONE).filter(|zone| !zone.is_empty());
+        let (taints, pod_cidrs) = match &self.spec {
+            Some(spec) => (&spec.taints[..], &spec.pod_cidrs[..]),
+            None => (&[][..], &[][..]),
+        };
+        let addresses = self.status.as_ref().map(|status| &status.addresses[..]);
+        let node = Node {
+            name: conversion.name.clone(),
+            zone: zone.map(|zone| conversion.interner.intern(zone)),
+            addresses: conversion.node_addresses(addresses.unwrap_or_default()),
+            pod_cidrs: conversion.cidrs("spec.podCIDRs", pod_cidrs),
+            deleting: metadata.deletion_timestamp.is_some(),
+            to_be_deleted: taints.iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED)),
+        };
+        Some(Object::Node(Arc::new(node)))
+    }
+}
+
+impl ToModel for message::ServiceCidr {
+    const KIND: Kind = Kind::ServiceCidr;
+
+    fn metadata(&self) -> Option<&ObjectMeta> {
+        self.metadata.as_ref()
+    }
+
+    fn to_model(&self, conversion: &mut Conversion<'_>) -> Option<Object> {
+        let cidrs = self.spec.as_ref().map(|spec| &spec.cidrs[..]).unwrap_or_default();
+        let service_cidr = ServiceCidr {
+            name: conversion.name.clone(),
+            cidrs: conversion.cidrs("spec.cidrs", cidrs),
+        };
+        Some(Object::ServiceCidr(Arc::new(service_cidr)))
+    }
+}
+
+impl Conversion<'_> {
+    /// B-055: InternalIPs first, then ExternalIPs; other types do not count.
+    fn node_addresses(&mut self, addresses: &[NodeAddress]) -> Vec<IpAddr> {
+        let mut usable = Vec::with_capacity(addresses.len());
+        for address_type in ["InternalIP", "ExternalIP"] {
+            for (i, address) in addresses.iter().enumerate() {
+                if address.r#type.as_deref() != Some(address_type) {
+                    continue;
+                }
+                let text = address.address.as_deref().unwrap_or_default();
+                usable.extend(self.address(|| format!("status.addresses[{i}].address"), text));
+            }
+        }
+        usable
+    }
 }

@@ -12,7 +12,7 @@ use kubeweir::inspect::explain::{Explanation, Question, Verdict};
 use kubeweir::kernel::Kernel;
 use kubeweir::model::{Family, PerFamily, Protocol};
 use kubeweir::netlink::NetlinkKernel;
-use kubeweir::node::{addresses, route};
+use kubeweir::node::addresses;
 use kubeweir::ruleset::Environment;
 use kubeweir::testing::lab::{Answer, Lab, Outcome, Place};
 use tokio::runtime;
@@ -92,7 +92,7 @@ impl Explainer {
 }
 
 fn interface(lab: &Lab, source: IpAddr) -> String {
-    let towards = lab.node.run(|| block_on(route::interface_towards(source)));
+    let towards = lab.node.run(|| block_on(addresses::interface_towards(source)));
     towards.expect("a route").expect("a source elsewhere")
 }
 

@@ -49,7 +49,7 @@ impl Explained {
 
 /// Log lines that only pass on a text, and where such texts are born.
 const PASSED_ON: [&str; 3] =
-    ["src/agent/programming.rs", "src/config/note.rs", "src/manifest/reader.rs"];
+    ["src/agent/programming.rs", "src/config.rs", "src/manifest/reader.rs"];
 const BORN: [(&str, [&str; 2], &str); 4] = [
     ("src/config/sanity.rs", ["fn", "wrong_family"], "error"),
     ("src/config/sanity.rs", ["fn", "nodeport_addresses"], "error"),

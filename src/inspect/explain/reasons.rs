@@ -38,7 +38,6 @@ impl<'a> Reasons<'a> {
         FrontendKey { at: FrontendAt::NodePort, ..self.dialled() }
     }
 
-    /// The service port that was dialled.
     pub(super) fn service(&self) -> Option<String> {
         if let Some(frontend) = self.table.frontends.get(&self.dialled()) {
             return frontend.label.as_deref().map(str::to_owned);

@@ -25,7 +25,6 @@ pub struct TracedRule {
     pub effect: TracedEffect,
 }
 
-/// One lookup in a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracedLookup {
     pub set: String,

@@ -37,8 +37,7 @@ impl Conntrack {
     /// The entries of a family that are asked for and that `keep` wants. Whether the list is complete
     /// is told beside it.
     ///
-    /// # Errors
-    /// If the kernel refuses: without CAP_NET_ADMIN.
+    /// Errors: the kernel refuses: without CAP_NET_ADMIN.
     pub fn entries(
         &mut self,
         family: Family,
@@ -130,8 +129,7 @@ pub struct Watch {
 impl Watch {
     /// Joins the groups.
     ///
-    /// # Errors
-    /// Without CAP_NET_ADMIN.
+    /// Errors: without CAP_NET_ADMIN.
     pub fn open() -> Result<Watch, ConntrackError> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::netfilter()?;
@@ -149,8 +147,7 @@ impl Watch {
 
     /// What happened next, in order; nothing if nothing does within `timeout`.
     ///
-    /// # Errors
-    /// If reading fails for another reason than lost messages, which are told.
+    /// Errors: reading fails for another reason than lost messages, which are told.
     pub fn next(&mut self, timeout: Duration) -> Result<Heard, ConntrackError> {
         let mut heard = Heard::default();
         match self.socket.receive(&mut self.buffer, timeout) {

@@ -7,15 +7,14 @@
 
 use crate::netlink::attribute::Attributes;
 
+use crate::netlink::element::{decode_verdict, name};
 use crate::netlink::expr::counter;
 use crate::netlink::uapi::*;
-use crate::netlink::verdict::{decode_verdict, name};
 use crate::ruleset::{
     CmpOp, CtDirection, CtKey, Expr, FibResult, Key, MetaKey, PayloadBase, Register, RejectKind,
     SetUpdate,
 };
 
-/// Decodes one expression.
 pub(super) fn expr(attributes: Attributes<'_>) -> Expr {
     let name = attributes.str(NFTA_EXPR_NAME).unwrap_or_default();
     let data = attributes.nest(NFTA_EXPR_DATA);

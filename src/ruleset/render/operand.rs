@@ -9,7 +9,6 @@ use crate::ruleset::{CmpOp, CtDirection, CtKey, FibResult, Key, MetaKey, Payload
 pub(super) enum Operand {
     /// An address of the packet or of its flow: the text, and how many bytes were loaded.
     Address(String, usize),
-    /// A transport protocol.
     Protocol(String),
     /// The transport protocol of the packet, the one later matches depend on.
     L4Proto,
@@ -17,22 +16,17 @@ pub(super) enum Operand {
     Port(&'static str),
     /// The port of a conntrack tuple.
     CtPort(String),
-    /// Input interface.
     IifName,
-    /// Index of the input interface.
     Iif,
-    /// Type of an address.
     AddressType(&'static str),
     /// Conntrack state or status with the names of its bits.
     Bits(&'static str, &'static [(u32, &'static str)]),
-    /// A random number.
     Random(u32),
     Constant(Key),
     /// What a map had for a key.
     Mapped(String),
     /// The operand with bits cut off.
     Masked(Box<Operand>, Key),
-    /// Anything else.
     Raw(String),
 }
 

@@ -102,7 +102,6 @@ pub(crate) fn duration(millis: u64) -> String {
     text
 }
 
-/// A verdict.
 pub(crate) fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Accept => "accept".into(),

@@ -25,9 +25,7 @@ use super::store::Selector;
 /// A program that somebody wants to run in a pod.
 #[derive(Debug, Clone)]
 pub struct Execution {
-    /// Name of the pod.
     pub pod: String,
-    /// Program and arguments.
     pub command: Vec<String>,
 }
 

@@ -35,18 +35,14 @@ pub enum Ask {
 pub struct Recorded {
     /// When, on the monotonic clock.
     pub at: Instant,
-    /// HTTP method.
     pub method: Method,
     /// Path without query.
     pub path: String,
-    /// Query parameters, decoded.
     pub query: BTreeMap<String, String>,
     pub headers: HeaderMap,
     /// The kind that is read; `None` for Events and the like.
     pub kind: Option<Kind>,
-    /// What it is.
     pub ask: Ask,
-    /// HTTP version.
     pub version: http::Version,
     /// Status of the answer; `None` while it is held or when the connection was dropped.
     pub answered: Option<u16>,
@@ -55,16 +51,13 @@ pub struct Recorded {
 /// What to do with a request instead of answering it as usual.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// Refuse it.
     Refuse {
-        /// HTTP status.
         code: u16,
         /// `reason` of the Status.
         reason: &'static str,
         /// `Retry-After`, seconds.
         retry_after: Option<u64>,
     },
-    /// Drop the connection.
     Drop,
     /// Wait, then answer as usual.
     Delay(Duration),
@@ -72,12 +65,10 @@ pub enum Answer {
     Replay {
         /// The `Content-Type`.
         content_type: &'static str,
-        /// The whole body.
         body: Bytes,
     },
 }
 
-/// A scripted fault.
 #[derive(Debug, Clone)]
 pub struct Fault {
     /// Only requests for this kind; `None` for all.

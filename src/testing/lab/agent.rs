@@ -60,7 +60,6 @@ impl Agent {
         Ok(Agent { pid, release, thread: Some(thread) })
     }
 
-    /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }

@@ -45,7 +45,6 @@ impl Outcome {
 pub struct Dial {
     /// TCP, UDP, or SCTP if the kernel has it.
     pub protocol: Protocol,
-    /// The address dialled.
     pub to: SocketAddr,
     /// The source address; `None` lets the routing table choose.
     pub from: Option<IpAddr>,

@@ -3,7 +3,6 @@
 //! They build model objects with the API server's defaults; namespaces are all `default`.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -12,34 +11,21 @@ use crate::model::{
     Endpoint, EndpointSlice, Family, Node, Object, ObjectName, Protocol, Service, ServiceCidr,
     ServicePort, ServiceType, SlicePort, TrafficPolicy,
 };
+use crate::testing::objects;
 
-/// Name of the node under test.
 pub const NODE_NAME: &str = "node";
 
 /// Name of the second node.
 const REMOTE_NODE_NAME: &str = "elsewhere";
 
-/// A Service being built.
 #[derive(Debug, Clone)]
 pub struct ServiceBuilder(Service);
 
 /// A dual-stack ClusterIP Service without ports whose ClusterIPs are the `n`-th.
 pub fn service(name: &str, n: usize) -> ServiceBuilder {
-    ServiceBuilder(Service {
-        name: ObjectName::new("default", name),
-        created: 0,
-        kind: ServiceType::ClusterIp,
-        cluster_ips: Family::BOTH.map(|family| cluster_ip(n, family)).to_vec(),
-        ports: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        session_affinity: None,
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        end_connections: Default::default(),
-    })
+    let mut service = objects::service(name, &[]);
+    service.cluster_ips = Family::BOTH.map(|family| cluster_ip(n, family)).to_vec();
+    ServiceBuilder(service)
 }
 
 impl ServiceBuilder {
@@ -118,18 +104,16 @@ impl ServiceBuilder {
         self
     }
 
-    /// The Service.
     pub fn model(self) -> Service {
         self.0
     }
 
     /// The Service as a source delivers it.
     pub fn object(self) -> Object {
-        Object::Service(Arc::new(self.0))
+        self.0.into()
     }
 }
 
-/// An endpoint being built.
 #[derive(Debug, Clone)]
 pub struct EndpointBuilder(Endpoint);
 
@@ -141,14 +125,7 @@ pub fn endpoint(place: Place, family: Family) -> EndpointBuilder {
         Place::Host => (NODE_IP[family], NODE_NAME),
         Place::Outside | Place::OutsideAt(_) => panic!("nothing outside is an endpoint"),
     };
-    EndpointBuilder(Endpoint {
-        address,
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: Some(node.into()),
-        hints: None,
-    })
+    EndpointBuilder(objects::endpoint(&format!("{address}@{node}")))
 }
 
 impl EndpointBuilder {
@@ -170,7 +147,6 @@ impl EndpointBuilder {
         self
     }
 
-    /// The endpoint.
     pub fn model(self) -> Endpoint {
         self.0
     }
@@ -200,12 +176,9 @@ pub fn slice(
 /// The node under test.
 pub fn node() -> Node {
     Node {
-        name: ObjectName::cluster_scoped(NODE_NAME),
-        zone: None,
         addresses: Family::BOTH.map(|family| NODE_IP[family]).to_vec(),
         pod_cidrs: Family::BOTH.map(|family| NODE_CIDR[family]).to_vec(),
-        deleting: false,
-        to_be_deleted: false,
+        ..objects::node(NODE_NAME, None, &[])
     }
 }
 

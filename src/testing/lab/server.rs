@@ -16,7 +16,6 @@ use crate::model::Protocol;
 /// What a server told, and the client's own end for comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Answer {
-    /// Name of the server.
     pub server: String,
     /// Address and port that the server was reached at: the endpoint.
     pub endpoint: SocketAddr,

@@ -105,7 +105,6 @@ impl Refusal {
 pub struct Step {
     /// Time to wait before.
     pub after: Duration,
-    /// What to perform.
     pub request: Request,
 }
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::LookedUp;
-use super::super::state::Registers;
-use super::{Effect, Machine, Place, Progress};
+use super::machine::{Machine, Place, Progress};
+use super::{Effect, LookedUp, Registers};
 use crate::ruleset::render::{render_value, value};
 use crate::ruleset::{Element, Expr, Field, Key, Name, Register, Set, SetKind, Value};
 
