@@ -26,9 +26,9 @@ use kubeweir::kernel::{CommitError, Committed, Rejection};
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
     BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request, RuleCounts,
-    ServiceConnections, reference,
+    ServiceCount, reference,
 };
-use kubeweir::model::{Family, Kind, ObjectName, Protocol, ServicePortName, Skip, SkipLevel};
+use kubeweir::model::{Family, Kind, ObjectName, Protocol, Skip, SkipLevel};
 use serde_json::{Value, json};
 
 use http_client::{Answer, get, request};
@@ -105,13 +105,17 @@ fn record_everything(metrics: &Metrics) {
         request_bytes: 0,
         response_bytes: Some(100),
     });
-    let port = ServicePortName {
-        service: ObjectName::new("ns", "web"),
-        port: "http".into(),
-        protocol: Protocol::Tcp,
+    let connections = |each: &mut dyn FnMut(ServiceCount<'_>)| {
+        each(ServiceCount {
+            namespace: "ns",
+            service: "web",
+            port_name: "http",
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+            count: 42,
+        });
     };
-    let count = ServiceConnections { port, family: Family::V4, connections: 42 };
-    metrics.export_connections(Box::new(move || vec![count.clone()]), 10);
+    metrics.export_connections(Box::new(connections), 10);
     let dropped = || Family::BOTH.map(|family| (family, "no-endpoints", 5)).to_vec();
     metrics.export_rule_counts(Box::new(move || {
         Some(RuleCounts { dropped: dropped(), invalid: 2, accepted_on_localhost: 3 })
