@@ -59,7 +59,8 @@ pub struct Metrics {
     /// What `/metrics/slis` serves.
     pub slis: Slis,
     rules: Arc<OnceLock<RuleSource>>,
-    services: OnceLock<ServiceFamily>,
+    connections: OnceLock<ServiceFamily>,
+    service_drops: OnceLock<ServiceFamily>,
     registry: Registry,
     docs: Vec<MetricDoc>,
 }
@@ -80,8 +81,8 @@ impl Metrics {
         let localhost = LocalhostMetrics::register(&mut r);
         let client = ClientMetrics::register(&mut r);
         r.announce(localhost::refused_spec(), MetricKind::Counter);
-        r.announce(services::spec(), MetricKind::Counter);
-        r.announce(services::omitted_spec(), MetricKind::Gauge);
+        let of_services = services::connections().into_iter().chain(services::drops());
+        of_services.for_each(|(spec, kind)| r.announce(spec, kind));
         conntrack::specs().for_each(|(spec, kind)| r.announce(spec, kind));
         let rules = Arc::new(OnceLock::new());
         let collector = RuleCollector::announced(&mut r, mode, rules.clone());
@@ -89,14 +90,32 @@ impl Metrics {
         let process = ProcessMetrics::register(&mut r, build);
         let docs = r.into_docs();
         let slis = Slis::new(mode, started.as_duration().as_secs_f64());
-        let services = OnceLock::new();
-        Metrics { proxy, agent, localhost, client, process, slis, rules, services, registry, docs }
+        let (connections, service_drops) = (OnceLock::new(), OnceLock::new());
+        Metrics {
+            proxy,
+            agent,
+            localhost,
+            client,
+            process,
+            slis,
+            rules,
+            connections,
+            service_drops,
+            registry,
+            docs,
+        }
     }
 
     /// From now on exports connections per service port, at most `limit` series. Only the first source
     /// counts.
     pub fn export_connections(&self, source: ServiceSource, limit: usize) {
-        let _ = self.services.set(ServiceFamily { source, limit });
+        let _ =
+            self.connections.set(ServiceFamily { specs: services::connections(), source, limit });
+    }
+
+    /// From now on exports what is not let through per service port, in the same way.
+    pub fn export_service_drops(&self, source: ServiceSource, limit: usize) {
+        let _ = self.service_drops.set(ServiceFamily { specs: services::drops(), source, limit });
     }
 
     /// From now on exports what the rules refused to NodePorts on loopback addresses. Called at most
@@ -120,7 +139,9 @@ impl Metrics {
     /// A scrape of everything. May block in the sources handed in above.
     pub fn scrape(&self, exposition: Exposition) -> Result<Vec<u8>, prometheus::Error> {
         let mut body = exposition.encode(&self.registry.gather())?;
-        if let Some(services) = self.services.get() {
+        for services in
+            [&self.connections, &self.service_drops].into_iter().filter_map(OnceLock::get)
+        {
             services.write(exposition, &mut body);
         }
         Ok(body)

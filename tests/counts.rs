@@ -21,7 +21,7 @@ use kubeweir::kernel::{CommitError, Committed, Counts, DumpError, Kernel, Op, Tr
 use kubeweir::metrics::{BuildInfo, Exposition, Metrics, Mode, ServiceCount};
 use kubeweir::model::{Change, Families, Family, Kind};
 use kubeweir::netlink::{Counters, NetlinkKernel};
-use kubeweir::program::{RuleOptions, SetId};
+use kubeweir::program::{FrontendSpace, RuleOptions, SetId};
 use kubeweir::ruleset::{Element, Expr, Name, Ruleset};
 use kubeweir::sync::{CommitReport, Synchronizer};
 use kubeweir::testing::FakeKernel;
@@ -210,17 +210,19 @@ fn a_scrape_with_service_counters_holds_nothing_and_allocates_the_same_at_any_si
             let options = RuleOptions { service_counters: true, ..RuleOptions::nftables() };
             let mut synchronizer = with_options(NetlinkKernel::open().unwrap(), options);
             sync(&mut synchronizer, size.lists().into());
-            let metrics = Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::UNIX_EPOCH);
+            let metrics =
+                Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::UNIX_EPOCH);
             let found = Arc::new(Mutex::new(None::<PerService>));
             let source = Arc::clone(&found);
             let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
-                source.lock().unwrap().as_ref().unwrap().each(each);
+                source.lock().unwrap().as_ref().unwrap().each(None, each);
             };
             metrics.export_connections(Box::new(connections), size.services as usize);
             let mut counters = Counters::open().unwrap();
             let mut series = 0;
             let counted = allocation_counter::measure(|| {
-                let read = PerService::read(&mut counters, SetId::Connections).unwrap();
+                let sets = FrontendSpace::BOTH.map(SetId::Connections);
+                let read = PerService::read(&mut counters, &sets).unwrap();
                 *found.lock().unwrap() = Some(read);
                 let page = metrics.scrape(Exposition::Text).unwrap();
                 series = page.split(|&b| b == b'\n').filter(|line| is_series(line)).count();

@@ -105,17 +105,20 @@ fn record_everything(metrics: &Metrics) {
         request_bytes: 0,
         response_bytes: Some(100),
     });
-    let connections = |each: &mut dyn FnMut(ServiceCount<'_>)| {
-        each(ServiceCount {
-            namespace: "ns",
-            service: "web",
-            port_name: "http",
-            protocol: Protocol::Tcp,
-            family: Family::V4,
-            count: 42,
-        });
+    let count = ServiceCount {
+        namespace: "ns",
+        service: "web",
+        port_name: "http",
+        protocol: Protocol::Tcp,
+        family: Family::V4,
+        reason: None,
+        count: 42,
     };
+    let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| each(count);
     metrics.export_connections(Box::new(connections), 10);
+    let refused = ServiceCount { reason: Some("no-endpoints"), ..count };
+    let drops = move |each: &mut dyn FnMut(ServiceCount<'_>)| each(refused);
+    metrics.export_service_drops(Box::new(drops), 10);
     let dropped = || Family::BOTH.map(|family| (family, "no-endpoints", 5)).to_vec();
     metrics.export_rule_counts(Box::new(move || {
         Some(RuleCounts { dropped: dropped(), invalid: 2, accepted_on_localhost: 3 })

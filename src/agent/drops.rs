@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::figures::Figures;
+use super::per_service::PerService;
 use crate::kernel::DumpError;
 use crate::metrics::RuleCounts;
 use crate::model::Family;
 use crate::netlink::Counters;
-use crate::program::CounterId;
+use crate::program::{CounterId, FrontendSpace, SetId};
 use crate::status::Dropped;
 
 /// Between two looks.
@@ -43,6 +44,18 @@ pub fn rule_counts(figures: &Figures) -> Option<RuleCounts> {
         invalid: sum(CounterId::Invalid),
         accepted_on_localhost: sum(CounterId::AcceptedOnLocalhost),
     })
+}
+
+/// What was not let through to each service port, as long as it has the reason; nothing where service
+/// ports are not counted.
+pub fn by_service(counters: &mut Counters) -> Result<Vec<(CounterId, PerService)>, DumpError> {
+    let sets = [
+        (CounterId::NoEndpoints, FrontendSpace::BOTH.map(SetId::Refused).to_vec()),
+        (CounterId::NoLocalEndpoints, FrontendSpace::BOTH.map(SetId::Dropped).to_vec()),
+        (CounterId::SourceRanges, vec![SetId::OutsideRanges]),
+    ];
+    let read = |(reason, sets): (_, Vec<SetId>)| Ok((reason, PerService::read(counters, &sets)?));
+    sets.into_iter().map(read).collect()
 }
 
 /// The counters of the last minute, which one task fills and others read.

@@ -19,12 +19,12 @@ use crate::metrics::server::{Pages, Statusz};
 use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceCount};
 use crate::model::{Family, Protocol};
 use crate::netlink::Counters;
-use crate::program::SetId;
+use crate::program::{FrontendSpace, SetId};
 use crate::status::{PATH, SharedStatus};
 use crate::sysctl::ConntrackSettings;
 
-/// Most series of connection counters in one scrape.
-const CONNECTION_SERIES: usize = 10_000;
+/// Most series of one metric by service port in one scrape.
+const SERVICE_SERIES: usize = 10_000;
 
 /// The metrics of the configured mode.
 pub fn metrics(launch: &Launch, figures: &Figures, started: Timestamp) -> Metrics {
@@ -59,11 +59,19 @@ pub fn metrics(launch: &Launch, figures: &Figures, started: Timestamp) -> Metric
     metrics.export_rule_counts(Box::new(move || drops::rule_counts(&asked)));
     if launch.config.service_counters {
         let asked = figures.clone();
+        let sets = FrontendSpace::BOTH.map(SetId::Connections);
         let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
-            let read = |counters: &mut Counters| PerService::read(counters, SetId::Connections);
-            asked.counters(read).unwrap_or_default().each(each);
+            let read = move |counters: &mut Counters| PerService::read(counters, &sets);
+            asked.counters(read).unwrap_or_default().each(None, each);
         };
-        metrics.export_connections(Box::new(connections), CONNECTION_SERIES);
+        metrics.export_connections(Box::new(connections), SERVICE_SERIES);
+        let asked = figures.clone();
+        let drops = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
+            for (reason, found) in asked.counters(drops::by_service).unwrap_or_default() {
+                found.each(Some(reason.as_str()), each);
+            }
+        };
+        metrics.export_service_drops(Box::new(drops), SERVICE_SERIES);
     }
     if launch.config.localhost.is_some() {
         let asked = figures.clone();
@@ -74,7 +82,9 @@ pub fn metrics(launch: &Launch, figures: &Figures, started: Timestamp) -> Metric
 }
 
 /// The counters of refusals.
-fn refused_on_localhost(counters: &mut Counters) -> Result<Vec<(Family, Protocol, u64)>, DumpError> {
+fn refused_on_localhost(
+    counters: &mut Counters,
+) -> Result<Vec<(Family, Protocol, u64)>, DumpError> {
     let set = SetId::RefusedOnLocalhost.name();
     let mut counts = Vec::new();
     for family in Family::BOTH {

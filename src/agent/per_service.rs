@@ -33,7 +33,7 @@ struct Frontend {
 }
 
 impl PerService {
-    /// Reads one set of each space.
+    /// Reads some sets of frontends.
     ///
     /// A frontend that is missed would be a counter that went back, which Prometheus takes for one that
     /// began again: so sets are read until an answer has each frontend once, and at last everything
@@ -41,19 +41,16 @@ impl PerService {
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub fn read(
-        counters: &mut Counters,
-        set: impl Fn(FrontendSpace) -> SetId,
-    ) -> Result<PerService, DumpError> {
-        let frontends = Family::BOTH
-            .into_iter()
-            .flat_map(|family| FrontendSpace::BOTH.map(|space| (family, space, set(space).name())));
-        let frontends: Vec<(Family, FrontendSpace, Name)> = frontends.collect();
+    pub fn read(counters: &mut Counters, sets: &[SetId]) -> Result<PerService, DumpError> {
+        let named = sets.iter().filter_map(|set| Some((set.space()?, set.name())));
+        let sets: Vec<(FrontendSpace, Name)> = named.collect();
         PerService::whole(|found| {
             let mut undisturbed = true;
-            for &(family, space, ref name) in &frontends {
-                let add = |element: Counted<'_>| found.add(family, space, element);
-                undisturbed &= counters.elements(family, name, add)?;
+            for family in Family::BOTH {
+                for (space, name) in &sets {
+                    let add = |element: Counted<'_>| found.add(family, *space, element);
+                    undisturbed &= counters.elements(family, name, add)?;
+                }
             }
             Ok(undisturbed)
         })
@@ -99,8 +96,8 @@ impl PerService {
         frontends.dedup_by(|a, b| a.port(labels, b).is_eq() && a.key == b.key);
     }
 
-    /// Says each service port's sum, by label, protocol and family.
-    pub fn each(&self, each: &mut dyn FnMut(ServiceCount<'_>)) {
+    /// Says each service port's sum, by label, protocol and family; why it is, of drops.
+    pub fn each(&self, reason: Option<&'static str>, each: &mut dyn FnMut(ServiceCount<'_>)) {
         let same = |a: &Frontend, b: &Frontend| a.port(&self.labels, b).is_eq();
         for frontends in self.frontends.chunk_by(same) {
             let first = &frontends[0];
@@ -114,6 +111,7 @@ impl PerService {
                 port_name,
                 protocol: first.protocol,
                 family: first.family,
+                reason,
                 count: frontends.iter().map(|frontend| frontend.packets).sum(),
             });
         }
@@ -158,7 +156,7 @@ mod tests {
             Ok(undisturbed)
         });
         let mut said = Vec::new();
-        found.expect("the kernel answers").each(&mut |count| {
+        found.expect("the kernel answers").each(None, &mut |count| {
             let ServiceCount { namespace, service, port_name, count, .. } = count;
             said.push((format!("{namespace} {service} {port_name}"), count));
         });

@@ -52,8 +52,7 @@ impl<'a> FamilyWriter<'a> {
     /// A counter or a gauge.
     pub fn new(
         exposition: Exposition,
-        spec: Spec,
-        kind: MetricKind,
+        (spec, kind): (Spec, MetricKind),
         body: &'a mut Vec<u8>,
     ) -> FamilyWriter<'a> {
         let start = body.len();
@@ -201,7 +200,7 @@ mod tests {
 
     fn written(exposition: Exposition, series: &[([&str; 2], u64)]) -> Vec<u8> {
         let mut body = Vec::new();
-        let mut family = FamilyWriter::new(exposition, SPEC, MetricKind::Counter, &mut body);
+        let mut family = FamilyWriter::new(exposition, (SPEC, MetricKind::Counter), &mut body);
         for ([namespace, service], value) in series {
             family.add(&[("namespace", namespace), ("service", service)], *value);
         }
@@ -224,7 +223,7 @@ mod tests {
             let library = IntGauge::with_opts(SPEC.opts()).expect("valid");
             library.set(7);
             let mut body = Vec::new();
-            let mut gauge = FamilyWriter::new(exposition, SPEC, MetricKind::Gauge, &mut body);
+            let mut gauge = FamilyWriter::new(exposition, (SPEC, MetricKind::Gauge), &mut body);
             gauge.add(&[], 7);
             gauge.end();
             assert_eq!(body, exposition.encode(&library.collect()).expect("valid"));

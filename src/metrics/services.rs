@@ -19,35 +19,52 @@ pub struct ServiceCount<'a> {
     pub port_name: &'a str,
     pub protocol: Protocol,
     pub family: Family,
+    /// Why packets were not let through; none of connections.
+    pub reason: Option<&'static str>,
     pub count: u64,
 }
 
-/// Reads the counters and says each service port's once, in an order that is the same at each scrape.
+/// Reads the counters and says each service port's once (for each reason), in an order that is the same at each scrape.
 /// Called at each scrape, on a thread that may block.
 pub type ServiceSource = Box<dyn Fn(&mut dyn FnMut(ServiceCount<'_>)) + Send + Sync>;
 
-pub(super) const LABELS: &[&str] = &["namespace", "service", "port_name", "protocol", "ip_family"];
+/// Two metrics: the series, and how many of them are left out to bound their number.
+type Specs = [(Spec, MetricKind); 2];
 
-/// The definition of the series.
-pub(super) fn spec() -> Spec {
-    Spec::new(
+/// Connections by service port.
+pub(super) fn connections() -> Specs {
+    let series = Spec::new(
         "kubeweir_service_connections_total",
-        LABELS,
+        &["namespace", "service", "port_name", "protocol", "ip_family"],
         "New connections per service port; only with service counters switched on.",
-    )
-}
-
-/// The definition of the count of those left out.
-pub(super) fn omitted_spec() -> Spec {
-    Spec::new(
+    );
+    let omitted = Spec::new(
         "kubeweir_service_connections_omitted",
         &[],
         "Service ports left out of kubeweir_service_connections_total to bound its size.",
-    )
+    );
+    [(series, MetricKind::Counter), (omitted, MetricKind::Gauge)]
+}
+
+/// What was not let through to a service port.
+pub(super) fn drops() -> Specs {
+    let series = Spec::new(
+        "kubeweir_service_dropped_packets_total",
+        &["namespace", "service", "port_name", "protocol", "ip_family", "reason"],
+        "Packets to a service port that the rules refused (no-endpoints) or dropped (the other \
+         reasons), as long as it has the reason; only with service counters switched on.",
+    );
+    let omitted = Spec::new(
+        "kubeweir_service_dropped_packets_omitted",
+        &[],
+        "Series left out of kubeweir_service_dropped_packets_total to bound its size.",
+    );
+    [(series, MetricKind::Counter), (omitted, MetricKind::Gauge)]
 }
 
 /// Exports at most `limit` series: the first ones.
 pub(super) struct ServiceFamily {
+    pub specs: Specs,
     pub source: ServiceSource,
     pub limit: usize,
 }
@@ -61,25 +78,34 @@ impl fmt::Debug for ServiceFamily {
 impl ServiceFamily {
     /// Writes the series and how many were left out.
     pub fn write(&self, exposition: Exposition, body: &mut Vec<u8>) {
-        let mut series = FamilyWriter::new(exposition, spec(), MetricKind::Counter, body);
+        let [series, omitted] = self.specs;
+        let mut series = FamilyWriter::new(exposition, series, body);
         let mut found = 0;
         (self.source)(&mut |count| {
             found += 1;
             if found <= self.limit {
-                let labels = [
-                    ("ip_family", label(count.family)),
-                    ("namespace", count.namespace),
-                    ("port_name", count.port_name),
-                    ("protocol", count.protocol.as_str()),
-                    ("service", count.service),
-                ];
-                series.add(&labels, count.count);
+                write_series(&mut series, &count);
             }
         });
         series.end();
-        let mut omitted = FamilyWriter::new(exposition, omitted_spec(), MetricKind::Gauge, body);
+        let mut omitted = FamilyWriter::new(exposition, omitted, body);
         omitted.add(&[], found.saturating_sub(self.limit) as u64);
         omitted.end();
+    }
+}
+
+fn write_series(series: &mut FamilyWriter<'_>, count: &ServiceCount<'_>) {
+    let family = ("ip_family", label(count.family));
+    let namespace = ("namespace", count.namespace);
+    let port = ("port_name", count.port_name);
+    let protocol = ("protocol", count.protocol.as_str());
+    let service = ("service", count.service);
+    match count.reason {
+        None => series.add(&[family, namespace, port, protocol, service], count.count),
+        Some(reason) => {
+            let reason = ("reason", reason);
+            series.add(&[family, namespace, port, protocol, reason, service], count.count);
+        }
     }
 }
 
@@ -97,12 +123,14 @@ mod tests {
                     port_name: "http",
                     protocol: Protocol::Tcp,
                     family: Family::V4,
+                    reason: None,
                     count: 7,
                 });
             }
         };
         let mut body = Vec::new();
-        ServiceFamily { source: Box::new(source), limit: 2 }.write(Exposition::Text, &mut body);
+        let family = ServiceFamily { specs: connections(), source: Box::new(source), limit: 2 };
+        family.write(Exposition::Text, &mut body);
         let page = String::from_utf8(body).expect("text");
         let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
         let series = |service: &str| {

@@ -74,7 +74,8 @@ pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpEr
         let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
         reader.chains(&mut ruleset).map_err(|f| ("chains", f))?;
         reader.rules(&mut ruleset).map_err(|f| ("rules", f))?;
-        ruleset.counters = named_counters(&mut reader.requests, family).map_err(|f| ("counters", f))?;
+        ruleset.counters =
+            named_counters(&mut reader.requests, family).map_err(|f| ("counters", f))?;
         for set in reader.sets().map_err(|f| ("sets", f))? {
             let elements = reader.elements(&set).map_err(|f| ("elements", f))?;
             let elements: BTreeMap<Key, Element> =

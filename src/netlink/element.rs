@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::attribute::{Attribute, Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64};
+use super::attribute::{
+    Attribute, Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64,
+};
 use super::uapi::*;
 use super::userdata;
 use super::verdict::{decode_verdict, verdict_code};
