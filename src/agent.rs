@@ -6,8 +6,10 @@
 mod cleaning;
 mod drops;
 mod error;
+mod figures;
 mod node_source;
 mod pages;
+pub mod per_service;
 mod prepare;
 mod pressure;
 pub mod privilege;
@@ -40,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
+use figures::Figures;
 use prepare::PreparedNode;
 use programming::NodeIdentity;
 use servers::Servers;
@@ -91,7 +94,8 @@ pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
     let release = nix::sys::utsname::uname().map_err(AgentError::Uname)?;
     let skip = std::env::var(SKIP_KERNEL_CHECK).ok();
     check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
-    let metrics = Arc::new(pages::metrics(&launch, Timestamp::now()));
+    let figures = Figures::start().map_err(AgentError::Thread)?;
+    let metrics = Arc::new(pages::metrics(&launch, &figures, Timestamp::now()));
     let inbox = Arc::new(Inbox::new());
     let ready = tokio::select! {
         ready = prepared(&launch, node, &inbox, &metrics) => ready.map(ControlFlow::Continue),
@@ -100,7 +104,7 @@ pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
     let outcome = match ready {
         Ok(ControlFlow::Continue(_)) if launch.init_only => Ok(Ended::Prepared),
         Ok(ControlFlow::Continue(ready)) => {
-            serve(&launch, ready, metrics, &inbox, &mut endings).await
+            serve(&launch, ready, (metrics, figures), &inbox, &mut endings).await
         }
         Ok(ControlFlow::Break(ended)) => Ok(ended),
         Err(reason) => Err(reason),
@@ -167,7 +171,7 @@ fn hostname() -> String {
 async fn serve(
     launch: &Launch,
     ready: PreparedNode,
-    metrics: Arc<Metrics>,
+    (metrics, figures): (Arc<Metrics>, Figures),
     inbox: &Arc<Inbox>,
     endings: &mut Endings,
 ) -> Result<Ended, AgentError> {
@@ -189,8 +193,8 @@ async fn serve(
     let mut servers = Servers::new(recorder.clone());
     servers.start_health(config, &health, &metrics);
     let last_minute = drops::LastMinute::default();
-    tokio::spawn(last_minute.clone().watch());
-    let pages = pages::pages(launch, &status, last_minute, Timestamp::now());
+    tokio::spawn(last_minute.clone().watch(figures.clone()));
+    let pages = pages::pages(launch, &figures, &status, last_minute, Timestamp::now());
     servers.start_metrics(config, pages, &metrics);
     if config.localhost.is_some() {
         let bounds = localhost::Bounds::of_process();
@@ -198,7 +202,7 @@ async fn serve(
     }
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
-    tokio::spawn(pressure::watch(notes.clone()));
+    tokio::spawn(pressure::watch(figures, notes.clone()));
     let outlets = Outlets {
         health: health.clone(),
         status: status.clone(),

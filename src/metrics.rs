@@ -8,14 +8,15 @@
 
 mod agent;
 mod client;
-mod connections;
 mod conntrack;
 mod definition;
+mod exposition;
 mod localhost;
 mod process;
 mod proxy;
 mod rules;
 pub mod server;
+mod services;
 mod slis;
 
 use std::collections::BTreeMap;
@@ -23,25 +24,25 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, PROTOBUF_FORMAT, ProtobufEncoder, Registry, TextEncoder};
+use prometheus::Registry;
 
 pub use agent::AgentMetrics;
 pub use client::{ClientMetrics, Request};
-pub use connections::{ConnectionSource, ServiceConnections};
 pub use conntrack::ConntrackSource;
 pub use definition::{MetricDoc, MetricKind, Mode, Stability};
+pub use exposition::Exposition;
 pub use localhost::{LocalhostMetrics, OpenConnection, RefusedSource};
 pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
 pub use proxy::{NoLocalEndpoints, ProxyMetrics};
 pub use rules::{RuleCounts, RuleSource};
+pub use services::{ServiceCount, ServiceSource};
 pub use slis::Slis;
 
-use connections::ConnectionCollector;
 use conntrack::ConntrackCollector;
 use definition::Registrar;
 use localhost::RefusedCollector;
 use rules::RuleCollector;
+use services::ServiceFamily;
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -58,6 +59,8 @@ pub struct Metrics {
     /// What `/metrics/slis` serves.
     pub slis: Slis,
     rules: Arc<OnceLock<RuleSource>>,
+    connections: OnceLock<ServiceFamily>,
+    service_drops: OnceLock<ServiceFamily>,
     registry: Registry,
     docs: Vec<MetricDoc>,
 }
@@ -65,34 +68,6 @@ pub struct Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").field("registry", &self.registry).finish_non_exhaustive()
-    }
-}
-
-/// How a scrape is encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exposition {
-    /// Prometheus' text format 0.0.4.
-    Text,
-    /// Length-delimited `io.prometheus.client.MetricFamily`.
-    Protobuf,
-}
-
-impl Exposition {
-    /// The `Content-Type`.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Exposition::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Exposition::Protobuf => PROTOBUF_FORMAT,
-        }
-    }
-
-    fn encode(self, families: &[MetricFamily]) -> Result<Vec<u8>, prometheus::Error> {
-        let mut body = Vec::new();
-        match self {
-            Exposition::Text => TextEncoder::new().encode(families, &mut body)?,
-            Exposition::Protobuf => ProtobufEncoder::new().encode(families, &mut body)?,
-        }
-        Ok(body)
     }
 }
 
@@ -106,8 +81,8 @@ impl Metrics {
         let localhost = LocalhostMetrics::register(&mut r);
         let client = ClientMetrics::register(&mut r);
         r.announce(localhost::refused_spec(), MetricKind::Counter);
-        r.announce(connections::spec(), MetricKind::Counter);
-        r.announce(connections::omitted_spec(), MetricKind::Gauge);
+        let of_services = services::connections().into_iter().chain(services::drops());
+        of_services.for_each(|(spec, kind)| r.announce(spec, kind));
         conntrack::specs().for_each(|(spec, kind)| r.announce(spec, kind));
         let rules = Arc::new(OnceLock::new());
         let collector = RuleCollector::announced(&mut r, mode, rules.clone());
@@ -115,13 +90,32 @@ impl Metrics {
         let process = ProcessMetrics::register(&mut r, build);
         let docs = r.into_docs();
         let slis = Slis::new(mode, started.as_duration().as_secs_f64());
-        Metrics { proxy, agent, localhost, client, process, slis, rules, registry, docs }
+        let (connections, service_drops) = (OnceLock::new(), OnceLock::new());
+        Metrics {
+            proxy,
+            agent,
+            localhost,
+            client,
+            process,
+            slis,
+            rules,
+            connections,
+            service_drops,
+            registry,
+            docs,
+        }
     }
 
-    /// From now on exports connections per service port, at most `limit` series. Called at most once.
-    pub fn export_connections(&self, source: ConnectionSource, limit: usize) {
-        let collector = ConnectionCollector::new(source, limit);
-        self.registry.register(Box::new(collector)).expect("called at most once, names are ours");
+    /// From now on exports connections per service port, at most `limit` series. Only the first source
+    /// counts.
+    pub fn export_connections(&self, source: ServiceSource, limit: usize) {
+        let _ =
+            self.connections.set(ServiceFamily { specs: services::connections(), source, limit });
+    }
+
+    /// From now on exports what is not let through per service port, in the same way.
+    pub fn export_service_drops(&self, source: ServiceSource, limit: usize) {
+        let _ = self.service_drops.set(ServiceFamily { specs: services::drops(), source, limit });
     }
 
     /// From now on exports what the rules refused to NodePorts on loopback addresses. Called at most
@@ -144,7 +138,13 @@ impl Metrics {
 
     /// A scrape of everything. May block in the sources handed in above.
     pub fn scrape(&self, exposition: Exposition) -> Result<Vec<u8>, prometheus::Error> {
-        exposition.encode(&self.registry.gather())
+        let mut body = exposition.encode(&self.registry.gather())?;
+        for services in
+            [&self.connections, &self.service_drops].into_iter().filter_map(OnceLock::get)
+        {
+            services.write(exposition, &mut body);
+        }
+        Ok(body)
     }
 }
 

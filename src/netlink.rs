@@ -32,14 +32,13 @@ mod uapi;
 mod userdata;
 pub mod xtables;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
 use crate::kernel::{CommitError, Committed, DumpError, Kernel, Op, Transaction};
 use crate::model::Family;
 use crate::ruleset::{
-    Chain, Counter, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
+    Chain, CtKey, Element, Expr, Name, Ownership, Register, Rule, Ruleset, Table,
 };
 use reply::Replies;
 use socket::{RECEIVE_BUFFER, Socket};
@@ -47,6 +46,8 @@ use socket::{RECEIVE_BUFFER, Socket};
 pub use attribute::{Message, Messages, Truncated};
 pub use batch::{Batch, Unencodable};
 pub use decode::{Object, decode};
+pub use dump::Counters;
+pub use element::Counted;
 pub use monitor::{Monitor, MonitorError, Notice};
 
 /// How long to wait for the answer to a batch. The kernel has put it into the receive queue before
@@ -240,13 +241,6 @@ impl Kernel for NetlinkKernel {
     fn dump_set(&mut self, family: Family, set: &Name) -> Result<Vec<Element>, DumpError> {
         dump::set(family, set)
     }
-}
-
-/// The named counters of a family's table, without the rest of it; empty without a table.
-///
-/// Errors: as [`Kernel::dump`].
-pub fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
-    dump::counters(family)
 }
 
 /// Whether the kernel can give tables an owner and let them outlive it (6.9).

@@ -10,14 +10,18 @@ mod cluster;
 mod netns;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster::{NODE, Size};
+use jiff::Timestamp;
+use kubeweir::agent::per_service::PerService;
 use kubeweir::engine::Engine;
 use kubeweir::kernel::{CommitError, Committed, Counts, DumpError, Kernel, Op, Transaction};
+use kubeweir::metrics::{BuildInfo, Exposition, Metrics, Mode, ServiceCount};
 use kubeweir::model::{Change, Families, Family, Kind};
-use kubeweir::netlink::NetlinkKernel;
-use kubeweir::program::RuleOptions;
+use kubeweir::netlink::{Counters, NetlinkKernel};
+use kubeweir::program::{FrontendSpace, RuleOptions, SetId};
 use kubeweir::ruleset::{Element, Expr, Name, Ruleset};
 use kubeweir::sync::{CommitReport, Synchronizer};
 use kubeweir::testing::FakeKernel;
@@ -45,8 +49,12 @@ impl Kernel for Believer {
 }
 
 fn empty<K: Kernel>(kernel: K) -> Synchronizer<K> {
+    with_options(kernel, RuleOptions::nftables())
+}
+
+fn with_options<K: Kernel>(kernel: K, options: RuleOptions) -> Synchronizer<K> {
     let node_topology = NodeTopology { node: NODE.into(), zone: None };
-    let engine = Engine::new(RuleOptions::nftables(), node_topology, Families::DUAL, true);
+    let engine = Engine::new(options, node_topology, Families::DUAL, true);
     Synchronizer::new(engine, kernel)
 }
 
@@ -192,6 +200,50 @@ fn what_a_service_and_an_endpoint_take_in_memory() {
     println!("a service with one endpoint: {service:?}, each further endpoint: {endpoint:?} bytes");
     // A little more than it is; `benches/README.md` says of what.
     assert!(service[2] <= 1550 && endpoint[2] <= 80, "{service:?} {endpoint:?}");
+}
+
+// With the library's encoder 24 MiB stayed at this size: fifty thousand pairs of texts between what is in use.
+#[test]
+fn a_scrape_with_service_counters_holds_nothing_and_allocates_the_same_at_any_size() {
+    let scrape = |size: Size| {
+        in_netns(|| {
+            let options = RuleOptions { service_counters: true, ..RuleOptions::nftables() };
+            let mut synchronizer = with_options(NetlinkKernel::open().unwrap(), options);
+            sync(&mut synchronizer, size.lists().into());
+            let metrics =
+                Metrics::new(Mode::Nftables, &BuildInfo::default(), Timestamp::UNIX_EPOCH);
+            let found = Arc::new(Mutex::new(None::<PerService>));
+            let source = Arc::clone(&found);
+            let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
+                source.lock().unwrap().as_ref().unwrap().each(None, each);
+            };
+            metrics.export_connections(Box::new(connections), size.services as usize);
+            let mut counters = Counters::open().unwrap();
+            let mut series = 0;
+            let counted = allocation_counter::measure(|| {
+                let sets = FrontendSpace::BOTH.map(SetId::Connections);
+                let read = PerService::read(&mut counters, &sets).unwrap();
+                *found.lock().unwrap() = Some(read);
+                let page = metrics.scrape(Exposition::Text).unwrap();
+                series = page.split(|&b| b == b'\n').filter(|line| is_series(line)).count();
+                *found.lock().unwrap() = None;
+            });
+            assert_eq!(series, size.services as usize);
+            counted
+        })
+    };
+    let [small, large] = [SMALL, LARGE].map(scrape);
+    println!("of ten: {small:?}, of ten thousand: {large:?}");
+    assert_eq!((small.bytes_current, large.bytes_current), (0, 0));
+    // Three vectors that double until all is in: ten times for a factor of a thousand.
+    assert!(large.count_total <= small.count_total + 3 * 10, "{small:?} {large:?}");
+    // The page, of 130 bytes a series, and 90 of what it is written from; either may be twice as long
+    // as is used, and is there twice while it doubles.
+    assert!(large.bytes_max <= 10_000 * (130 + 90) * 2, "{large:?}");
+}
+
+fn is_series(line: &[u8]) -> bool {
+    line.starts_with(b"kubeweir_service_connections_total{")
 }
 
 /// How many rules refer to each set.

@@ -26,9 +26,9 @@ use kubeweir::kernel::{CommitError, Committed, Rejection};
 use kubeweir::metrics::server::{Pages, Statusz};
 use kubeweir::metrics::{
     BuildInfo, FeatureStage, MetricKind, Metrics, Mode, NoLocalEndpoints, Request, RuleCounts,
-    ServiceConnections, reference,
+    ServiceCount, reference,
 };
-use kubeweir::model::{Family, Kind, ObjectName, Protocol, ServicePortName, Skip, SkipLevel};
+use kubeweir::model::{Family, Kind, ObjectName, Protocol, Skip, SkipLevel};
 use serde_json::{Value, json};
 
 use http_client::{Answer, get, request};
@@ -105,13 +105,20 @@ fn record_everything(metrics: &Metrics) {
         request_bytes: 0,
         response_bytes: Some(100),
     });
-    let port = ServicePortName {
-        service: ObjectName::new("ns", "web"),
-        port: "http".into(),
+    let count = ServiceCount {
+        namespace: "ns",
+        service: "web",
+        port_name: "http",
         protocol: Protocol::Tcp,
+        family: Family::V4,
+        reason: None,
+        count: 42,
     };
-    let count = ServiceConnections { port, family: Family::V4, connections: 42 };
-    metrics.export_connections(Box::new(move || vec![count.clone()]), 10);
+    let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| each(count);
+    metrics.export_connections(Box::new(connections), 10);
+    let refused = ServiceCount { reason: Some("no-endpoints"), ..count };
+    let drops = move |each: &mut dyn FnMut(ServiceCount<'_>)| each(refused);
+    metrics.export_service_drops(Box::new(drops), 10);
     let dropped = || Family::BOTH.map(|family| (family, "no-endpoints", 5)).to_vec();
     metrics.export_rule_counts(Box::new(move || {
         Some(RuleCounts { dropped: dropped(), invalid: 2, accepted_on_localhost: 3 })

@@ -100,6 +100,42 @@ impl Bare {
     }
 }
 
+/// Asks for the elements of a set of the IPv4 table as a bare loop does, and counts the bytes of the
+/// answer.
+pub fn bare_dump(set: &str) -> usize {
+    let mut request = vec![0; 20];
+    request[4..6].copy_from_slice(&(libc::NFNL_SUBSYS_NFTABLES << 8 | GET_ELEMENTS).to_ne_bytes());
+    request[6..8].copy_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+    request[16] = libc::AF_INET as u8;
+    for (kind, name) in [(1_u16, "kube-proxy"), (2, set)] {
+        request.extend_from_slice(&(name.len() as u16 + 5).to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(name.as_bytes());
+        request.resize((request.len() + 1).next_multiple_of(4), 0);
+    }
+    let length = (request.len() as u32).to_ne_bytes();
+    request[..4].copy_from_slice(&length);
+    let mut bare = Bare::open();
+    let fd = bare.fd.as_raw_fd();
+    let kernel = NetlinkAddr::new(0, 0);
+    sendmsg(fd, &[IoSlice::new(&request)], &[], MsgFlags::empty(), Some(&kernel)).expect("sent");
+    let mut bytes = 0;
+    loop {
+        let received = recv(fd, &mut bare.answer, MsgFlags::empty()).expect("an answer");
+        let kind = u16::from_ne_bytes([bare.answer[4], bare.answer[5]]);
+        assert_ne!(kind, libc::NLMSG_ERROR as u16, "the kernel answers");
+        bytes += received;
+        // It stands alone, or as the last of a datagram, of 20 bytes.
+        let last = &bare.answer[received - 20..received];
+        if u16::from_ne_bytes([last[4], last[5]]) == libc::NLMSG_DONE as u16 {
+            return bytes;
+        }
+    }
+}
+
+/// `NFT_MSG_GETSETELEM`.
+const GET_ELEMENTS: i32 = 13;
+
 /// Both sides.
 pub struct Rig {
     synchronizer: Synchronizer<Recording>,

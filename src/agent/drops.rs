@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::debug;
-
+use super::figures::Figures;
+use super::per_service::PerService;
 use crate::kernel::DumpError;
 use crate::metrics::RuleCounts;
 use crate::model::Family;
-use crate::netlink;
-use crate::program::CounterId;
+use crate::netlink::Counters;
+use crate::program::{CounterId, FrontendSpace, SetId};
 use crate::status::Dropped;
-use crate::text::with_causes;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
@@ -24,13 +23,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Packets by counter.
 type Packets = BTreeMap<(Family, CounterId), u64>;
 
-/// The table's counters of now. Blocking, for some microseconds; while somebody commits, until that is done:
-/// the kernel has whoever closes a netfilter socket wait for it (`nft_rcv_nl_event`; 0.2 s were seen where
-/// `nft` loaded 150 000 elements).
-fn packets() -> Result<Packets, DumpError> {
+fn packets(counters: &mut Counters) -> Result<Packets, DumpError> {
     let mut packets = Packets::new();
     for family in Family::BOTH {
-        let counters = netlink::counters(family)?;
+        let counters = counters.named(family)?;
         packets.extend(counters.iter().filter_map(|(name, counter)| {
             Some(((family, CounterId::from_name(name.as_str())?), counter.packets))
         }));
@@ -38,16 +34,9 @@ fn packets() -> Result<Packets, DumpError> {
     Ok(packets)
 }
 
-/// The same, for people who can do without; why in the log.
-fn asked() -> Option<Packets> {
-    packets()
-        .inspect_err(|reason| debug!(reason = with_causes(reason), "No counters of drops"))
-        .ok()
-}
-
 /// For a scrape.
-pub fn rule_counts() -> Option<RuleCounts> {
-    let packets = asked()?;
+pub fn rule_counts(figures: &Figures) -> Option<RuleCounts> {
+    let packets = figures.counters(packets)?;
     let sum = |id| packets.iter().filter(|((_, of), _)| *of == id).map(|(_, count)| count).sum();
     let reasons = packets.iter().filter(|((_, id), _)| CounterId::REASONS.contains(id));
     Some(RuleCounts {
@@ -57,15 +46,29 @@ pub fn rule_counts() -> Option<RuleCounts> {
     })
 }
 
+/// What was not let through to each service port, as long as it has the reason; nothing where service
+/// ports are not counted.
+pub fn by_service(counters: &mut Counters) -> Result<Vec<(CounterId, PerService)>, DumpError> {
+    let sets = [
+        (CounterId::NoEndpoints, FrontendSpace::BOTH.map(SetId::Refused).to_vec()),
+        (CounterId::NoLocalEndpoints, FrontendSpace::BOTH.map(SetId::Dropped).to_vec()),
+        (CounterId::SourceRanges, vec![SetId::OutsideRanges]),
+    ];
+    let read = |(reason, sets): (_, Vec<SetId>)| Ok((reason, PerService::read(counters, &sets)?));
+    sets.into_iter().map(read).collect()
+}
+
 /// The counters of the last minute, which one task fills and others read.
 #[derive(Debug, Clone, Default)]
 pub struct LastMinute(Arc<Mutex<Looks>>);
 
 impl LastMinute {
     /// Looks until the process ends.
-    pub async fn watch(self) {
+    pub async fn watch(self, figures: Figures) {
         loop {
-            if let Some(packets) = tokio::task::spawn_blocking(asked).await.ok().flatten() {
+            let figures = figures.clone();
+            let asked = tokio::task::spawn_blocking(move || figures.counters(packets));
+            if let Some(packets) = asked.await.ok().flatten() {
                 self.0.lock().unwrap_or_else(PoisonError::into_inner).add(Instant::now(), packets);
             }
             tokio::time::sleep(LOOK).await;
@@ -73,9 +76,9 @@ impl LastMinute {
     }
 
     /// What is refused and dropped as of now, by family and reason; `None` if the kernel does not answer.
-    /// Blocking, as [`packets`].
-    pub fn drops(&self) -> Option<BTreeMap<Family, BTreeMap<String, Dropped>>> {
-        let now = asked()?;
+    /// Blocking.
+    pub fn drops(&self, figures: &Figures) -> Option<BTreeMap<Family, BTreeMap<String, Dropped>>> {
+        let now = figures.counters(packets)?;
         Some(self.0.lock().unwrap_or_else(PoisonError::into_inner).until(Instant::now(), &now))
     }
 }

@@ -1,6 +1,5 @@
 //! What the metrics server shows besides metrics, and how settings translate between modules.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,24 +8,26 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use jiff::Timestamp;
 
+use super::Launch;
 use super::drops::{self, LastMinute};
-use super::{Launch, pressure};
+use super::figures::Figures;
+use super::per_service::PerService;
 use crate::config::feature_gates::{Gate, Stage};
 use crate::config::{ConntrackConfig, ProxyMode};
-use crate::kernel::Kernel;
+use crate::kernel::DumpError;
 use crate::metrics::server::{Pages, Statusz};
-use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceConnections};
-use crate::model::{Family, ObjectName, Protocol, ServicePortName};
-use crate::netlink::NetlinkKernel;
+use crate::metrics::{BuildInfo, FeatureStage, Metrics, Mode, ServiceCount};
+use crate::model::{Family, Protocol};
+use crate::netlink::Counters;
 use crate::program::{FrontendSpace, SetId};
 use crate::status::{PATH, SharedStatus};
 use crate::sysctl::ConntrackSettings;
 
-/// Most series of connection counters in one scrape.
-const CONNECTION_SERIES: usize = 10_000;
+/// Most series of one metric by service port in one scrape.
+const SERVICE_SERIES: usize = 10_000;
 
 /// The metrics of the configured mode.
-pub fn metrics(launch: &Launch, started: Timestamp) -> Metrics {
+pub fn metrics(launch: &Launch, figures: &Figures, started: Timestamp) -> Metrics {
     let mode = match launch.config.mode {
         ProxyMode::Nftables => Mode::Nftables,
         ProxyMode::Iptables => Mode::Iptables,
@@ -52,79 +53,65 @@ pub fn metrics(launch: &Launch, started: Timestamp) -> Metrics {
         };
         metrics.process.feature(name, stage, enabled);
     }
-    metrics.export_conntrack(Box::new(pressure::statistics));
-    metrics.export_rule_counts(Box::new(drops::rule_counts));
+    let asked = figures.clone();
+    metrics.export_conntrack(Box::new(move || asked.conntrack()));
+    let asked = figures.clone();
+    metrics.export_rule_counts(Box::new(move || drops::rule_counts(&asked)));
     if launch.config.service_counters {
-        metrics.export_connections(Box::new(connections), CONNECTION_SERIES);
+        let asked = figures.clone();
+        let sets = FrontendSpace::BOTH.map(SetId::Connections);
+        let connections = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
+            let read = move |counters: &mut Counters| PerService::read(counters, &sets);
+            asked.counters(read).unwrap_or_default().each(None, each);
+        };
+        metrics.export_connections(Box::new(connections), SERVICE_SERIES);
+        let asked = figures.clone();
+        let drops = move |each: &mut dyn FnMut(ServiceCount<'_>)| {
+            for (reason, found) in asked.counters(drops::by_service).unwrap_or_default() {
+                found.each(Some(reason.as_str()), each);
+            }
+        };
+        metrics.export_service_drops(Box::new(drops), SERVICE_SERIES);
     }
     if launch.config.localhost.is_some() {
-        metrics.export_refused(Box::new(refused_on_localhost));
+        let asked = figures.clone();
+        let refused = move || asked.counters(refused_on_localhost).unwrap_or_default();
+        metrics.export_refused(Box::new(refused));
     }
     metrics
 }
 
-/// The counters of refusals, read as [`connections`] are.
-fn refused_on_localhost() -> Vec<(Family, Protocol, u64)> {
-    let Ok(mut kernel) = NetlinkKernel::open() else { return Vec::new() };
+/// The counters of refusals.
+fn refused_on_localhost(
+    counters: &mut Counters,
+) -> Result<Vec<(Family, Protocol, u64)>, DumpError> {
     let set = SetId::RefusedOnLocalhost.name();
     let mut counts = Vec::new();
     for family in Family::BOTH {
-        let elements = kernel.dump_set(family, &set).unwrap_or_default();
-        counts.extend(elements.iter().filter_map(|element| {
-            Some((family, element.key.protocol_at(0)?, element.packets.unwrap_or(0)))
-        }));
+        counters.elements(family, &set, |element| {
+            let protocol = element.key.protocol_at(0);
+            counts.extend(protocol.map(|protocol| (family, protocol, element.packets)));
+        })?;
     }
-    counts
-}
-
-/// The counters of all frontends, added up by service port. Runs on the scraping thread, with a socket of
-/// its own, to close which it may have to wait for a commit, as [`super::drops`] says.
-fn connections() -> Vec<ServiceConnections> {
-    let Ok(mut kernel) = NetlinkKernel::open() else { return Vec::new() };
-    let mut sums: BTreeMap<(String, u8, Family), u64> = BTreeMap::new();
-    for family in Family::BOTH {
-        for space in FrontendSpace::BOTH {
-            let set = SetId::Connections(space).name();
-            let protocol_at = match space {
-                FrontendSpace::Services => family.address_len(),
-                FrontendSpace::NodePorts => 0,
-            };
-            for element in kernel.dump_set(family, &set).unwrap_or_default() {
-                let label = element.comment.as_deref().unwrap_or_default().to_owned();
-                let protocol = element.key.protocol_at(protocol_at).map_or(0, |p| p.number());
-                *sums.entry((label, protocol, family)).or_default() += element.packets.unwrap_or(0);
-            }
-        }
-    }
-    sums.into_iter()
-        .filter_map(|((label, protocol, family), connections)| {
-            let (namespace, rest) = label.split_once('/')?;
-            let (service, port_name) = rest.split_once(':').unwrap_or((rest, ""));
-            let port = ServicePortName {
-                service: ObjectName::new(namespace, service),
-                port: port_name.into(),
-                protocol: Protocol::from_number(protocol)?,
-            };
-            Some(ServiceConnections { port, family, connections })
-        })
-        .collect()
+    Ok(counts)
 }
 
 /// The pages of the metrics server.
 pub fn pages(
     launch: &Launch,
+    figures: &Figures,
     status: &SharedStatus,
     last_minute: LastMinute,
     started: Timestamp,
 ) -> Pages {
     let config = &launch.config;
-    let status = status.clone();
+    let (figures, status) = (figures.clone(), status.clone());
     let shown = move || {
         let mut status = status.get();
-        let last_minute = last_minute.clone();
+        let (figures, last_minute) = (figures.clone(), last_minute.clone());
         async move {
             // Of the moment of the question.
-            let asked = move || (pressure::statistics(), last_minute.drops());
+            let asked = move || (figures.conntrack(), last_minute.drops(&figures));
             let (conntrack, drops) = tokio::task::spawn_blocking(asked).await.unwrap_or_default();
             status.conntrack = conntrack;
             for (family, drops) in drops.into_iter().flatten() {

@@ -3,28 +3,22 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::figures::Figures;
 use super::subscribers::Note;
 use crate::conntrack::{Finding, Pressure, Statistics};
-use crate::netlink::conntrack::Conntrack;
-use crate::text::with_causes;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// The kernel's figures of now; `None`, and why in the log, if it does not answer. Blocking, for some
-/// microseconds; while somebody commits to nf_tables, until that is done, as [`super::drops`] says.
-pub fn statistics() -> Option<Statistics> {
-    let asked = Conntrack::open().and_then(|mut conntrack| conntrack.statistics());
-    asked.inspect_err(|reason| debug!(reason = with_causes(reason), "No conntrack figures")).ok()
-}
-
 /// Looks until nobody listens any more.
-pub async fn watch(notes: UnboundedSender<Note>) {
+pub async fn watch(figures: Figures, notes: UnboundedSender<Note>) {
     let mut pressure = Pressure::default();
     loop {
-        let statistics = tokio::task::spawn_blocking(statistics).await.ok().flatten();
+        let figures = figures.clone();
+        let asked = tokio::task::spawn_blocking(move || figures.conntrack());
+        let statistics = asked.await.ok().flatten();
         let found = statistics.and_then(|statistics| pressure.look(&statistics, Instant::now()));
         if let Some(note) = found.and_then(tell)
             && notes.send(note).is_err()

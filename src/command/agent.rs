@@ -12,7 +12,7 @@ use hyper_util::rt::TokioExecutor;
 use super::input::running;
 use super::{CommandError, failure, is_read, print, screen};
 use crate::cli::people::{Output, StatusArgs, TopArgs};
-use crate::inspect::rates::{Counts, Rate, connections, drops as dropped, rates};
+use crate::inspect::rates::{Rate, Sample, connections, drops as dropped, rates, service_drops};
 use crate::inspect::status::{
     DROP_COLUMNS, SYNC_COLUMNS, conntrack, drops, endings, figures, problems, remarks, syncs,
 };
@@ -109,8 +109,8 @@ async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
         let text = match scrape(&address).await {
             Ok(after) => {
                 let elapsed = since.elapsed();
-                let connections = rates(&before.connections, &after.connections, elapsed);
-                let drops = rates(&before.drops, &after.drops, elapsed);
+                let connections = rates(&before.services, &after.services, elapsed);
+                let drops = rates(&before.reasons, &after.reasons, elapsed);
                 (before, since) = (after, Instant::now());
                 shown_rates(&connections, &drops, args)
             }
@@ -127,6 +127,10 @@ async fn show_top(args: &TopArgs) -> Result<ExitCode, CommandError> {
     }
 }
 
+/// Connections, and packets that were not let through.
+const SERVICE_COLUMNS: [&str; 5] =
+    ["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL", "DROPPED/S", "DROPPED"];
+
 /// As JSON the service ports alone: what is not let through is in the status.
 fn shown_rates(rates: &[Rate], drops: &[Rate], args: &TopArgs) -> String {
     let busiest = &rates[..rates.len().min(args.limit)];
@@ -136,9 +140,13 @@ fn shown_rates(rates: &[Rate], drops: &[Rate], args: &TopArgs) -> String {
     let row = |rate: &Rate| {
         vec![rate.port.clone(), format!("{:.1}", rate.per_second), rate.total.to_string()]
     };
+    let of_service = |rate: &Rate| {
+        let dropped = [format!("{:.1}", rate.dropped_per_second), rate.dropped.to_string()];
+        [row(rate), dropped.into()].concat()
+    };
     let mut text = match rates.is_empty() {
         true => "no service port has anything to count\n".to_owned(),
-        false => table(&["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL"], busiest.iter().map(row)),
+        false => table(&SERVICE_COLUMNS, busiest.iter().map(of_service)),
     };
     if busiest.len() < rates.len() {
         text += &format!("and {} more, see --limit\n", rates.len() - busiest.len());
@@ -151,16 +159,16 @@ fn shown_rates(rates: &[Rate], drops: &[Rate], args: &TopArgs) -> String {
 }
 
 /// What `top` takes from a scrape.
-struct Sample {
-    connections: Counts,
-    drops: Counts,
+struct Scrape {
+    services: Sample,
+    reasons: Sample,
 }
 
-async fn scrape(address: &str) -> Result<Sample, CommandError> {
+async fn scrape(address: &str) -> Result<Scrape, CommandError> {
     let text = page(address, "/metrics").await?;
-    let connections =
-        connections(&text).ok_or_else(|| CommandError::NoCounters(address.to_owned()))?;
-    Ok(Sample { connections, drops: dropped(&text) })
+    let counts = connections(&text).ok_or_else(|| CommandError::NoCounters(address.to_owned()))?;
+    let services = Sample { counts, drops: service_drops(&text) };
+    Ok(Scrape { services, reasons: Sample { counts: dropped(&text), ..Sample::default() } })
 }
 
 /// An answer that is no page.

@@ -85,7 +85,7 @@ pub struct KubeProxyConfiguration {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Kubeweir {
-    /// Count new connections by service; benches/README.md says what that costs.
+    /// Count new connections, and what is refused or dropped, by service; benches/README.md says what that costs.
     pub service_counters: bool,
     /// Whether the tables are owned (kernel 6.9); true unless written otherwise.
     pub table_ownership: Option<bool>,

@@ -34,6 +34,8 @@ pub async fn run(room: &Room<'_>, args: &TopArgs) -> Result<Outcome, DeskError> 
 struct Sum<'a> {
     per_second: f64,
     total: u64,
+    dropped_per_second: f64,
+    dropped: u64,
     /// The node with the most, and its rate.
     busiest: (&'a str, f64),
 }
@@ -46,6 +48,8 @@ fn sums(answers: &[Answer<Vec<Rate>>]) -> Vec<(&str, Sum<'_>)> {
             let sum = sums.entry(&rate.port).or_default();
             sum.per_second += rate.per_second;
             sum.total += rate.total;
+            sum.dropped_per_second += rate.dropped_per_second;
+            sum.dropped += rate.dropped;
             if sum.busiest.0.is_empty() || rate.per_second > sum.busiest.1 {
                 sum.busiest = (&answer.node, rate.per_second);
             }
@@ -62,9 +66,13 @@ fn text(answers: &[Answer<Vec<Rate>>], limit: usize) -> String {
         let (node, rate) = sum.busiest;
         let share = if sum.per_second > 0.0 { rate / sum.per_second * 100.0 } else { 0.0 };
         let busiest = if share > 0.0 { format!("{node} ({share:.0} %)") } else { "-".to_owned() };
-        vec![(*port).to_owned(), format!("{:.1}", sum.per_second), sum.total.to_string(), busiest]
+        let rates = [sum.per_second, sum.dropped_per_second].map(|rate| format!("{rate:.1}"));
+        let [per_second, dropped_per_second] = rates;
+        let (total, dropped) = (sum.total.to_string(), sum.dropped.to_string());
+        vec![(*port).to_owned(), per_second, total, dropped_per_second, dropped, busiest]
     };
-    let header = ["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL", "BUSIEST NODE"];
+    let header =
+        ["SERVICE PORT", "NEW CONNECTIONS/S", "TOTAL", "DROPPED/S", "DROPPED", "BUSIEST NODE"];
     let mut text = match sums.is_empty() {
         true => "no service port has anything to count\n".to_owned(),
         false => table(&header, sums.iter().take(limit).map(row)),
@@ -82,8 +90,13 @@ mod tests {
 
     #[test]
     fn rates_of_all_nodes_are_added_up() {
-        let rate =
-            |port: &str, per_second, total| Rate { port: port.to_owned(), per_second, total };
+        let rate = |port: &str, per_second, total| Rate {
+            port: port.to_owned(),
+            per_second,
+            total,
+            dropped_per_second: 0.5,
+            dropped: 3,
+        };
         let node = |node: &str, rates| Answer {
             node: node.to_owned(),
             pod: None,
@@ -94,11 +107,17 @@ mod tests {
             node("b", vec![rate("s/web/tcp", 15.0, 1)]),
         ];
         let sums = sums(&answers);
-        let web = Sum { per_second: 20.0, total: 11, busiest: ("b", 15.0) };
+        let web = Sum {
+            per_second: 20.0,
+            total: 11,
+            dropped_per_second: 1.0,
+            dropped: 6,
+            busiest: ("b", 15.0),
+        };
         assert_eq!(sums[0], ("s/web/tcp", web));
         assert!(
             text(&answers, 1).ends_with(
-                "s/web/tcp     20.0               11     b (75 %)\nand 1 more, see --limit\n"
+                "s/web/tcp     20.0               11     1.0        6        b (75 %)\nand 1 more, see --limit\n"
             ),
             "{}",
             text(&answers, 1)

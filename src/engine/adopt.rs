@@ -113,14 +113,16 @@ fn recognise(observed: &Ruleset, program: &Program, family: Family) -> Option<Ap
         known.push(SetId::Endpoints(space, scope, class));
     }
     for id in known {
-        let declared = program.sets.iter().any(|set| set.name == id.name());
+        let declared = program.sets.iter().find(|set| set.name == id.name());
         match rest.remove(&id.name()) {
-            Some((set, _)) if *set != id.declaration(family) => return None,
+            Some((set, _)) if declared.map_or(*set != id.declaration(family), |d| set != d) => {
+                return None;
+            }
             Some((_, elements)) if elements.is_empty() || id.is_passing() => {}
             Some((_, elements)) => {
                 applied.found.insert(id, without_counters(elements));
             }
-            None if declared => return None,
+            None if declared.is_some() => return None,
             None => {}
         }
     }

@@ -92,7 +92,11 @@ pub(super) struct Spec {
 
 impl Spec {
     /// An ALPHA metric of every mode.
-    pub fn new(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Self {
+    pub const fn new(
+        name: &'static str,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
         Spec { name, labels, help, stability: Stability::Alpha, modes: &Mode::ALL }
     }
 

@@ -7,7 +7,7 @@
 mod expr;
 
 use super::attribute::{Attributes, Message};
-use super::element::{Part, decode_part, name};
+use super::element::{Counted, Part, decode_counted, decode_part, name};
 use super::expr::counter::{BYTES, PACKETS};
 use super::set::fields_of;
 use super::uapi::*;
@@ -65,12 +65,18 @@ pub(super) fn family(message: &Message<'_>) -> Option<Family> {
 
 /// The elements in a message, each still as the kernel keeps it.
 pub(super) fn parts(message: &Message<'_>, default_timeout: Option<u64>) -> Vec<Part> {
-    message
-        .attributes()
-        .nest(NFTA_SET_ELEM_LIST_ELEMENTS)
-        .filter(|element| element.kind == NFTA_LIST_ELEM)
-        .filter_map(|element| decode_part(Attributes::new(element.payload), default_timeout))
-        .collect()
+    elements(message).filter_map(|element| decode_part(element, default_timeout)).collect()
+}
+
+/// What the elements in a message counted.
+pub(super) fn counted<'a>(message: &Message<'a>) -> impl Iterator<Item = Counted<'a>> + use<'a> {
+    elements(message).filter_map(decode_counted)
+}
+
+fn elements<'a>(message: &Message<'a>) -> impl Iterator<Item = Attributes<'a>> + use<'a> {
+    let list = message.attributes().nest(NFTA_SET_ELEM_LIST_ELEMENTS);
+    list.filter(|element| element.kind == NFTA_LIST_ELEM)
+        .map(|element| Attributes::new(element.payload))
 }
 
 fn comment(attributes: Attributes<'_>, userdata: u16, kind: u8) -> Option<String> {

@@ -7,6 +7,8 @@
 //! and come out the same. Chains cannot be asked for by table (`nf_tables_dump_chains`): the kernel
 //! counts through those of all tables, so a marked answer is asked for again.
 
+mod counters;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::thread::sleep;
@@ -21,6 +23,8 @@ use super::uapi::*;
 use crate::kernel::DumpError;
 use crate::model::Family;
 use crate::ruleset::{Counter, Element, Key, Name, Ownership, Rule, Ruleset, Set, Table};
+
+pub use counters::Counters;
 
 /// How often a table that changes is read, and how often an answer that is marked as interrupted is
 /// asked for.
@@ -69,7 +73,8 @@ pub(super) fn ruleset(family: Family, own_portid: u32) -> Result<Ruleset, DumpEr
         let mut ruleset = Ruleset { table: Some(table), ..Ruleset::empty(family) };
         reader.chains(&mut ruleset).map_err(|f| ("chains", f))?;
         reader.rules(&mut ruleset).map_err(|f| ("rules", f))?;
-        ruleset.counters = reader.counters().map_err(|f| ("counters", f))?;
+        ruleset.counters =
+            named_counters(&mut reader.requests, family).map_err(|f| ("counters", f))?;
         for set in reader.sets().map_err(|f| ("sets", f))? {
             let elements = reader.elements(&set).map_err(|f| ("elements", f))?;
             let elements: BTreeMap<Key, Element> =
@@ -94,19 +99,18 @@ pub(super) fn table(family: Family, own_portid: u32) -> Result<Option<Table>, Du
     consistently(family, |reader| reader.table(own_portid).map_err(|f| ("the table", f)))
 }
 
-/// Reads the named counters: each value is of its moment, so nobody has to hold still.
-pub(super) fn counters(family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
-    let read = || Reader::open(family)?.counters();
-    read().map_err(|failure| match failure {
-        Failure::Io(source) => DumpError::Io { what: "counters", family: family.nft(), source },
+/// A failure that waiting does not mend.
+fn error(what: &'static str, family: Family, failure: Failure) -> DumpError {
+    match failure {
+        Failure::Io(source) => DumpError::Io { what, family: family.nft(), source },
         Failure::Malformed => {
             let reason = Truncated.to_string();
-            DumpError::Malformed { what: "counters", family: family.nft(), reason }
+            DumpError::Malformed { what, family: family.nft(), reason }
         }
         Failure::Changed | Failure::Interrupted | Failure::Absent => {
             DumpError::Interrupted(family.nft())
         }
-    })
+    }
 }
 
 fn consistently<T>(
@@ -121,13 +125,7 @@ fn consistently<T>(
             // An object that was listed and is gone now.
             Err((_, Failure::Changed | Failure::Absent)) => changes += 1,
             Err((_, Failure::Interrupted)) => sleep(PAUSE),
-            Err((what, Failure::Io(source))) => {
-                return Err(DumpError::Io { what, family: family.nft(), source });
-            }
-            Err((what, Failure::Malformed)) => {
-                let reason = Truncated.to_string();
-                return Err(DumpError::Malformed { what, family: family.nft(), reason });
-            }
+            Err((what, failure)) => return Err(error(what, family, failure)),
         }
     }
     Err(DumpError::Interrupted(family.nft()))
@@ -226,20 +224,6 @@ impl Reader {
         Ok(())
     }
 
-    /// Each name once, in a table that changes meanwhile too; empty without a table.
-    fn counters(&mut self) -> Result<BTreeMap<Name, Counter>, Failure> {
-        let mut counters = BTreeMap::new();
-        let name = [(NFTA_OBJ_TABLE, Table::NAME)];
-        self.request(NFT_MSG_GETOBJ, NLM_F_DUMP, &name, |message| {
-            if let (Some(Table::NAME), Some(Object::Counter(name, counter))) =
-                (table_name(message), decode(message))
-            {
-                counters.insert(name, counter);
-            }
-        })?;
-        Ok(counters)
-    }
-
     fn sets(&mut self) -> Result<Vec<Set>, Failure> {
         let mut sets = Vec::new();
         let name = [(NFTA_SET_TABLE, Table::NAME)];
@@ -289,7 +273,7 @@ impl Reader {
         Ok(found)
     }
 
-    /// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] all objects, else one.
+    /// As [`ask`].
     fn request(
         &mut self,
         message: u8,
@@ -297,18 +281,46 @@ impl Reader {
         names: &[(u16, &str)],
         each: impl FnMut(&Message<'_>),
     ) -> Result<Dump, Failure> {
-        let mut attributes = Vec::new();
-        for &(attribute, name) in names {
-            put_str(&mut attributes, attribute, name);
-        }
-        let family = nfproto(self.family);
-        let request = Request::nfnetlink(NFNL_SUBSYS_NFTABLES, message, family, attributes);
-        match flags & NLM_F_DUMP {
-            0 => self.requests.execute(&request, each)?,
-            _ => return Ok(self.requests.dump(&request, each)?),
-        }
-        Ok(Dump::Complete)
+        ask(&mut self.requests, self.family, message, flags, names, each)
     }
+}
+
+/// Each named counter once, in a table that changes meanwhile too; empty without a table.
+fn named_counters(
+    requests: &mut Requests,
+    family: Family,
+) -> Result<BTreeMap<Name, Counter>, Failure> {
+    let mut counters = BTreeMap::new();
+    let name = [(NFTA_OBJ_TABLE, Table::NAME)];
+    ask(requests, family, NFT_MSG_GETOBJ, NLM_F_DUMP, &name, |message| {
+        if let (Some(Table::NAME), Some(Object::Counter(name, counter))) =
+            (table_name(message), decode(message))
+        {
+            counters.insert(name, counter);
+        }
+    })?;
+    Ok(counters)
+}
+
+/// Sends a request and hands every answer to `each`: with [`NLM_F_DUMP`] all objects, else one.
+fn ask(
+    requests: &mut Requests,
+    family: Family,
+    message: u8,
+    flags: u16,
+    names: &[(u16, &str)],
+    each: impl FnMut(&Message<'_>),
+) -> Result<Dump, Failure> {
+    let mut attributes = Vec::new();
+    for &(attribute, name) in names {
+        put_str(&mut attributes, attribute, name);
+    }
+    let request = Request::nfnetlink(NFNL_SUBSYS_NFTABLES, message, nfproto(family), attributes);
+    match flags & NLM_F_DUMP {
+        0 => requests.execute(&request, each)?,
+        _ => return Ok(requests.dump(&request, each)?),
+    }
+    Ok(Dump::Complete)
 }
 
 /// Room for the notifications of a large transaction.

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::attribute::{Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64};
+use super::attribute::{
+    Attribute, Attributes, begin_nest, end_nest, put, put_str, put_u32, put_u64,
+};
 use super::uapi::*;
 use super::userdata;
 use crate::ruleset::{Element, Key, Lifetime, Name, Set, Value, Verdict};
@@ -117,6 +119,38 @@ pub(super) fn decode_part(
         packets: packets(attributes.nest(NFTA_SET_ELEM_EXPR)),
     };
     Some(Part { element, interval_end: flags & NFT_SET_ELEM_INTERVAL_END != 0 })
+}
+
+/// What an element counted; all of it that a scrape needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted<'a> {
+    pub key: Key,
+    /// Empty without one.
+    pub comment: &'a str,
+    /// 0 in a set without counters.
+    pub packets: u64,
+}
+
+/// Reads that of one element. `None` for catch-all elements and keys longer than ours.
+pub(super) fn decode_counted(attributes: Attributes<'_>) -> Option<Counted<'_>> {
+    let mut counted = Counted { key: Key::new(), comment: "", packets: 0 };
+    let mut keyed = false;
+    for Attribute { kind, payload } in attributes {
+        match kind {
+            NFTA_SET_ELEM_KEY => {
+                counted.key = Key::from_bytes(Attributes::new(payload).get(NFTA_DATA_VALUE)?)?;
+                keyed = true;
+            }
+            NFTA_SET_ELEM_USERDATA => {
+                counted.comment = userdata::comment(payload, userdata::COMMENT).unwrap_or_default();
+            }
+            NFTA_SET_ELEM_EXPR => {
+                counted.packets = packets(Attributes::new(payload)).unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+    keyed.then_some(counted)
 }
 
 /// Since kernel 6.12 the timeout is left out where it is the set's own.

@@ -7,6 +7,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::objects::OUTSIDE_RANGES;
 use super::rule::{CtState, Part, RuleBuilder, rule};
 use super::set::LocalAddresses;
 use super::{
@@ -125,13 +126,18 @@ fn fixed_sets(family: Family, options: &RuleOptions) -> Vec<Set> {
         SetId::NodePortIps(addresses) => addresses != local_addresses(family, options),
         SetId::RoutedIps => local_addresses(family, options) != LocalAddresses::All,
         SetId::ServiceCidrs => !options.guard_cluster_ips,
-        SetId::Connections(_) => !options.service_counters,
+        SetId::Connections(_) | SetId::OutsideRanges => !options.service_counters,
         // Extensions bring their own.
         SetId::EndedConnections => true,
         SetId::RefusedOnLocalhost => options.localhost[family] == LocalhostNodePorts::Untouched,
         _ => false,
     };
-    SetId::fixed().filter(|id| !absent(id)).map(|id| id.declaration(family)).collect()
+    let declared = |id: SetId| {
+        let set = id.declaration(family);
+        let counter = set.counter || options.service_counters && id.counts_drops();
+        Set { counter, ..set }
+    };
+    SetId::fixed().filter(|id| !absent(id)).map(declared).collect()
 }
 
 /// What the program knows of the node's addresses.
@@ -166,6 +172,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     chains.push(regular(REMEMBERING, Vec::new()));
     let check = rule(family).vmap(&DIALLED, SetId::Restricted.name());
     chains.push(regular(FIREWALL_CHECK, vec![check]));
+    chains.extend(options.service_counters.then(|| outside_ranges(family)));
     chains.push(masquerading_node_ports(family));
     chains.extend(options.serves_localhost(family).then(|| masquerading_localhost(family)));
     chains.push(masquerading(family, options));
@@ -178,6 +185,14 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     ));
     chains.extend(checks(family, options));
     chains
+}
+
+/// Where packets from outside of source ranges end, where they are counted by frontend too: by a rule of
+/// its own, so that they are dropped whatever the set has.
+fn outside_ranges(family: Family) -> (Chain, Vec<Rule>) {
+    let by_frontend = rule(family).is_in(&DIALLED, SetId::OutsideRanges.name()).done();
+    let drop = rule(family).counts(CounterId::SourceRanges).drops();
+    regular(OUTSIDE_RANGES, vec![by_frontend, drop])
 }
 
 pub(super) fn dialled(space: FrontendSpace) -> &'static [Part] {

@@ -16,6 +16,9 @@ use crate::ruleset::{CmpOp, Element, Field, Key, Name, Rule, Set, SetKind};
 /// have (section 4.9).
 pub const MAX_CLIENTS: u32 = 65535;
 
+/// Where clients outside of the source ranges end, where service ports are counted.
+pub(super) const OUTSIDE_RANGES: &str = "outside-ranges";
+
 /// Which list a frontend's flows use, as far as affinity is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -102,7 +105,11 @@ pub fn service_objects(
         });
         objects.sets.push((set, elements.collect()));
         let others = rule(family).is_not_in(&[Part::Saddr], name.clone());
-        objects.chains.push((name, vec![others.counts(CounterId::SourceRanges).drops()]));
+        let drop = match options.service_counters {
+            true => others.goto(OUTSIDE_RANGES),
+            false => others.counts(CounterId::SourceRanges).drops(),
+        };
+        objects.chains.push((name, vec![drop]));
     }
     objects
 }

@@ -139,6 +139,11 @@ impl Placement {
         }
     }
 
+    /// The comment of elements that count: uncut, for they are told apart by it.
+    fn counted(&self) -> Arc<str> {
+        self.name.to_string().into()
+    }
+
     /// Whether a frontend is subject to source ranges (B-160).
     fn is_restricted(&self, frontend: &Frontend, options: &RuleOptions) -> bool {
         frontend.kind == FrontendKind::LoadBalancer
@@ -169,7 +174,7 @@ pub fn elements(
     let mut out = Vec::new();
     for frontend in &placement.frontends {
         policy_elements(placement, frontend, options, &mut out);
-        endpoint_elements(placement, frontend, &mut out);
+        endpoint_elements(placement, frontend, options, &mut out);
     }
     for backend in &placement.hairpin {
         let key = Key::new()
@@ -216,22 +221,32 @@ fn policy_elements(
         out.push((SetId::Sticky(space), Element::verdict(key, jump("sticky"))));
         out.push((SetId::Remember(space), Element::verdict(key, jump("remember"))));
     }
-    if placement.is_restricted(frontend, options) {
+    let restricted = placement.is_restricted(frontend, options);
+    if restricted {
         let ranges = Verdict::Goto(chain_name("ranges", &placement.name));
         out.push((SetId::Restricted, Element::verdict(key, ranges)));
     }
     if options.service_counters {
-        // Uncut: the counters are told apart by it.
-        let element = Element::member(key).with_comment(placement.name.to_string().into());
-        out.push((SetId::Connections(space), element));
+        let counted = |set: SetId| (set, Element::member(key).with_comment(placement.counted()));
+        out.push(counted(SetId::Connections(space)));
+        out.extend(restricted.then(|| counted(SetId::OutsideRanges)));
     }
 }
 
 /// What the endpoints decide: the lists, or refusal, or drop (section 5.5).
-fn endpoint_elements(placement: &Placement, frontend: &Frontend, out: &mut Vec<(SetId, Element)>) {
+fn endpoint_elements(
+    placement: &Placement,
+    frontend: &Frontend,
+    options: &RuleOptions,
+    out: &mut Vec<(SetId, Element)>,
+) {
     let space = frontend.key.space();
     let key = frontend.key.element_key();
-    let member = |set: SetId| (set, Element::member(key).with_comment(placement.label.clone()));
+    let label = || match options.service_counters {
+        true => placement.counted(),
+        false => placement.label.clone(),
+    };
+    let member = |set: SetId| (set, Element::member(key).with_comment(label()));
     if !placement.any {
         out.push(member(SetId::Refused(space)));
         return;

@@ -124,6 +124,8 @@ pub enum SetId {
     Remember(FrontendSpace),
     /// Load-balancer frontends with source ranges: go to the chain that checks them.
     Restricted,
+    /// The same, to count by frontend what is outside of them.
+    OutsideRanges,
     /// Frontends whose list is of a class with slots.
     Members(FrontendSpace, ListScope, Class),
     /// Lists: frontend (and slot, from class 4 on) to endpoint.
@@ -159,6 +161,7 @@ impl SetId {
             SetId::ServiceCidrs,
             SetId::Hairpin,
             SetId::Restricted,
+            SetId::OutsideRanges,
             SetId::RefusedOnLocalhost,
         ];
         let of_frontends = FrontendSpace::BOTH.into_iter().flat_map(|space| {
@@ -183,6 +186,11 @@ impl SetId {
         matches!(self, SetId::FrontendIps | SetId::ClusterIps | SetId::Hairpin)
     }
 
+    /// Whether its elements count what they do not let through, where service ports are counted.
+    pub fn counts_drops(self) -> bool {
+        matches!(self, SetId::Refused(_) | SetId::Dropped(_) | SetId::OutsideRanges)
+    }
+
     /// Whether its elements are no service's: each comes when something happens, and goes by itself.
     pub fn is_passing(self) -> bool {
         matches!(self, SetId::RoutedIps | SetId::EndedConnections)
@@ -199,7 +207,7 @@ impl SetId {
             | SetId::ServiceCidrs
             | SetId::RefusedOnLocalhost
             | SetId::Hairpin => None,
-            SetId::Restricted => Some(FrontendSpace::Services),
+            SetId::Restricted | SetId::OutsideRanges => Some(FrontendSpace::Services),
             SetId::LocalPolicy(space)
             | SetId::Refused(space)
             | SetId::Dropped(space)
@@ -255,6 +263,7 @@ impl SetId {
                 (space.frontend(family), SetKind::VerdictMap)
             }
             SetId::Restricted => (FrontendSpace::Services.frontend(family), SetKind::VerdictMap),
+            SetId::OutsideRanges => (FrontendSpace::Services.frontend(family), SetKind::Set),
             SetId::Endpoints(space, _, Class::ONE) => {
                 (space.frontend(family), SetKind::Map(backend))
             }
@@ -267,7 +276,10 @@ impl SetId {
         Set {
             kind,
             interval: self == SetId::ServiceCidrs,
-            counter: matches!(self, SetId::Connections(_) | SetId::RefusedOnLocalhost),
+            counter: matches!(
+                self,
+                SetId::Connections(_) | SetId::OutsideRanges | SetId::RefusedOnLocalhost
+            ),
             dynamic: self == SetId::RoutedIps,
             timeout: match self {
                 SetId::RoutedIps => Some(0),
@@ -298,6 +310,9 @@ impl SetId {
             SetId::Sticky(_) => Some("sessionAffinity: find the client"),
             SetId::Remember(_) => Some("sessionAffinity: remember the client"),
             SetId::Restricted => Some("loadBalancerSourceRanges"),
+            SetId::OutsideRanges => {
+                Some("dropped outside of loadBalancerSourceRanges, by frontend")
+            }
             SetId::Connections(_) => Some("new connections by frontend"),
             SetId::RefusedOnLocalhost => {
                 Some("protocols refused to NodePorts on loopback addresses")
@@ -326,6 +341,7 @@ impl fmt::Display for SetId {
             SetId::Sticky(space) => write!(f, "sticky-{}", space.plural()),
             SetId::Remember(space) => write!(f, "remember-{}", space.plural()),
             SetId::Restricted => f.write_str("restricted-services"),
+            SetId::OutsideRanges => f.write_str("outside-ranges-services"),
             SetId::RefusedOnLocalhost => f.write_str("refused-on-localhost"),
             SetId::Connections(space) => write!(f, "connections-{}", space.plural()),
             SetId::Members(space, scope, class) => {

@@ -43,15 +43,16 @@
 //!   `process_resident_memory_bytes`, `process_threads`, `process_virtual_memory_bytes`
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 use kubeweir::metrics::reference;
 use kubeweir::model::{Family, Kind, Protocol};
 use kubeweir::testing::api_server::{Answer, Ask, Fault, Signal};
-use kubeweir::testing::lab::{NODE_NAME, PATIENCE, Place};
+use kubeweir::testing::lab::{Dial, NODE_NAME, Outcome, PATIENCE, Place, SILENCE, cluster_ip};
 use serde_json::{Value, json};
 
 use crate::meddler;
-use crate::objects::{node, node_port, service, slice};
+use crate::objects::{balanced, node, node_port, port, service, slice};
 use crate::scrape::Scrape;
 use crate::site::{HEALTHZ, METRICS, Proxy, Site};
 use crate::table::Owner;
@@ -427,6 +428,99 @@ fn service_connections_by_clients() {
     assert_eq!(of(&after, name, &tcp), of(&before, name, &tcp) + 3.0);
     assert_eq!(of(&after, name, &udp), 0.0, "nobody asked over UDP");
     assert_eq!(after.value("kubeweir_service_connections_omitted", &[]), Some(0.0));
+}
+
+/// What is not let through to a port of a service of [`service`]; none as long as it has no reason for that.
+fn dropped(site: &Site, service: &str, protocol: Protocol, reason: &str) -> Option<f64> {
+    let protocol = protocol.to_string();
+    let labels = [
+        ("service", service),
+        ("namespace", "default"),
+        ("protocol", &*protocol),
+        ("reason", reason),
+    ];
+    let labels = [&labels[..], V4].concat();
+    site.scrape().value("kubeweir_service_dropped_packets_total", &labels)
+}
+
+#[test]
+fn service_drops_by_clients_that_are_refused() {
+    use Protocol::{Tcp, Udp};
+    let site = Site::lab();
+    site.server.put(&service("web", 1));
+    site.server.put(&slice("web", Family::V4, &[Place::Pod(0)]));
+    site.server.put(&service("cart", 2));
+    let mut local = service("local", 3);
+    local["spec"]["internalTrafficPolicy"] = "Local".into();
+    site.server.put(&local);
+    site.server.put(&slice("local", Family::V4, &[Place::RemotePod(0)]));
+    let mut restricted = balanced("restricted", 4, 30999);
+    restricted["spec"]["externalTrafficPolicy"] = "Cluster".into();
+    restricted["spec"]["loadBalancerSourceRanges"] = json!(["203.0.113.0/25"]);
+    site.server.put(&restricted);
+    site.server.put(&slice("restricted", Family::V4, &[Place::Pod(0)]));
+    let counting = |config: &mut Value| config["kubeweir"]["serviceCounters"] = true.into();
+    let proxy = start(&site, counting);
+    site.wait_served(&proxy, 1, "pod-0");
+
+    let dial = |protocol, to: SocketAddr, times| {
+        let dial = Dial::new(protocol, to).timeout(SILENCE);
+        site.lab_ref().dial(Place::Pod(1), dial, times)
+    };
+    let cluster_ip = |n, protocol| SocketAddr::new(cluster_ip(n, Family::V4), port(protocol));
+    let refused = |protocol, times| {
+        let outcomes = dial(protocol, cluster_ip(2, protocol), times);
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Refused), "{outcomes:?}");
+    };
+    let silent = |to, times| {
+        let outcomes = dial(Udp, to, times);
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Silent), "{outcomes:?}");
+    };
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(0.0));
+    refused(Tcp, 3);
+    refused(Udp, 2);
+    silent(cluster_ip(3, Udp), 2);
+    silent("192.0.2.10:53".parse().unwrap(), 4);
+    assert!(dial(Tcp, cluster_ip(1, Tcp), 2).iter().all(|outcome| outcome.answer().is_some()));
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(3.0));
+    assert_eq!(dropped(&site, "cart", Udp, "no-endpoints"), Some(2.0));
+    assert_eq!(dropped(&site, "local", Udp, "no-local-endpoints"), Some(2.0));
+    assert_eq!(dropped(&site, "local", Tcp, "no-local-endpoints"), Some(0.0), "UDP was sent");
+    assert_eq!(dropped(&site, "restricted", Udp, "source-ranges"), Some(4.0));
+    let of_web = [("service", "web"), V4[0]];
+    let served = site.scrape().value("kubeweir_service_dropped_packets_total", &of_web);
+    assert_eq!(served, None, "a service that is served has none");
+    assert_eq!(now(&site, "kubeweir_service_dropped_packets_omitted", &[]), 0.0);
+
+    // Endpoints that change nothing about it, a process that is killed, another one.
+    let mut unready = slice("cart", Family::V4, &[Place::Pod(2)]);
+    unready["endpoints"][0]["conditions"] = json!({ "ready": false, "serving": false });
+    site.server.put(&unready);
+    site.server.put(&service("canary", 5));
+    site.server.put(&slice("canary", Family::V4, &[Place::Pod(2)]));
+    site.wait_served(&proxy, 5, "pod-2");
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(3.0));
+    drop(proxy);
+    let proxy = start(&site, counting);
+    proxy.wait_log(&["\"Read the table\"", "IPv4", "Adopted"]);
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(3.0));
+    refused(Tcp, 4);
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(7.0));
+    let explained = |to: &str, sentence: &str| {
+        let mut explain = Command::new(env!("CARGO_BIN_EXE_kubeweir"));
+        explain.args(["explain", "10.244.0.11", to]);
+        let output = site.node().run(|| explain.output().unwrap());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(sentence), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let sentence = "to default/cart:http that met this end since it is so: 7";
+    explained(&cluster_ip(2, Tcp).to_string(), sentence);
+    let sentence = "to default/restricted:dns that met this end since it is so: 4";
+    explained("192.0.2.10:53/udp", sentence);
+
+    site.server.put(&slice("cart", Family::V4, &[Place::Pod(2)]));
+    site.wait_served(&proxy, 2, "pod-2");
+    assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), None, "it is served now");
 }
 
 #[test]

@@ -39,12 +39,14 @@ pub fn bases() -> Vec<(&'static str, RuleOptions, Family)> {
         localhost: PerFamily::from_fn(|_| localhost),
         ..nftables.clone()
     };
+    let counting = RuleOptions { service_counters: true, ..nftables.clone() };
     vec![
         ("base-ip.nft", nftables.clone(), Family::V4),
         ("base-ip6.nft", nftables.clone(), Family::V6),
         ("base-iptables-mode.nft", iptables, Family::V4),
         ("base-bridge-detector.nft", bridge, Family::V4),
         ("base-localhost.nft", localhost(LocalhostNodePorts::Proxied { udp: false }), Family::V4),
+        ("base-service-counters.nft", counting, Family::V4),
         ("base-localhost-refused.nft", localhost(LocalhostNodePorts::Refused), Family::V6),
     ]
 }

@@ -14,7 +14,7 @@ fn connections_are_counted_by_service_port() {
     assert_eq!(top.code, 0, "{}", top.stderr);
     let line = top.stdout.lines().find(|line| line.starts_with("shop/web:http/tcp"));
     let words: Vec<&str> = line.expect("the service is listed").split_whitespace().collect();
-    assert_eq!(words, ["shop/web:http/tcp", "0.0", "7"]);
+    assert_eq!(words, ["shop/web:http/tcp", "0.0", "7", "0.0", "0"]);
 }
 
 #[test]
@@ -44,7 +44,11 @@ fn what_is_refused_is_told_by_reason() {
     };
     let status = row(&scene.kubeweir(&["status"]).stdout);
     assert_eq!((&*status[5], &*status[7]), ("IPv4", &*packets.to_string()), "{status:?}");
-    let top = row(&scene.kubeweir(&["top", "--once"]).stdout);
+    let top = scene.kubeweir(&["top", "--once"]).stdout;
+    let cart = top.lines().find(|line| line.starts_with("shop/cart:http/tcp"));
+    let words: Vec<&str> = cart.expect("the service is listed").split_whitespace().collect();
+    assert_eq!(words[3..], ["0.0", &*packets.to_string()], "{top}");
+    let top = row(&top);
     assert_eq!(top[5..], ["0.0".to_owned(), packets.to_string()]);
     let explained = scene.kubeweir(&["explain", "10.244.0.12", "10.96.0.11:80"]).stdout;
     let sentence = format!("of all clients and Services: {packets} (counter no-endpoints)");

@@ -1,5 +1,6 @@
 //! The sentences of an explanation: from what a walk looked up to why.
 
+use std::mem::discriminant;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Affinity, Explainer, Question, Verdict};
@@ -7,7 +8,7 @@ use crate::inspect::view::{Property, endpoint};
 use crate::program::objects::is_clients_map;
 use crate::program::set::LocalAddresses;
 use crate::program::{FrontendAt, FrontendKey, FrontendSpace, ListScope, RuleId, SetId};
-use crate::ruleset::{Effect, Expr, Flow, Key, LookedUp, Rule, Step, Value, render_key};
+use crate::ruleset::{Effect, Expr, Flow, Key, LookedUp, Name, Rule, Step, Value, render_key};
 
 /// What sentences are made of.
 pub(super) struct Reasons<'a> {
@@ -55,11 +56,39 @@ impl<'a> Reasons<'a> {
 
     pub(super) fn sentences(&self) -> Vec<String> {
         match super::verdict(self.flow) {
-            Verdict::Refused => [self.refused()].into_iter().chain(self.counted()).collect(),
-            Verdict::Dropped => [self.dropped()].into_iter().chain(self.counted()).collect(),
+            Verdict::Refused => self.with_counts(self.refused()),
+            Verdict::Dropped => self.with_counts(self.dropped()),
             Verdict::Untouched => vec![self.untouched()],
             Verdict::Served => self.served(),
         }
+    }
+
+    fn with_counts(&self, reason: String) -> Vec<String> {
+        [Some(reason), self.counted_of_service(), self.counted()].into_iter().flatten().collect()
+    }
+
+    /// How many packets to the service port met the same end, where service ports are counted.
+    fn counted_of_service(&self) -> Option<String> {
+        let set = Self::hits(self.steps).rev().find(|set| set.counts_drops())?;
+        let frontend = match set.space()? {
+            FrontendSpace::Services => self.dialled(),
+            FrontendSpace::NodePorts => self.dialled_node_port(),
+        };
+        let (_, elements) = self.table.ruleset.sets.get(&set.name())?;
+        let service = elements.get(&frontend.element_key())?.comment.as_deref()?;
+        let is_alike = |name: &Name| {
+            SetId::from_name(name.as_str())
+                .is_some_and(|id| discriminant(&id) == discriminant(&set))
+        };
+        let alike = self.table.ruleset.sets.iter().filter(|(name, _)| is_alike(name));
+        let elements = alike.flat_map(|(_, (_, elements))| elements.values());
+        let of_service = elements.filter(|element| element.comment.as_deref() == Some(service));
+        let packets: u64 = of_service.filter_map(|element| element.packets).sum();
+        (packets > 0).then(|| {
+            format!(
+                "packets of all clients to {service} that met this end since it is so: {packets}"
+            )
+        })
     }
 
     /// How many packets met the same end so far: the table's own counter, of everyone's.
@@ -108,7 +137,7 @@ impl<'a> Reasons<'a> {
                 "{} is in the cluster's service network, but no Service has it",
                 self.question.to.ip()
             ),
-            Some(SetId::Restricted) => format!(
+            Some(SetId::Restricted | SetId::OutsideRanges) => format!(
                 "{} is in none of the loadBalancerSourceRanges of {}: {}",
                 self.question.from.ip(),
                 self.service_or_unknown(),
