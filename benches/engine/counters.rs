@@ -21,12 +21,6 @@ const SCRAPES: u32 = 100;
 /// kube-proxy's port.
 const METRICS_PORT: u16 = 10_249;
 
-/// Prints both tables of `--service-counters`.
-pub fn run() {
-    flows();
-    scrapes();
-}
-
 /// Prints what a refused packet takes; one that is let through meets no counter.
 pub fn refusals() {
     let mut table = Table::new(
@@ -42,8 +36,8 @@ pub fn refusals() {
     table.print();
 }
 
-/// What a flow and a table take.
-fn flows() {
+/// Prints what a flow and a table take with `--service-counters`.
+pub fn flows() {
     let group = KernelMemory::of(std::process::id());
     let kernel_bytes = || group.as_ref().and_then(KernelMemory::bytes);
     let mut memory = Vec::new();
@@ -70,8 +64,8 @@ fn flows() {
     table.print();
 }
 
-/// What a scrape takes.
-fn scrapes() {
+/// Prints what a scrape takes with them.
+pub fn scrapes() {
     let mut table = Table::new(
         "Service counters: a scrape at 10000 x 10",
         &[

@@ -23,7 +23,7 @@ mod rig;
 /// A part of the results.
 type Section = (&'static str, fn());
 
-const SECTIONS: [Section; 12] = [
+const SECTIONS: [Section; 13] = [
     ("load", load::run),
     ("change", change::run),
     ("kernel", kernel_memory::run),
@@ -35,7 +35,8 @@ const SECTIONS: [Section; 12] = [
     ("packets", packets::run),
     ("within", packets::within),
     ("refusals", counters::refusals),
-    ("counters", counters::run),
+    ("counters-flows", counters::flows),
+    ("counters-scrapes", counters::scrapes),
 ];
 
 fn main() {

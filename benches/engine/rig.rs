@@ -104,7 +104,8 @@ impl Bare {
 /// answer.
 pub fn bare_dump(set: &str) -> usize {
     let mut request = vec![0; 20];
-    request[4..6].copy_from_slice(&(libc::NFNL_SUBSYS_NFTABLES << 8 | GET_ELEMENTS).to_ne_bytes());
+    let kind = libc::NFNL_SUBSYS_NFTABLES << 8 | GET_ELEMENTS;
+    request[4..6].copy_from_slice(&(kind as u16).to_ne_bytes());
     request[6..8].copy_from_slice(&((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
     request[16] = libc::AF_INET as u8;
     for (kind, name) in [(1_u16, "kube-proxy"), (2, set)] {
