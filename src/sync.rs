@@ -9,7 +9,6 @@ mod inbox;
 mod schedule;
 #[cfg(test)]
 mod tests;
-mod thread;
 mod turn;
 mod worker;
 
@@ -19,9 +18,8 @@ use std::time::Duration;
 pub use blame::{Quarantine, Quarantined};
 pub use inbox::{Inbox, Incoming, Refusal};
 pub use schedule::Limits;
-pub use thread::{Programmer, StartError, watch_foreign_changes};
 pub use turn::{Arrival, FamilyState, Foreign, InForce, Subscriber, Synced, Turn};
-pub use worker::{Survey, Worker};
+pub use worker::{Programmer, StartError, Survey, Worker, watch_foreign_changes};
 
 use crate::engine::{Adoption, Engine, MOST_ENTRIES, Plan, Selection, surviving_clients};
 use crate::kernel::{CommitError, Counts, DumpError, Kernel, Op, Rejection, Transaction};
