@@ -137,6 +137,8 @@ pub async fn serve(listener: TcpListener, router: Router, places: Places) -> Inf
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // The end of a long answer would wait 40 ms for the acknowledgement of what is before it.
+                let _ = stream.set_nodelay(true);
                 let (router, limits) = (router.clone(), places.limits);
                 let served = |place| async move {
                     let exchange = exchange(stream, router, limits, place);
