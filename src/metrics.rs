@@ -17,7 +17,6 @@ mod proxy;
 mod rules;
 pub mod server;
 mod services;
-mod slis;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,11 +31,10 @@ pub use conntrack::ConntrackSource;
 pub use definition::{MetricDoc, MetricKind, Mode, Stability};
 pub use exposition::Exposition;
 pub use localhost::{LocalhostMetrics, OpenConnection, RefusedSource};
-pub use process::{BuildInfo, FeatureStage, ProcessMetrics};
+pub use process::{BuildInfo, FeatureStage, ProcessMetrics, Slis};
 pub use proxy::{NoLocalEndpoints, ProxyMetrics};
 pub use rules::{RuleCounts, RuleSource};
 pub use services::{ServiceCount, ServiceSource};
-pub use slis::Slis;
 
 use conntrack::ConntrackCollector;
 use definition::Registrar;

@@ -4,9 +4,10 @@
 //! scrape. It must not know what the program does.
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{IntCounterVec, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::definition::{Registrar, Spec, Stability};
+use super::Exposition;
+use super::definition::{MetricDoc, Mode, Registrar, Spec, Stability};
 
 /// What `kubernetes_build_info` and `/statusz` tell about the build.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -109,5 +110,54 @@ fn count_registered(r: &mut Registrar<'_>) {
     r.counter(hidden.stability(Stability::Beta));
     for level in r.docs().iter().filter_map(|doc| doc.stability) {
         registered.with_label_values(&[level.as_str(), ""]).inc();
+    }
+}
+
+/// The registry behind `/metrics/slis` (KEP-3466): start time, and results of the health checks of the
+/// metrics port once somebody asked for them. [`super::server`] records and serves it.
+#[derive(Debug)]
+pub struct Slis {
+    registry: Registry,
+    pub(super) docs: Vec<MetricDoc>,
+    health: GaugeVec,
+    checks: IntCounterVec,
+}
+
+impl Slis {
+    pub(super) fn new(mode: Mode, started: f64) -> Self {
+        let registry = Registry::new();
+        let mut r = Registrar::new(&registry, mode);
+        let start: Gauge = r.float_gauge(
+            Spec::new("process_start_time_seconds", &[], "Start of the process since 1970.")
+                .stability(Stability::Stable),
+        );
+        start.set(started);
+        let health = r.float_gauges(
+            Spec::new("kubernetes_healthcheck", &["name", "type"], "1 if the check last passed.")
+                .stability(Stability::Stable),
+        );
+        let labels = &["name", "status", "type"];
+        let checks = r.counters(
+            Spec::new("kubernetes_healthchecks_total", labels, "Results of the health checks.")
+                .stability(Stability::Stable),
+        );
+        let docs = r.into_docs();
+        Slis { registry, docs, health, checks }
+    }
+
+    pub(super) fn scrape(&self, exposition: Exposition) -> Result<Vec<u8>, prometheus::Error> {
+        exposition.encode(&self.registry.gather())
+    }
+
+    /// A check of endpoint `healthz` passed.
+    pub(super) fn passed(&self, check: &str) {
+        self.health.with_label_values(&[check, "healthz"]).set(1.0);
+        self.checks.with_label_values(&[check, "success", "healthz"]).inc();
+    }
+
+    /// Forgets all results.
+    pub(super) fn reset(&self) {
+        self.health.reset();
+        self.checks.reset();
     }
 }
