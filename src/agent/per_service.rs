@@ -39,8 +39,7 @@ impl PerService {
     /// began again: so sets are read until an answer has each frontend once, and at last everything
     /// that any answer had counts.
     ///
-    /// # Errors
-    /// If the kernel does not answer.
+    /// Errors: if the kernel does not answer.
     pub fn read(counters: &mut Counters, sets: &[SetId]) -> Result<PerService, DumpError> {
         let named = sets.iter().filter_map(|set| Some((set.space()?, set.name())));
         let sets: Vec<(FrontendSpace, Name)> = named.collect();

@@ -62,8 +62,7 @@ fn needed(config: &Config) -> CapabilitySet {
 /// Gives up all capabilities of the calling thread but these, for good: no program it could ever
 /// execute would get them back.
 ///
-/// # Errors
-/// If the kernel refuses; what was given up until then stays given up.
+/// Errors: if the kernel refuses; what was given up until then stays given up.
 fn renounce(keep: CapabilitySet) -> Result<(), PrivilegeError> {
     let failed = |operation| move |source| PrivilegeError { operation, source };
     set_no_new_privs(true).map_err(failed("setting no_new_privs"))?;

@@ -23,8 +23,7 @@ pub struct Counters(Requests);
 impl Counters {
     /// Opens the socket, in the network namespace of this thread.
     ///
-    /// # Errors
-    /// As [`crate::netlink::NetlinkKernel::open`], or without CAP_NET_ADMIN.
+    /// Errors: as [`crate::netlink::NetlinkKernel::open`], or without CAP_NET_ADMIN.
     pub fn open() -> Result<Counters, OpenError> {
         let mut socket = Socket::netfilter().map_err(OpenError)?;
         socket.grow_receive(RECEIVE_ROOM).map_err(OpenError)?;
@@ -33,8 +32,7 @@ impl Counters {
 
     /// The named counters of a family's table; empty without a table.
     ///
-    /// # Errors
-    /// If the kernel refuses, or its answer makes no sense.
+    /// Errors: if the kernel refuses, or its answer makes no sense.
     pub fn named(&mut self, family: Family) -> Result<BTreeMap<Name, Counter>, DumpError> {
         named_counters(&mut self.0, family).map_err(|failure| error("counters", family, failure))
     }
@@ -43,8 +41,7 @@ impl Counters {
     /// meanwhile: otherwise elements may be missing, or come twice. They may also come twice while the
     /// set grows in the background, of which the kernel says nothing.
     ///
-    /// # Errors
-    /// As [`Counters::named`].
+    /// Errors: as [`Counters::named`].
     pub fn elements(
         &mut self,
         family: Family,

@@ -50,8 +50,7 @@ const ECHO: Duration = Duration::from_secs(1);
 pub trait FlowTable {
     /// Deletes what a reconciliation calls stale and `confirm` leaves.
     ///
-    /// # Errors
-    /// If they could not be read; nothing was deleted.
+    /// Errors: if they could not be read; nothing was deleted.
     fn reconcile(
         &mut self,
         family: Family,
@@ -65,8 +64,7 @@ pub trait FlowTable {
     /// Ends some of the TCP connections with an endpoint that `which` names, after `before` was told of
     /// them: how many, and whether there may be more.
     ///
-    /// # Errors
-    /// If they could not be read.
+    /// Errors: if they could not be read.
     fn end(
         &mut self,
         endpoint: IpAddr,
