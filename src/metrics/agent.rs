@@ -2,7 +2,7 @@
 //!
 //! Place in the flow: the engine's shell and the sources record here. It must not know when or why
 //! something is recorded. Every label comes from a closed set, except those of the optional
-//! connection counters ([`super::connections`]), which are bounded in number.
+//! counters of service ports ([`super::services`]), which are bounded in number.
 
 use prometheus::{HistogramVec, IntCounterVec, IntGauge, IntGaugeVec};
 
