@@ -45,16 +45,7 @@ impl Figures {
 
     /// How full the conntrack table is; `None`, and why in the log, if the kernel does not answer.
     pub fn conntrack(&self) -> Option<Statistics> {
-        self.ask(|sockets| {
-            let mut conntrack = match sockets.conntrack.take() {
-                Some(conntrack) => conntrack,
-                None => Conntrack::open().inspect_err(|reason| unanswered(reason)).ok()?,
-            };
-            let statistics =
-                conntrack.statistics().inspect_err(|reason| unanswered(reason)).ok()?;
-            sockets.conntrack = Some(conntrack);
-            Some(statistics)
-        })
+        self.ask(|sockets| through(&mut sockets.conntrack, Conntrack::open, Conntrack::statistics))
     }
 
     /// What `read` makes of the table's counters; `None`, and why in the log, if it fails.
@@ -62,15 +53,7 @@ impl Figures {
         &self,
         read: impl FnOnce(&mut Counters) -> Result<T, DumpError> + Send + 'static,
     ) -> Option<T> {
-        self.ask(|sockets| {
-            let mut counters = match sockets.counters.take() {
-                Some(counters) => counters,
-                None => Counters::open().inspect_err(|reason| unanswered(reason)).ok()?,
-            };
-            let answer = read(&mut counters).inspect_err(|reason| unanswered(reason)).ok()?;
-            sockets.counters = Some(counters);
-            Some(answer)
-        })
+        self.ask(|sockets| through(&mut sockets.counters, Counters::open, read))
     }
 
     fn ask<T: Send + 'static>(
@@ -82,6 +65,21 @@ impl Figures {
         self.0.send(Box::new(ask)).ok()?;
         answer.recv().ok().flatten()
     }
+}
+
+/// What `read` makes of a socket that is kept: opened before its first question, closed by a failure.
+fn through<S, T, O: Error + 'static, R: Error + 'static>(
+    kept: &mut Option<S>,
+    open: impl FnOnce() -> Result<S, O>,
+    read: impl FnOnce(&mut S) -> Result<T, R>,
+) -> Option<T> {
+    let mut socket = match kept.take() {
+        Some(socket) => socket,
+        None => open().inspect_err(|reason| unanswered(reason)).ok()?,
+    };
+    let answer = read(&mut socket).inspect_err(|reason| unanswered(reason)).ok()?;
+    *kept = Some(socket);
+    Some(answer)
 }
 
 fn unanswered(reason: &(dyn Error + 'static)) {

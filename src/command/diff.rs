@@ -86,7 +86,8 @@ fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
     let setup = input::setup(&args.node, &args.source)?;
     let read = || input::objects(&args.source, &setup.node, setup.allow_external_ips());
     let mut objects = read()?;
-    let (mut diffs, hints) = look(&setup, &objects)?;
+    let mut kernel = NetlinkKernel::open()?;
+    let (mut diffs, hints) = look(&mut kernel, &setup, &objects)?;
     input::tell_hints(&hints);
     for _ in 1..LOOKS {
         if diffs.iter().all(FamilyDiff::is_empty) {
@@ -97,7 +98,7 @@ fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
         if args.source.filenames.is_empty() {
             objects = read()?;
         }
-        let (later, _) = look(&setup, &objects)?;
+        let (later, _) = look(&mut kernel, &setup, &objects)?;
         diffs =
             later.into_iter().zip(&diffs).map(|(later, earlier)| later.after(earlier)).collect();
     }
@@ -106,13 +107,13 @@ fn kernel(args: &DiffArgs) -> Result<Vec<FamilyDiff>, CommandError> {
 
 /// Both families of this network namespace as they are, against what the objects ask for.
 fn look(
+    kernel: &mut NetlinkKernel,
     setup: &input::Setup,
     objects: &[Object],
 ) -> Result<(Vec<FamilyDiff>, Vec<Hint>), CommandError> {
     let assigned = super::block_on(addresses::read())??;
     let ipv6 = Ipv6State::read(Path::new("/")) == Ipv6State::Enabled;
     let families = Families { v4: true, v6: ipv6 };
-    let mut kernel = NetlinkKernel::open()?;
     let (node, hints) = setup.for_objects(objects, Some(assigned), families, true);
     let wanted = wanted(objects, node)?;
     let mut diffs = Vec::new();
