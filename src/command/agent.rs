@@ -63,7 +63,8 @@ fn shown(status: &Status, output: Output) -> String {
     }
 }
 
-async fn fetch(address: &str) -> Result<Status, CommandError> {
+/// The state of the agent whose metrics server is there.
+pub async fn fetch(address: &str) -> Result<Status, CommandError> {
     let text = page(address, PATH).await?;
     serde_json::from_str(&text).map_err(|source| CommandError::Agent {
         address: address.to_owned(),

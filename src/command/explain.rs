@@ -37,12 +37,23 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let mut ruleset = NetlinkKernel::open()?.dump(Family::of(&from))?;
     forget_expired(&mut ruleset);
     let question = Question { from: SocketAddr::new(from, SOURCE_PORT), to, protocol, input };
-    let explanation = Explainer::new(ruleset).explain(&question, &node);
+    let mut explanation = Explainer::new(ruleset).explain(&question, &node);
+    if let Some(count) = &mut explanation.count {
+        count.last_minute = in_the_last_minute(question.to, &count.counter);
+    }
     match args.output {
         Output::Text => print(&coloured(&explanation))?,
         Output::Json => print_json(&explanation)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the agent that runs here saw of a counter; `None` without one, or if it does not answer.
+fn in_the_last_minute(to: SocketAddr, counter: &str) -> Option<u64> {
+    let address = input::running().ok()?.metrics();
+    let status = super::block_on(super::agent::fetch(&address)).ok()?.ok()?;
+    let family = status.families.get(&Family::of(&to.ip()).to_string())?;
+    Some(family.dropped.get(counter)?.last_minute)
 }
 
 /// The first line stands out if the connection fails.

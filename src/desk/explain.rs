@@ -35,14 +35,18 @@ pub async fn run(room: &Room<'_>, args: &ExplainArgs) -> Result<Outcome, DeskErr
     Ok(Outcome::of(&answers, |_| groups.len() <= 1))
 }
 
-/// Nodes that say the same, by the rules they walked or not; most nodes first.
-fn groups(answers: &[Answer<Explanation>]) -> Vec<(&Explanation, Vec<&str>)> {
-    let mut groups: Vec<(&Explanation, Vec<&str>)> = Vec::new();
+/// Nodes that say the same, by the rules they walked or not, with what all of them counted; most nodes
+/// first.
+fn groups(answers: &[Answer<Explanation>]) -> Vec<(Explanation, Vec<&str>)> {
+    let mut groups: Vec<(Explanation, Vec<&str>)> = Vec::new();
     for answer in answers {
         let Some(explanation) = answer.answer() else { continue };
         match groups.iter_mut().find(|(known, _)| known.agrees_with(explanation)) {
-            Some((_, nodes)) => nodes.push(&answer.node),
-            None => groups.push((explanation, vec![&answer.node])),
+            Some((known, nodes)) => {
+                known.add_count(explanation);
+                nodes.push(&answer.node);
+            }
+            None => groups.push((explanation.clone(), vec![&answer.node])),
         }
     }
     groups.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
@@ -52,7 +56,7 @@ fn groups(answers: &[Answer<Explanation>]) -> Vec<(&Explanation, Vec<&str>)> {
 /// The first group in full; of the others only what they say otherwise.
 fn text(
     answers: &[Answer<Explanation>],
-    groups: &[(&Explanation, Vec<&str>)],
+    groups: &[(Explanation, Vec<&str>)],
     wide: bool,
 ) -> String {
     let mut text = String::new();
@@ -60,7 +64,7 @@ fn text(
     for (explanation, nodes) in groups {
         let words = match wide {
             true => explanation.to_string(),
-            false => Explanation { steps: Vec::new(), ..(*explanation).clone() }.to_string(),
+            false => Explanation { steps: Vec::new(), ..explanation.clone() }.to_string(),
         };
         let title = format!("{}:", names(nodes, answers.len()));
         let fails = matches!(explanation.verdict, Verdict::Refused | Verdict::Dropped);

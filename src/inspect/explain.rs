@@ -60,6 +60,20 @@ pub struct Affinity {
     pub expires_ms: Option<u64>,
 }
 
+/// How often packets met the same end, whoever sent them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The table's counter: one of [`crate::program::CounterId::REASONS`].
+    pub counter: String,
+    /// Packets to whatever Service, since the table was written. Above 0.
+    pub packets: u64,
+    /// Of these, in the last minute; `None` if no agent tells.
+    pub last_minute: Option<u64>,
+    /// Packets to this service port, as long as it has the reason; `None` for none, or where service
+    /// ports are not counted.
+    pub to_service: Option<u64>,
+}
+
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -72,6 +86,9 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why, a sentence each; the most important first.
     pub reasons: Vec<String>,
+    /// How often that happened, if it is refused or dropped and is counted.
+    #[serde(default)]
+    pub count: Option<Count>,
     /// Possible endpoints, likeliest first, then by address.
     pub endpoints: Vec<Share>,
     pub affinity: Option<Affinity>,
@@ -80,14 +97,28 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    /// Whether another node says the same for the same reasons, whatever rules it has walked and
-    /// whatever else it remembers of the client.
+    /// Whether another node says the same for the same reasons, whatever rules it has walked, however
+    /// often that happened, and whatever else it remembers of the client.
     pub fn agrees_with(&self, other: &Explanation) -> bool {
         let essence = |one: &Explanation| {
             let ways = one.endpoints.iter().map(|way| (way.endpoint, way.masquerade));
             (one.verdict, one.service.clone(), one.reasons.clone(), ways.collect::<Vec<_>>())
         };
         essence(self) == essence(other)
+    }
+
+    /// Adds what another node counted.
+    pub fn add_count(&mut self, other: &Explanation) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
+        match (&mut self.count, &other.count) {
+            (Some(count), Some(other)) => {
+                count.packets += other.packets;
+                count.last_minute = sum(count.last_minute, other.last_minute);
+                count.to_service = sum(count.to_service, other.to_service);
+            }
+            (count @ None, Some(other)) => *count = Some(other.clone()),
+            (_, None) => {}
+        }
     }
 }
 
@@ -123,6 +154,7 @@ impl Explainer {
             service: reasons.service(),
             verdict: verdict(&flow),
             reasons: reasons.sentences(),
+            count: reasons.count(),
             endpoints: shares(&flow),
             affinity: reasons.affinity(),
             steps: steps.iter().map(TracedRule::from).collect(),
@@ -175,11 +207,29 @@ impl fmt::Display for Verdict {
     }
 }
 
+impl Explanation {
+    fn write_count(&self, count: &Count, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count { counter, packets, last_minute, to_service } = count;
+        write!(f, "  {} {packets} times so far", self.verdict)?;
+        if let Some(packets) = last_minute {
+            write!(f, ", {packets} times in the last minute")?;
+        }
+        writeln!(f, ": packets of all clients to all Services (counter {counter})")?;
+        if let (Some(packets), Some(service)) = (to_service, &self.service) {
+            writeln!(f, "  {packets} times to {service} since it is so")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} -> {}/{}: {}", self.from, self.to, self.protocol, self.verdict)?;
         for reason in &self.reasons {
             writeln!(f, "  {reason}")?;
+        }
+        if let Some(count) = &self.count {
+            self.write_count(count, f)?;
         }
         if !self.endpoints.is_empty() {
             writeln!(f, "endpoints:")?;
@@ -327,11 +377,14 @@ mod tests {
             ask_of(table, POD, "10.96.0.1:81")
         };
         assert_eq!(refused(0).verdict, Verdict::Refused);
-        assert_eq!(refused(0).reasons.len(), 1, "{}", refused(0));
-        let said = &refused(412).reasons[1];
-        assert!(said.ends_with(
-        "of all clients and Services: 412 (counter unused-port); kubeweir status has the last minute's"
-    ), "{said}");
+        assert_eq!(refused(0).count, None);
+        let mut said = refused(412);
+        assert!(said.to_string().contains("  refused 412 times so far: packets of all clients"));
+        said.count.as_mut().expect("it is counted").last_minute = Some(37);
+        let sentence = "  refused 412 times so far, 37 times in the last minute: packets of all clients \
+                        to all Services (counter unused-port)\n";
+        assert!(said.to_string().contains(sentence), "{said}");
+        assert!(said.agrees_with(&refused(7)), "only the count differs");
     }
 
     #[test]

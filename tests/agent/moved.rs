@@ -513,10 +513,13 @@ fn service_drops_by_clients_that_are_refused() {
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains(sentence), "{text}{}", String::from_utf8_lossy(&output.stderr));
     };
-    let sentence = "to default/cart:http that met this end since it is so: 7";
-    explained(&cluster_ip(2, Tcp).to_string(), sentence);
-    let sentence = "to default/restricted:dns that met this end since it is so: 4";
-    explained("192.0.2.10:53/udp", sentence);
+    let cart = cluster_ip(2, Tcp).to_string();
+    explained(&cart, "  7 times to default/cart:http since it is so\n");
+    explained(
+        &cart,
+        " times in the last minute: packets of all clients to all Services (counter no-endpoints)",
+    );
+    explained("192.0.2.10:53/udp", "  4 times to default/restricted:dns since it is so\n");
 
     site.server.put(&slice("cart", Family::V4, &[Place::Pod(2)]));
     site.wait_served(&proxy, 2, "pod-2");

@@ -1,5 +1,6 @@
 //! `explain`, `flows` and `top` of all nodes.
 
+use std::net::TcpStream;
 use std::process::Command;
 
 use super::cluster::{Cluster, NODES};
@@ -43,6 +44,23 @@ fn explain_says_once_what_all_nodes_say() {
     }
     let nowhere = ["explain", "web-0", "web", "-n", "shop", "--from-node", "node-x"];
     cluster.ask(&nowhere).is(2, &["error: there is no node node-x"]);
+}
+
+// Nodes that refuse a client equally often are rare: that is no difference, and the desk adds it up.
+#[test]
+fn explain_adds_up_what_nodes_counted() {
+    let cluster = Cluster::start();
+    for (node, times) in [("node-b", 3), ("node-c", 1)] {
+        cluster.nodes[node].run(|| {
+            for _ in 0..times {
+                TcpStream::connect("10.96.0.11:80").expect_err("it has no endpoints");
+            }
+        });
+    }
+    let refused = cluster.ask(&["explain", "web-0", "cart", "-n", "shop"]);
+    let sentences =
+        ["all 3 nodes:", "\n    refused 4 times so far, ", " times in the last minute: "];
+    assert_eq!(refused.is(0, &sentences).stdout.matches("so far").count(), 1, "{}", refused.stdout);
 }
 
 // Policy Local: the nodes have different answers, and each has its own.

@@ -3,7 +3,7 @@
 use std::mem::discriminant;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Affinity, Explainer, Question, Verdict};
+use super::{Affinity, Count, Explainer, Question, Verdict};
 use crate::inspect::view::{Property, endpoint};
 use crate::program::objects::is_clients_map;
 use crate::program::set::LocalAddresses;
@@ -56,19 +56,33 @@ impl<'a> Reasons<'a> {
 
     pub(super) fn sentences(&self) -> Vec<String> {
         match super::verdict(self.flow) {
-            Verdict::Refused => self.with_counts(self.refused()),
-            Verdict::Dropped => self.with_counts(self.dropped()),
+            Verdict::Refused => vec![self.refused()],
+            Verdict::Dropped => vec![self.dropped()],
             Verdict::Untouched => vec![self.untouched()],
             Verdict::Served => self.served(),
         }
     }
 
-    fn with_counts(&self, reason: String) -> Vec<String> {
-        [Some(reason), self.counted_of_service(), self.counted()].into_iter().flatten().collect()
+    /// How many packets met the same end so far, by the table's counter of everyone's; `None` for none.
+    pub(super) fn count(&self) -> Option<Count> {
+        let matched = self.steps.iter().rev().filter(|step| step.effect != Effect::NoMatch);
+        let counter = matched.filter_map(|step| self.rule(step)).find_map(|rule| {
+            rule.exprs.iter().find_map(|expr| match expr {
+                Expr::Count(counter) => Some(counter),
+                _ => None,
+            })
+        })?;
+        let packets = self.table.ruleset.counters.get(counter)?.packets;
+        (packets > 0).then(|| Count {
+            counter: counter.to_string(),
+            packets,
+            last_minute: None,
+            to_service: self.count_to_service(),
+        })
     }
 
-    /// How many packets to the service port met the same end, where service ports are counted.
-    fn counted_of_service(&self) -> Option<String> {
+    /// The same by service port, where service ports are counted.
+    fn count_to_service(&self) -> Option<u64> {
         let set = Self::hits(self.steps).rev().find(|set| set.counts_drops())?;
         let frontend = match set.space()? {
             FrontendSpace::Services => self.dialled(),
@@ -84,29 +98,7 @@ impl<'a> Reasons<'a> {
         let elements = alike.flat_map(|(_, (_, elements))| elements.values());
         let of_service = elements.filter(|element| element.comment.as_deref() == Some(service));
         let packets: u64 = of_service.filter_map(|element| element.packets).sum();
-        (packets > 0).then(|| {
-            format!(
-                "packets of all clients to {service} that met this end since it is so: {packets}"
-            )
-        })
-    }
-
-    /// How many packets met the same end so far: the table's own counter, of everyone's.
-    fn counted(&self) -> Option<String> {
-        let matched = self.steps.iter().rev().filter(|step| step.effect != Effect::NoMatch);
-        let counter = matched.filter_map(|step| self.rule(step)).find_map(|rule| {
-            rule.exprs.iter().find_map(|expr| match expr {
-                Expr::Count(counter) => Some(counter),
-                _ => None,
-            })
-        })?;
-        let packets = self.table.ruleset.counters.get(counter)?.packets;
-        (packets > 0).then(|| {
-            format!(
-                "packets that met this end here since the table was written, of all clients and \
-                 Services: {packets} (counter {counter}); kubeweir status has the last minute's"
-            )
-        })
+        (packets > 0).then_some(packets)
     }
 
     fn refused(&self) -> String {
