@@ -40,6 +40,7 @@ use crate::localhost::{self, Desired};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::node::families::{SKIP_KERNEL_CHECK, check_kernel};
+use crate::source::Sink;
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
 use figures::Figures;
@@ -96,22 +97,38 @@ pub async fn run(launch: Launch) -> Result<Ended, AgentError> {
     check_kernel(&release.release().to_string_lossy(), skip.as_deref())?;
     let figures = Figures::start().map_err(AgentError::Thread)?;
     let metrics = Arc::new(pages::metrics(&launch, &figures, Timestamp::now()));
-    let inbox = Arc::new(Inbox::new());
+    let status = initial_status(&launch, &node);
+    let shared = Shared { metrics, figures, inbox: Arc::new(Inbox::new()), status };
     let ready = tokio::select! {
-        ready = prepared(&launch, node, &inbox, &metrics) => ready.map(ControlFlow::Continue),
+        ready = prepared(&launch, node, &shared) => ready.map(ControlFlow::Continue),
         ended = endings.next() => ended.map(ControlFlow::Break),
     };
     let outcome = match ready {
         Ok(ControlFlow::Continue(_)) if launch.init_only => Ok(Ended::Prepared),
-        Ok(ControlFlow::Continue(ready)) => {
-            serve(&launch, ready, (metrics, figures), &inbox, &mut endings).await
-        }
+        Ok(ControlFlow::Continue(ready)) => serve(&launch, ready, shared, &mut endings).await,
         Ok(ControlFlow::Break(ended)) => Ok(ended),
         Err(reason) => Err(reason),
     };
     // Also what a crash before this start left behind.
     let _ = tokio::task::spawn_blocking(release_tables).await;
     outcome
+}
+
+/// What many parts write to or ask, from before the source is opened.
+struct Shared {
+    metrics: Arc<Metrics>,
+    figures: Figures,
+    inbox: Arc<Inbox>,
+    status: SharedStatus,
+}
+
+impl Shared {
+    /// Where a source delivers.
+    fn sink(&self) -> Arc<dyn Sink> {
+        let Shared { inbox, metrics, status, .. } = self;
+        let (inbox, metrics, status) = (inbox.clone(), metrics.clone(), status.clone());
+        Arc::new(node_source::Counted { inbox, metrics, status })
+    }
 }
 
 /// What ends the process: signals, and an edit of the configuration, which counts from the start,
@@ -150,10 +167,9 @@ impl Endings {
 async fn prepared(
     launch: &Launch,
     node: String,
-    inbox: &Arc<Inbox>,
-    metrics: &Arc<Metrics>,
+    shared: &Shared,
 ) -> Result<PreparedNode, AgentError> {
-    let node_source = node_source::open(launch, &node, inbox, metrics).await?;
+    let node_source = node_source::open(launch, &node, &shared.sink(), &shared.metrics).await?;
     let ready = prepare::prepare(launch, node, node_source).await?;
     if launch.init_only {
         for family in ready.families.iter() {
@@ -171,11 +187,12 @@ fn hostname() -> String {
 async fn serve(
     launch: &Launch,
     ready: PreparedNode,
-    (metrics, figures): (Arc<Metrics>, Figures),
-    inbox: &Arc<Inbox>,
+    shared: Shared,
     endings: &mut Endings,
 ) -> Result<Ended, AgentError> {
     let PreparedNode { node, node_source, traffic, families, owned } = ready;
+    let sink = shared.sink();
+    let Shared { metrics, figures, inbox, status } = shared;
     let config = &launch.config;
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
     let node: Arc<str> = node.into();
@@ -187,7 +204,6 @@ async fn serve(
     };
     let worker = inbox.clone();
     let health = Health::new(health).watching(Arc::new(move || worker.at_work()));
-    let status = initial_status(launch, &node);
     let (localhost, wanted_localhost) = Desired::new();
     let (health_checks, wanted_checks) = watch::channel(subscribers::no_health_checks());
     let mut servers = Servers::new(recorder.clone());
@@ -229,14 +245,14 @@ async fn serve(
     };
     let subject = NodeIdentity { node, object: node_source.node, families, owned, traffic };
     let programming = tokio::select! {
-        started = programming::start(launch, subject, outlets, inbox) => started?,
+        started = programming::start(launch, subject, outlets, &inbox) => started?,
         ended = endings.next() => return ended,
     };
     let mut programming = tokio::task::spawn_blocking(|| programming.join());
     for family in families.iter() {
         health.loop_started(family);
     }
-    node_source.source.start(inbox, &metrics)?;
+    node_source.source.start(&sink)?;
     announce(recorder.as_ref(), config);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {

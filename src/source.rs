@@ -21,8 +21,20 @@ pub trait Sink: Send + Sync {
         report(skip);
     }
 
+    /// How far the API server has told of a kind.
+    fn heard(&self, _kind: Kind, _heard: Heard<'_>) {}
+
     /// Objects of a kind could not be read, which the log has already; they are tried again.
     fn failed(&self, _kind: Kind, _cause: &(dyn Error + 'static)) {}
+}
+
+/// A resourceVersion that a source has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// That of an object which changed or went.
+    Change(&'a str),
+    /// That of a list, or of a bookmark: everything up to there is told.
+    State(&'a str),
 }
 
 /// Says what of an object is not used (section 4.10).

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conntrack::Statistics;
 use crate::engine::{FamilySummary, UnservedReason};
+use crate::source;
 
 /// Where the metrics server serves it.
 pub const PATH: &str = "/kubeweir/status";
@@ -26,8 +27,34 @@ pub struct Status {
     pub conntrack: Option<Statistics>,
     #[serde(default)]
     pub endings: Endings,
+    /// How far the API server has told, by kind; nothing with manifests.
+    #[serde(default)]
+    pub heard: BTreeMap<String, Heard>,
     /// By family: `IPv4`, `IPv6`.
     pub families: BTreeMap<String, FamilyStatus>,
+}
+
+/// How far the API server has told of a kind, as resourceVersions, which are numbers that grow (KEP-5504).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The newest change that came by itself, not in a list; 0 before one.
+    pub change: u64,
+    /// Everything up to here was told: by a list, a bookmark or a change.
+    pub state: u64,
+}
+
+impl Heard {
+    /// Takes what a source has come to; nothing that is no number.
+    pub fn take(&mut self, heard: source::Heard<'_>) {
+        let (source::Heard::Change(text) | source::Heard::State(text)) = heard;
+        let Ok(version) = text.parse() else { return };
+        self.state = version;
+        match heard {
+            source::Heard::Change(_) => self.change = version,
+            // Of a server that was set back to a backup.
+            source::Heard::State(_) => self.change = self.change.min(version),
+        }
+    }
 }
 
 /// TCP connections to endpoints that are gone, ended on request.
@@ -127,5 +154,28 @@ impl SharedStatus {
 
     pub fn get(&self) -> Status {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use source::Heard::{Change, State};
+
+    #[test]
+    fn how_far_the_api_server_has_told() {
+        let mut heard = Heard::default();
+        let cases = [
+            (State("7"), (0, 7)),
+            (Change("9"), (9, 9)),
+            (State("20"), (9, 20)),
+            (Change("not a number"), (9, 20)),
+            // From a backup.
+            (State("5"), (5, 5)),
+        ];
+        for (told, (change, state)) in cases {
+            heard.take(told);
+            assert_eq!(heard, Heard { change, state }, "{told:?}");
+        }
     }
 }

@@ -34,7 +34,7 @@ const USES: &[(&str, &[&str])] = &[
     ("health", &["http_server", "metrics", "model"]),
     ("metrics", &["conntrack", "http_server", "model", "kernel"]),
     // what the agent tells
-    ("status", &["conntrack", "engine"]),
+    ("status", &["conntrack", "engine", "source"]),
     // orchestration
     ("sync", &[
         "backoff", "engine", "model", "netlink", "program", "ruleset", "source", "text", "topology",

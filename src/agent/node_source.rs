@@ -14,7 +14,8 @@ use crate::manifest::Directory;
 use crate::metrics::{Metrics, Request};
 use crate::model::{Change, Kind, Node, Object, Skip};
 use crate::node::object::{NodeStep, NodeWait};
-use crate::source::{self, Sink};
+use crate::source::{self, Heard, Sink};
+use crate::status::SharedStatus;
 use crate::sync::Inbox;
 
 /// The source, opened, and the Node it showed.
@@ -46,14 +47,14 @@ pub enum Opened {
 pub async fn open(
     launch: &Launch,
     node: &str,
-    inbox: &Arc<Inbox>,
+    sink: &Arc<dyn Sink>,
     metrics: &Arc<Metrics>,
 ) -> Result<NodeSource, AgentError> {
     let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
     match &launch.source {
         Source::Manifests(directory) => {
             info!(directory = %directory.display(), "Reading manifests");
-            let (path, sink) = (directory.clone(), counted(inbox, metrics));
+            let (path, sink) = (directory.clone(), Arc::clone(sink));
             let reading = tokio::task::spawn_blocking(move || {
                 Directory::open(path, allow_external_ips, sink)
             });
@@ -72,7 +73,7 @@ pub async fn open(
             let (options, observe) = (options(launch), observe(metrics.clone()));
             let client = tokio::task::spawn_blocking(move || Client::new(options, observe)).await;
             let client = client.expect("reading credentials does not panic")?;
-            let (sink, mut seen) = observed_node(counted(inbox, metrics));
+            let (sink, mut seen) = observed_node(Arc::clone(sink));
             let streaming_lists = launch.config.gates.enabled(Gate::WatchListClient);
             let watch =
                 Watch::new(client.clone(), Kind::Node, node, allow_external_ips, Arc::new(sink));
@@ -86,14 +87,11 @@ pub async fn open(
     }
 }
 
-/// The inbox, and the metric of what does not reach it.
-struct Counted {
-    inbox: Arc<Inbox>,
-    metrics: Arc<Metrics>,
-}
-
-fn counted(inbox: &Arc<Inbox>, metrics: &Arc<Metrics>) -> Arc<dyn Sink> {
-    Arc::new(Counted { inbox: Arc::clone(inbox), metrics: Arc::clone(metrics) })
+/// The inbox, the metric of what does not reach it, and how far the source has come.
+pub struct Counted {
+    pub inbox: Arc<Inbox>,
+    pub metrics: Arc<Metrics>,
+    pub status: SharedStatus,
 }
 
 impl Sink for Counted {
@@ -104,6 +102,10 @@ impl Sink for Counted {
     fn skipped(&self, skip: &Skip) {
         source::report(skip);
         self.metrics.agent.skipped(skip);
+    }
+
+    fn heard(&self, kind: Kind, heard: Heard<'_>) {
+        self.status.update(|status| status.heard.entry(kind.to_string()).or_default().take(heard));
     }
 }
 
@@ -178,12 +180,11 @@ impl Opened {
     }
 
     /// Starts delivering.
-    pub fn start(self, inbox: &Arc<Inbox>, metrics: &Arc<Metrics>) -> Result<(), AgentError> {
-        let sink = counted(inbox, metrics);
+    pub fn start(self, sink: &Arc<dyn Sink>) -> Result<(), AgentError> {
         match self {
             Opened::Api { client, node, allow_external_ips, streaming_lists } => {
                 for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
-                    let sink = Arc::clone(&sink);
+                    let sink = Arc::clone(sink);
                     let watch = Watch::new(client.clone(), kind, &node, allow_external_ips, sink);
                     tokio::spawn(watch.streaming(streaming_lists).run());
                 }

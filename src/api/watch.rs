@@ -22,7 +22,7 @@ use super::client::{Client, RequestError, collect};
 use super::machine::{Machine, Outcome, Refusal};
 use super::resource::{self, Request};
 use crate::model::{Change, Kind, Object, ObjectName};
-use crate::source::Sink;
+use crate::source::{Heard, Sink};
 use crate::wire::{Decoder, Encoding, Frames, MAX_FRAME, Status};
 
 /// How long a server keeps a watch open, in seconds: random, so that watches do not end together
@@ -161,6 +161,7 @@ impl Watch {
         self.listing.extend(list.objects.into_iter().map(|object| (object.name().clone(), object)));
         if list.continue_token.is_none() {
             self.deliver_listing();
+            self.sink.heard(self.kind, Heard::State(&list.resource_version));
         }
         Ok(Outcome::Page {
             resource_version: list.resource_version,
@@ -204,6 +205,7 @@ impl Watch {
 
     fn event(&mut self, event: crate::wire::Event, listing: &mut bool) -> Result<(), Failure> {
         use crate::wire::Event;
+        let is_bookmark = matches!(event, Event::Bookmark { .. });
         let version = match event {
             Event::Applied(decoded) => {
                 decoded.skips.iter().for_each(|skip| self.sink.skipped(skip));
@@ -230,6 +232,8 @@ impl Watch {
         // Versions inside a list are not in order: only its end is a point to resume from.
         if !*listing && !version.is_empty() {
             self.machine.advanced(&version);
+            let heard = if is_bookmark { Heard::State } else { Heard::Change };
+            self.sink.heard(self.kind, heard(&version));
         }
         Ok(())
     }

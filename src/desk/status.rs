@@ -28,14 +28,13 @@ struct Seen {
 /// Prints the state of every agent.
 pub async fn run(room: &Room<'_>) -> Result<Outcome, DeskError> {
     let mut answers = ask(room).await?;
-    if !lagging(&answers).is_empty() {
-        let before = lagging(&answers);
+    let newest = newest(&answers);
+    if !lagging(&answers, &newest).is_empty() {
         tokio::time::sleep(SECOND_LOOK).await;
         answers = ask(room).await?;
-        let mut still = lagging(&answers);
-        still.retain(|node, _| before.contains_key(node));
+        let mut lags = lagging(&answers, &newest);
         for answer in &mut answers {
-            let lag = still.remove(&answer.node);
+            let lag = lags.remove(&answer.node);
             if let super::ask::Said::Answer(seen) = &mut answer.said {
                 seen.problems.extend(lag);
             }
@@ -61,30 +60,34 @@ fn outcome(answers: &[Answer<Seen>]) -> Outcome {
     Outcome::of(answers, |seen| seen.problems.is_empty())
 }
 
-/// Nodes that do not have as many Services as the others, with a sentence: every agent reads all Services,
-/// so who has other ones has not heard of a change.
-fn lagging(answers: &[Answer<Seen>]) -> BTreeMap<String, String> {
-    let mut lags = BTreeMap::new();
-    for family in ["IPv4", "IPv6"] {
-        let services =
-            |seen: &Seen| Some(seen.status.families.get(family)?.summary.totals.services);
-        let counts = answers.iter().filter_map(|answer| services(answer.answer()?));
-        let mut votes: BTreeMap<usize, usize> = BTreeMap::new();
-        counts.for_each(|count| *votes.entry(count).or_default() += 1);
-        let Some((&usual, _)) = votes.iter().max_by_key(|(count, votes)| (**votes, **count)) else {
-            continue;
-        };
-        for answer in answers {
-            if let Some(count) = answer.answer().and_then(services).filter(|count| *count != usual)
-            {
-                let sentence = format!(
-                    "{family}: it lags: it has {count} Services, the others {usual}; does it reach the API server?"
-                );
-                lags.entry(answer.node.clone()).or_insert(sentence);
-            }
-        }
+/// The newest change that any agent was told of, as resourceVersion, by kind.
+fn newest(answers: &[Answer<Seen>]) -> BTreeMap<String, u64> {
+    let mut newest = BTreeMap::new();
+    for (kind, heard) in answers.iter().filter_map(Answer::answer).flat_map(|a| &a.status.heard) {
+        let version: &mut u64 = newest.entry(kind.clone()).or_default();
+        *version = heard.change.max(*version);
     }
-    lags
+    newest
+}
+
+/// Nodes that were not told of these changes, with a sentence. One that says nothing of the kind, an
+/// older agent or one with manifests, is none of them.
+fn lagging(answers: &[Answer<Seen>], newest: &BTreeMap<String, u64>) -> BTreeMap<String, String> {
+    let lag = |seen: &Seen| {
+        let behind = |(kind, newest): (&String, &u64)| {
+            let state = seen.status.heard.get(kind)?.state;
+            (state < *newest).then(|| {
+                let seconds = SECOND_LOOK.as_secs();
+                format!(
+                    "it lags: it has {kind}s of resourceVersion {state}, others had {newest} more than \
+                     {seconds} s ago; does it reach the API server?"
+                )
+            })
+        };
+        newest.iter().find_map(behind)
+    };
+    let lag = |answer: &Answer<Seen>| Some((answer.node.clone(), lag(answer.answer()?)?));
+    answers.iter().filter_map(lag).collect()
 }
 
 const COLUMNS: [&str; 7] =
@@ -170,33 +173,39 @@ mod tests {
     use super::super::ask::Said;
     use super::super::error::Unreached;
     use super::*;
-    use crate::status::{FamilyStatus, LastSync};
+    use crate::status::{FamilyStatus, Heard, LastSync};
 
-    fn seen(node: &str, services: usize, at: &str) -> Answer<Seen> {
+    fn seen(node: &str, heard: Option<Heard>, at: &str) -> Answer<Seen> {
         let mut family = FamilyStatus { owned: true, ..FamilyStatus::default() };
         family.summary.attached = true;
-        family.summary.totals.services = services;
         family.last_sync = Some(LastSync { at: at.to_owned(), ..LastSync::default() });
         let families = [("IPv4".to_owned(), family)].into();
-        let status = Status { families, mode: "nftables".to_owned(), ..Status::default() };
+        let heard = heard.map(|heard| ("EndpointSlice".to_owned(), heard)).into_iter().collect();
+        let status = Status { families, heard, mode: "nftables".to_owned(), ..Status::default() };
         let said = Said::Answer(Seen::of(status));
         Answer { node: node.to_owned(), pod: Some("kube-system/x".to_owned()), said }
     }
 
+    // A list or a bookmark that is newer than all changes tells nobody that others lag.
     #[test]
-    fn who_has_other_services_than_most_lags() {
-        let answers = [("a", 41), ("b", 40), ("c", 41), ("d", 41)]
-            .map(|(node, services)| seen(node, services, ""));
-        let lags = lagging(&answers);
+    fn who_was_not_told_of_a_change_that_others_had_lags() {
+        let heard = |change, state| Some(Heard { change, state });
+        let answers = [
+            seen("told", heard(41, 41), ""),
+            seen("behind", heard(37, 40), ""),
+            seen("listed-since", heard(0, 90), ""),
+            seen("silent", None, ""),
+        ];
+        let newest = newest(&answers);
+        let sentence = "it lags: it has EndpointSlices of resourceVersion 40, others had 41 more than 2 s \
+                        ago; does it reach the API server?";
         assert_eq!(
-            lags.into_iter().collect::<Vec<_>>(),
-            [(
-                "b".to_owned(),
-                "IPv4: it lags: it has 40 Services, the others 41; does it reach the API server?"
-                    .to_owned()
-            )]
+            lagging(&answers, &newest),
+            BTreeMap::from([("behind".to_owned(), sentence.to_owned())])
         );
-        assert!(lagging(&answers[2..]).is_empty());
+        // It was told meanwhile; that there is a newer change by now is no lag.
+        let later = [seen("behind", heard(41, 41), ""), seen("told", heard(42, 42), "")];
+        assert!(lagging(&later, &newest).is_empty());
     }
 
     #[test]
@@ -210,7 +219,7 @@ mod tests {
             ("2026-11-01T12:00:00Z", Some("27d ago")),
             ("", None),
         ] {
-            let answer = seen("a", 1, at);
+            let answer = seen("a", None, at);
             let status = &answer.answer().expect("an answer").status;
             assert_eq!(last_sync(status, now).as_deref(), age, "{at}");
         }
@@ -218,8 +227,8 @@ mod tests {
 
     #[test]
     fn a_node_without_answer_outweighs_problems() {
-        let well = || seen("a", 1, "");
-        let mut ill = seen("b", 1, "");
+        let well = || seen("a", None, "");
+        let mut ill = seen("b", None, "");
         if let Said::Answer(seen) = &mut ill.said {
             seen.problems.push("x".to_owned());
         }

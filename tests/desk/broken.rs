@@ -9,7 +9,7 @@ use std::fs;
 use kubeweir::model::Kind;
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, manifests};
+use super::cluster::{Cluster, DESK, manifests};
 
 const FROZEN: &str = "node-b: not reached: kubeweir status there: asking the agent at \
                       127.0.0.1:10249/kubeweir/status: no answer within 5 s";
@@ -38,6 +38,34 @@ fn names(text: &str, way: &str, sentences: &[&str]) {
     for sentence in sentences {
         assert!(text.contains(sentence), "{way}: no {sentence:?} in:\n{text}");
     }
+}
+
+// Its connection to the API server is silent: it runs, and looks well to itself.
+#[test]
+fn an_agent_that_is_not_told() {
+    let cluster = Cluster::start();
+    let silence = format!(
+        "table ip silence {{
+            chain input {{ type filter hook input priority 0; ip saddr {DESK} drop; }}
+            chain output {{ type filter hook output priority 0; ip daddr {DESK} drop; }}
+        }}"
+    );
+    cluster.nodes["node-b"].nft(&silence).unwrap();
+    // No Service more or less.
+    change(&cluster, "EndpointSlice", "cart-1", |slice| {
+        slice["endpoints"][0]["conditions"]["ready"] = true.into();
+    });
+    let lag = "  node-b: it lags: it has EndpointSlices of resourceVersion ";
+    cluster.wait("what the others heard", |cluster| {
+        let status = cluster.ask(&["status"]);
+        assert_eq!(
+            status.stdout.contains("it lags"),
+            status.stdout.contains(lag),
+            "{}",
+            status.stdout
+        );
+        status.code == 1 && status.stdout.contains(lag)
+    });
 }
 
 // Ways 1 to 9: what was wrong was put right, and node-b has not heard of it.

@@ -28,7 +28,7 @@ pub const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 const SOON: Duration = Duration::from_secs(60);
 
 /// Where the API server is; every node has a route to it.
-const DESK: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+pub const DESK: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
 
 /// The shape of kubeadm's ConfigMap.
 const KUBEADM: &str = include_str!("../data/config/kubeadm.yaml");
