@@ -37,7 +37,7 @@ fn dropped_spec() -> Spec {
     Spec::new(
         "kubeweir_dropped_packets_total",
         LABELS,
-        "Packets that the rules refused (no-endpoints, unused-port) or dropped (the other reasons).",
+        "Packets that the rules refused (no-endpoints, unused-port, localhost) or dropped (the other reasons).",
     )
 }
 

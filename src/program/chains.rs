@@ -525,8 +525,10 @@ fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
         [SetId::Masquerade(FrontendSpace::NodePorts), SetId::LocalPolicy(FrontendSpace::NodePorts)];
     let node_ports =
         policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
-    let refuse =
-        rule(family).is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name()).goto(REJECT);
+    let refuse = rule(family)
+        .is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name())
+        .counts(CounterId::Localhost)
+        .goto(REJECT);
     [regular(LOCALHOST_NODE_PORTS, node_ports.to_vec()), regular(REFUSAL, vec![refuse])]
 }
 

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use super::RuleOptions;
+use super::{LocalhostNodePorts, RuleOptions};
 use crate::model::Family;
 use crate::ruleset::Name;
 
@@ -28,19 +28,22 @@ pub enum CounterId {
     UnallocatedAddress,
     /// Dropped: forwarded, and conntrack calls it invalid.
     Invalid,
+    /// Refused: a NodePort on a loopback address that nobody serves there.
+    Localhost,
     /// First packets that were sent on from a NodePort on a loopback address: `mode: iptables`.
     AcceptedOnLocalhost,
 }
 
 impl CounterId {
     /// What is not let through, the most usual first.
-    pub const REASONS: [CounterId; 6] = [
+    pub const REASONS: [CounterId; 7] = [
         CounterId::NoEndpoints,
         CounterId::NoLocalEndpoints,
         CounterId::SourceRanges,
         CounterId::UnusedPort,
         CounterId::UnallocatedAddress,
         CounterId::Invalid,
+        CounterId::Localhost,
     ];
 
     /// Those that a family's rules refer to.
@@ -50,10 +53,12 @@ impl CounterId {
     ) -> impl Iterator<Item = CounterId> + use<> {
         let (guarded, invalid) = (options.guard_cluster_ips, options.drop_invalid);
         let loopback = options.serves_localhost(family);
+        let refuses_localhost = options.localhost[family] != LocalhostNodePorts::Untouched;
         let is_there = move |id: &CounterId| match id {
             CounterId::NoEndpoints | CounterId::NoLocalEndpoints | CounterId::SourceRanges => true,
             CounterId::UnusedPort | CounterId::UnallocatedAddress => guarded,
             CounterId::Invalid => invalid,
+            CounterId::Localhost => refuses_localhost,
             CounterId::AcceptedOnLocalhost => loopback,
         };
         let all = CounterId::REASONS.into_iter().chain([CounterId::AcceptedOnLocalhost]);
@@ -75,6 +80,7 @@ impl CounterId {
             CounterId::UnusedPort => "unused-port",
             CounterId::UnallocatedAddress => "unallocated-address",
             CounterId::Invalid => "invalid",
+            CounterId::Localhost => "localhost",
             CounterId::AcceptedOnLocalhost => "accepted-on-localhost",
         }
     }
@@ -88,6 +94,7 @@ impl CounterId {
             CounterId::UnusedPort => "refused, a port that the ClusterIP does not have",
             CounterId::UnallocatedAddress => "dropped, a service address that no Service has",
             CounterId::Invalid => "dropped, forwarded and invalid to conntrack",
+            CounterId::Localhost => "refused, a NodePort on a loopback address",
             CounterId::AcceptedOnLocalhost => "sent on from a NodePort on a loopback address",
         }
     }

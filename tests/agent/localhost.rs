@@ -19,6 +19,8 @@ const LISTENERS: &str = "kubeproxy_nftables_localhost_nodeport_listeners";
 const FAILURES: &str = "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total";
 const REJECTED: &str = "kubeproxy_nftables_localhost_nodeport_rejected_packets_total";
 
+const DROPPED: &str = "kubeweir_dropped_packets_total";
+
 fn gate(config: &mut Value) {
     config["featureGates"] = json!({ "KubeProxyNFTablesLocalhostNodePorts": true });
 }
@@ -70,6 +72,8 @@ fn named_localhost_is_served() {
         assert_eq!(scrape.value(LISTENERS, &labels), Some(1.0), "{family}");
         let refused = [labels[0], ("protocol", "UDP")];
         assert!(scrape.value(REJECTED, &refused).is_some_and(|count| count >= 1.0), "{family}");
+        let by_reason = [labels[0], ("reason", "localhost")];
+        assert!(scrape.value(DROPPED, &by_reason) >= scrape.value(REJECTED, &refused), "{family}");
         // The new endpoint is used, and without any the listener is gone.
         site.server.put(&slice("web", family, &[Place::Pod(2)]));
         wait_served(&site, &proxy, Protocol::Tcp, family, "pod-2");
