@@ -7,7 +7,9 @@ mod cleaning;
 mod drops;
 mod error;
 mod figures;
+pub(crate) mod flows;
 mod node_source;
+mod note;
 mod pages;
 pub mod per_service;
 mod prepare;
@@ -44,10 +46,12 @@ use crate::source::Sink;
 use crate::status::SharedStatus;
 use crate::sync::Inbox;
 use figures::Figures;
+use flows::Told;
+use note::Note;
 use prepare::PreparedNode;
 use programming::NodeIdentity;
 use servers::Servers;
-use subscribers::{Fatal, Note, Outlets, Told};
+use subscribers::{Fatal, Outlets};
 
 /// Where objects come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +226,7 @@ async fn serve(
     let outlets = Outlets {
         health: health.clone(),
         status: status.clone(),
-        flows: subscribers::start_flows(
+        flows: flows::start(
             node.clone(),
             Told {
                 metrics: metrics.clone(),
@@ -301,29 +305,13 @@ async fn supervise(
                 servers.tell(&reason).await;
                 return Err(reason);
             }
-            Some(note) = noted.recv() => match note {
-                Note::PodCidrsChanged => return Err(AgentError::PodCidrsChanged),
-                Note::NodeDeleted => return Err(AgentError::NodeDeleted),
-                Note::Quarantined { service, reason } => {
-                    let regarding = Regarding::Service(service);
-                    tell(recorder.as_ref(), Reason::ServiceQuarantined, regarding, reason);
-                }
-                Note::ConnectionsEnded { service, note } => {
-                    let regarding = Regarding::Service(service);
-                    tell(recorder.as_ref(), Reason::ConnectionsEnded, regarding, note);
-                }
-                Note::ConntrackPressure(note) => {
-                    let reason = Reason::ConntrackNearLimit;
-                    tell(recorder.as_ref(), reason, Regarding::Node, note);
+            Some(note) = noted.recv() => {
+                let event = note.event()?;
+                if let Some(recorder) = &recorder {
+                    recorder.record(event);
                 }
             }
         }
-    }
-}
-
-fn tell(recorder: Option<&Recorder>, reason: Reason, regarding: Regarding, note: String) {
-    if let Some(recorder) = recorder {
-        recorder.record(Event { reason, regarding, note });
     }
 }
 

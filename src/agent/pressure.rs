@@ -6,7 +6,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{info, warn};
 
 use super::figures::Figures;
-use super::subscribers::Note;
+use super::note::Note;
 use crate::conntrack::{Finding, Pressure, Statistics};
 
 /// Between two looks.

@@ -1,12 +1,11 @@
 //! What the rest of the agent makes of each turn of the worker.
 //!
-//! Place in the flow: behind [`crate::sync`]; each file here takes a [`crate::sync::Turn`] and keeps
-//! one thing up to date. They know each other as little as they know engine or kernel; what acts only
+//! Place in the flow: behind [`crate::sync`]; each file here, and [`super::flows`], takes a
+//! [`crate::sync::Turn`] and keeps one thing up to date. They know each other as little as they know engine or kernel; what acts only
 //! on success looks at the reports itself. The order is fixed: figures first, so that whoever hears
 //! of an event finds them moved.
 
 mod events;
-mod flows;
 mod health;
 mod metrics;
 mod status;
@@ -16,6 +15,8 @@ use std::sync::mpsc::Sender;
 
 use tokio::sync::{mpsc, watch};
 
+use super::flows::{Flows, Job};
+use super::note::Note;
 use crate::health::Health;
 use crate::localhost::Desired;
 use crate::metrics::Metrics;
@@ -24,10 +25,7 @@ use crate::program::NodeAddressing;
 use crate::status::SharedStatus;
 use crate::sync::{Subscriber, Turn};
 
-pub use events::{Events, Fatal, Note};
-#[cfg(test)]
-pub use flows::lost;
-pub use flows::{Flows, Job, Told, start as start_flows};
+pub use events::{Events, Fatal};
 pub use health::{HealthChecks, Healthy, no_health_checks};
 pub use metrics::Figures;
 pub use status::Shown;

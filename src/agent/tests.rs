@@ -8,10 +8,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use super::flows::{self, Told};
+use super::note::Note;
 use super::subscribers::tests::addressing;
-use super::subscribers::{self, Fatal, Note, Outlets, Told, no_health_checks, start_flows};
-use super::tell;
-use crate::api::{Client, Options, Reason, Recorder, Regarding};
+use super::subscribers::{self, Fatal, Outlets, no_health_checks};
+use crate::api::{Client, Options, Recorder};
 use crate::engine::Engine;
 use crate::health::{Health, ProxyHealth};
 use crate::kernel::Op;
@@ -83,7 +84,7 @@ fn outlets(
         metrics: metrics.clone(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
         status: status.clone(),
-        flows: start_flows("a".into(), told).expect("a thread"),
+        flows: flows::start("a".into(), told).expect("a thread"),
         health_checks: watch::channel(no_health_checks()).0,
         localhost: crate::localhost::Desired::new().0,
         notes,
@@ -116,7 +117,7 @@ fn worker(
 
 /// Writes the Event of a note to an API server; what arrived.
 fn event_of(note: Note) -> serde_json::Value {
-    let Note::Quarantined { service, reason } = note else { panic!("{note:?}") };
+    let event = note.event().expect("it ends nothing");
     let server = ApiServer::start_plain(Ipv4Addr::LOCALHOST.into()).expect("a server");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -134,8 +135,7 @@ fn event_of(note: Note) -> serde_json::Value {
         user_agent: "test".to_owned(),
     };
     let client = Client::new(options, Arc::new(|_| {})).expect("a client");
-    let (told, regarding) = (Reason::ServiceQuarantined, Regarding::Service(service));
-    tell(Some(&Recorder::start(client, "a")), told, regarding, reason);
+    Recorder::start(client, "a").record(event);
     server.wait("the Event", Duration::from_secs(20), |server| !server.events().is_empty());
     server.events().remove(0)
 }

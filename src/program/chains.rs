@@ -5,10 +5,15 @@
 //! chains that upstream flushes when it takes over have upstream's names too (`masquerading`, …); only
 //! those and base chains refer to `nodeport-ips`, which upstream may delete.
 
+mod checks;
+mod masquerading;
+
 use sha2::{Digest, Sha256};
 
+pub(super) use masquerading::MASQUERADING;
+
 use super::objects::OUTSIDE_RANGES;
-use super::rule::{CtState, Part, RuleBuilder, rule};
+use super::rule::{CtState, Part, rule};
 use super::set::LocalAddresses;
 use super::{
     Class, CounterId, Extension, FrontendSpace, ListScope, LocalPods, LocalhostNodePorts,
@@ -33,14 +38,8 @@ pub(super) const ORIGINAL_NODE_PORT: [Part; 2] = [Part::L4Proto, Part::OriginalD
 /// once more, after DNAT.
 const ROUTED_MILLIS: u64 = 60_000;
 
-/// Where flows get an address of the node as source.
-pub(super) const MASQUERADING: &str = "masquerading";
-/// The same for NodePorts on loopback addresses.
-const MASQUERADING_LOCALHOST: &str = "masquerading-localhost";
 /// Where session affinity remembers clients; empty until a service has it.
 pub(super) const REMEMBERING: &str = "remembering";
-/// Where NodePorts on loopback addresses are refused (KEP-6032).
-const LOCALHOST_NODE_PORTS: &str = "localhost-nodeports";
 /// Where packets are refused.
 pub(super) const REJECT: &str = "reject-chain";
 /// Where forwarded packets are checked, and those of the host.
@@ -173,9 +172,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
     let check = rule(family).vmap(&DIALLED, SetId::Restricted.name());
     chains.push(regular(FIREWALL_CHECK, vec![check]));
     chains.extend(options.service_counters.then(|| outside_ranges(family)));
-    chains.push(masquerading_node_ports(family));
-    chains.extend(options.serves_localhost(family).then(|| masquerading_localhost(family)));
-    chains.push(masquerading(family, options));
+    chains.extend(masquerading::chains(family, options));
     chains.push(regular(
         REJECT,
         vec![
@@ -183,7 +180,7 @@ fn regular_chains(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule
             rule(family).reject(RejectKind::PortUnreachable),
         ],
     ));
-    chains.extend(checks(family, options));
+    chains.extend(checks::chains(family, options));
     chains
 }
 
@@ -368,178 +365,6 @@ fn services(family: Family, options: &RuleOptions) -> Vec<Rule> {
             .jump(node_ports),
     };
     vec![to_frontend, to_node_port]
-}
-
-/// Decides from conntrack, on a flow's first packet, whether the client's address is kept: no bit of
-/// the packet mark is needed.
-fn masquerading(family: Family, options: &RuleOptions) -> (Chain, Vec<Rule>) {
-    let hairpin = [Part::Saddr, Part::Daddr, Part::L4Proto, Part::Dport];
-    let node_ports = "masquerading-nodeports";
-    let mut rules = vec![rule(family).is_in(&hairpin, SetId::Hairpin.name()).masquerade()];
-    rules.extend(between_pods(family, options));
-    rules.extend([
-        rule(family)
-            .is_in(&ORIGINAL, SetId::Masquerade(FrontendSpace::Services).name())
-            .masquerade(),
-        rule(family)
-            .is_in(&ORIGINAL, SetId::MasqueradeHost(FrontendSpace::Services).name())
-            .from_host()
-            .masquerade(),
-        // The rest of the chain is about ClusterIPs and NodePorts.
-        rule(family).is_in(&ORIGINAL, SetId::LocalPolicy(FrontendSpace::Services).name()).returns(),
-    ]);
-    let cluster_ip = rule(family).is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
-    if options.masquerade_all {
-        rules.push(cluster_ip.comment("masquerade all clusterIP traffic").masquerade());
-    } else {
-        let comment = "masquerade clusterIP traffic from outside cluster";
-        let outside = not_from_pods(cluster_ip, &options.local_pods[family]);
-        rules.extend(outside.into_iter().map(|rule| rule.comment(comment).masquerade()));
-    }
-    if options.serves_localhost(family) {
-        let to_loopback = rule(family).network(Part::OriginalDaddr, CmpOp::Eq, family.loopback());
-        rules.push(to_loopback.goto(MASQUERADING_LOCALHOST));
-    }
-    for local in local_ips(local_addresses(family, options)) {
-        rules.push(rule(family).is_in(&[Part::OriginalDaddr], local.name()).jump(node_ports));
-    }
-    regular(MASQUERADING, rules)
-}
-
-/// A pod that dials a ClusterIP keeps its address. Most flows do just that, so they leave here, before
-/// the lookups for external frontends. (An external IP that is some other service's ClusterIP is
-/// taken for the latter: a pod needs no masquerade to reach a pod.)
-fn between_pods(family: Family, options: &RuleOptions) -> Option<Rule> {
-    if options.masquerade_all {
-        return None;
-    }
-    let cluster_ip =
-        |rule: RuleBuilder| rule.is_in(&[Part::OriginalDaddr], SetId::ClusterIps.name());
-    match &options.local_pods[family] {
-        LocalPods::Unknown => Some(cluster_ip(rule(family)).returns()),
-        pods => Some(cluster_ip(rule(family).pod(CmpOp::Eq, pods)?).returns()),
-    }
-}
-
-/// One rule or more, any of which matches in postrouting if the source is not a pod.
-///
-/// By interface that takes two: no input interface is known there for what the host sends, and for
-/// what br_netfilter translates within a bridge, which is between pods (seen with kernel 6.18:
-/// `br_nf_post_routing` passes none).
-fn not_from_pods(matched: RuleBuilder, pods: &LocalPods) -> Vec<RuleBuilder> {
-    match pods {
-        LocalPods::Unknown | LocalPods::Cidr(_) => {
-            matched.pod(CmpOp::Neq, pods).into_iter().collect()
-        }
-        LocalPods::Interface(_) | LocalPods::InterfacePrefix(_) => {
-            let other_input = matched.clone().has_input().pod(CmpOp::Neq, pods);
-            other_input.into_iter().chain([matched.from_host()]).collect()
-        }
-    }
-}
-
-fn masquerading_node_ports(family: Family) -> (Chain, Vec<Rule>) {
-    let always = SetId::Masquerade(FrontendSpace::NodePorts).name();
-    let host = SetId::MasqueradeHost(FrontendSpace::NodePorts).name();
-    regular(
-        "masquerading-nodeports",
-        vec![
-            rule(family).is_in(&ORIGINAL_NODE_PORT, always).masquerade(),
-            rule(family).is_in(&ORIGINAL_NODE_PORT, host).from_host().masquerade(),
-        ],
-    )
-}
-
-/// Counted here, and not where they are sent on, for a rule there would be in everyone's way. Whoever
-/// dials a loopback address is the host itself, so that both policies masquerade.
-fn masquerading_localhost(family: Family) -> (Chain, Vec<Rule>) {
-    let sent_on = |set: SetId| {
-        let node_port = rule(family).is_in(&ORIGINAL_NODE_PORT, set.name());
-        node_port.counts(CounterId::AcceptedOnLocalhost).masquerade()
-    };
-    let policies = [SetId::Masquerade, SetId::MasqueradeHost];
-    let rules = policies.map(|set| sent_on(set(FrontendSpace::NodePorts)));
-    regular(MASQUERADING_LOCALHOST, rules.to_vec())
-}
-
-/// What was not translated and may not pass.
-fn checks(family: Family, options: &RuleOptions) -> Vec<(Chain, Vec<Rule>)> {
-    let of_endpoints = |space: FrontendSpace| {
-        vec![
-            rule(family)
-                .is_in(dialled(space), SetId::Dropped(space).name())
-                .counts(CounterId::NoLocalEndpoints)
-                .drops(),
-            rule(family)
-                .is_in(dialled(space), SetId::Refused(space).name())
-                .counts(CounterId::NoEndpoints)
-                .goto(REJECT),
-        ]
-    };
-    let to_frontend =
-        |chain: &str| rule(family).is_in(&[Part::Daddr], SetId::FrontendIps.name()).jump(chain);
-    let endpoints_check = "service-endpoints-check";
-    let mut chains = vec![
-        regular(endpoints_check, of_endpoints(FrontendSpace::Services)),
-        regular("nodeport-endpoints-check", of_endpoints(FrontendSpace::NodePorts)),
-    ];
-    if options.guard_cluster_ips {
-        // Every ClusterIP is a frontend's address: what goes elsewhere is spared one more lookup.
-        let cluster_ips = "cluster-ips-check";
-        chains.push(regular(
-            cluster_ips,
-            vec![
-                rule(family).jump(endpoints_check),
-                rule(family)
-                    .is_in(&[Part::Daddr], SetId::ClusterIps.name())
-                    .counts(CounterId::UnusedPort)
-                    .comment("Reject traffic to invalid ports of ClusterIPs")
-                    .goto(REJECT),
-            ],
-        ));
-        let unallocated = rule(family)
-            .is_in(&[Part::Daddr], SetId::ServiceCidrs.name())
-            .counts(CounterId::UnallocatedAddress)
-            .comment("Drop traffic to unallocated ClusterIPs")
-            .drops();
-        chains.push(regular("unserved", vec![to_frontend(cluster_ips), unallocated]));
-    } else {
-        chains.push(regular("unserved", vec![to_frontend(endpoints_check)]));
-    }
-    let node_port = to_node_ports(family, options).jump("nodeport-endpoints-check");
-    let mut unserved_here = vec![node_port, to_frontend(endpoints_check)];
-    if options.localhost[family] != LocalhostNodePorts::Untouched {
-        let to_loopback = rule(family).network(Part::Daddr, CmpOp::Eq, family.loopback());
-        unserved_here.push(to_loopback.jump(LOCALHOST_NODE_PORTS));
-        chains.extend(localhost_node_ports(family));
-    }
-    chains.push(regular("unserved-here", unserved_here));
-    chains
-}
-
-/// Which protocols are refused is data, so that each is counted and the rules stay as they are.
-fn localhost_node_ports(family: Family) -> [(Chain, Vec<Rule>); 2] {
-    const REFUSAL: &str = "localhost-refusal";
-    // Every NodePort has either policy.
-    let policies =
-        [SetId::Masquerade(FrontendSpace::NodePorts), SetId::LocalPolicy(FrontendSpace::NodePorts)];
-    let node_ports =
-        policies.map(|set| rule(family).is_in(&DIALLED_NODE_PORT, set.name()).goto(REFUSAL));
-    let refuse = rule(family)
-        .is_in(&[Part::L4Proto], SetId::RefusedOnLocalhost.name())
-        .counts(CounterId::Localhost)
-        .goto(REJECT);
-    [regular(LOCALHOST_NODE_PORTS, node_ports.to_vec()), regular(REFUSAL, vec![refuse])]
-}
-
-/// Packets to an address where NodePorts answer. In the input hook every destination is local.
-fn to_node_ports(family: Family, options: &RuleOptions) -> RuleBuilder {
-    let any = rule(family);
-    match options.node_ports[family] {
-        NodePortMatch::Addresses(_) => any.is_in(&[Part::Daddr], node_port_ips(family, options)),
-        NodePortMatch::AnyLocal if options.loopback_node_ports(family) => any,
-        NodePortMatch::AnyLocal => any.network(Part::Daddr, CmpOp::Neq, family.loopback()),
-    }
 }
 
 pub(super) fn base(

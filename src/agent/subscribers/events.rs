@@ -5,30 +5,11 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::status::contested;
-use crate::model::{Kind, ObjectName, PerFamily};
+use crate::agent::note::Note;
+use crate::model::{Kind, PerFamily};
 use crate::node::object::pod_cidrs_differ;
 use crate::sync::{Subscriber, Synced, Turn};
 use crate::text::with_causes;
-
-/// Something for an Event, or for the end of the process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// The kernel refused a service.
-    Quarantined { service: ObjectName, reason: String },
-    /// Connections to an endpoint that is gone were ended; says how many.
-    ConnectionsEnded {
-        /// Of which service.
-        service: ObjectName,
-        /// What.
-        note: String,
-    },
-    /// The conntrack table is nearly full; says how full.
-    ConntrackPressure(String),
-    /// The node's podCIDRs are not what they were at start, in NodeCIDR mode (B-058).
-    PodCidrsChanged,
-    /// The Node was deleted (B-059).
-    NodeDeleted,
-}
 
 /// Which changes of the Node end the process.
 #[derive(Debug, Clone, Default)]

@@ -12,8 +12,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::histories::{Event, Source, any_event, any_slice, moved, options};
+use crate::agent::flows::{Flows, lost};
 use crate::agent::subscribers::tests::addressing;
-use crate::agent::subscribers::{Flows, lost};
 use crate::conntrack::Served;
 use crate::engine::Engine;
 use crate::kernel::Op;

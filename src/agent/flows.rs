@@ -1,4 +1,4 @@
-//! Stale flows: what each sync makes due. The [`thread`] deletes them.
+//! Stale flows: a subscriber that says what each sync makes due, and the [`thread`] that deletes them.
 
 mod thread;
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{error, info, warn};
 
 use super::Job;
-use crate::agent::subscribers::Note;
+use crate::agent::note::Note;
 use crate::backoff::Backoff;
 use crate::conntrack::{Endings, Entry, Flow, Reconciliation, ServedPort};
 use crate::metrics::Metrics;
