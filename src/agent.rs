@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::info;
 
 pub use cleaning::{clean_up, release_tables};
@@ -223,7 +223,10 @@ async fn serve(
     servers.start_health_checks(config, &health, &node, wanted_checks);
     let (notes, noted) = mpsc::unbounded_channel();
     tokio::spawn(pressure::watch(figures, notes.clone()));
+    let bulk = Arc::new(Notify::new());
+    tokio::spawn(subscribers::return_memory(bulk.clone()));
     let outlets = Outlets {
+        bulk,
         health: health.clone(),
         status: status.clone(),
         flows: flows::start(

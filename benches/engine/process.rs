@@ -150,6 +150,8 @@ pub fn memory() {
     let empty = Size { services: 0, endpoints: 0 };
     for size in [empty].into_iter().chain(SIZES) {
         let site = Site::start(size);
+        // Until free memory was given back (`agent/subscribers.rs`).
+        sleep(Duration::from_secs(4));
         let (cpu, switches) = (site.cpu(), site.switches());
         sleep(Duration::from_secs(5));
         table.row(&[

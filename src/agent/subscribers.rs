@@ -12,8 +12,9 @@ mod status;
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::flows::{Flows, Job};
 use super::note::Note;
@@ -48,7 +49,9 @@ pub struct Outlets {
     /// Which changes of the Node end the process.
     pub fatal: Fatal,
     /// After which time connections to endpoints that are gone are ended.
-    pub end_connections_after: Option<std::time::Duration>,
+    pub end_connections_after: Option<Duration>,
+    /// Large syncs, for [`return_memory`].
+    pub bulk: Arc<Notify>,
 }
 
 /// All of them, in order; `addressing` are those of the start.
@@ -62,21 +65,33 @@ pub fn all(outlets: Outlets, addressing: &NodeAddressing) -> Vec<Box<dyn Subscri
         Box::new(Localhost(localhost)),
         Box::new(Flows::new(flows, addressing, outlets.end_connections_after)),
         Box::new(Events::new(notes, fatal)),
-        Box::new(Heap),
+        Box::new(Heap(outlets.bulk)),
     ]
 }
 
 /// Services of one sync, a full one as a rule, after which free memory is worth returning.
 const BULK: usize = 1000;
 
-/// Gives memory back to the kernel after a sync that left holes in the heap.
-struct Heap;
+/// How long after it: what others keep of the turn, to judge flows, is let go by then.
+const AFTER_BULK: Duration = Duration::from_secs(2);
+
+/// Tells of a sync that leaves holes in the heap.
+struct Heap(Arc<Notify>);
 
 impl Subscriber for Heap {
     fn turn(&mut self, turn: &Turn) {
         if turn.syncs.iter().any(|sync| sync.in_force.len() >= BULK) {
-            heap::return_free_memory();
+            self.0.notify_one();
         }
+    }
+}
+
+/// Gives free memory back to the kernel after each such sync, until the process ends.
+pub async fn return_memory(bulk: Arc<Notify>) {
+    loop {
+        bulk.notified().await;
+        while tokio::time::timeout(AFTER_BULK, bulk.notified()).await.is_ok() {}
+        let _ = tokio::task::spawn_blocking(heap::return_free_memory).await;
     }
 }
 

@@ -82,6 +82,7 @@ fn outlets(
     };
     Outlets {
         metrics: metrics.clone(),
+        bulk: Arc::default(),
         health: Health::new(ProxyHealth::new(Duration::from_secs(30))),
         status: status.clone(),
         flows: flows::start("a".into(), told).expect("a thread"),
