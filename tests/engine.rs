@@ -14,9 +14,9 @@ use kubeweir::model::{
 use kubeweir::netlink::NetlinkKernel;
 use kubeweir::program::{LocalPods, NodePortMatch, RuleOptions};
 use kubeweir::sync::{Report, Synchronizer};
-use kubeweir::testing::FakeKernel;
 use kubeweir::testing::normal::{assert_alike, normal_form};
 use kubeweir::testing::objects::{name, port, service, service_cidr, slice};
+use kubeweir::testing::{FakeKernel, wait_unowned};
 use kubeweir::topology::NodeTopology;
 use netns::{in_netns, run};
 
@@ -114,6 +114,7 @@ fn a_restart_commits_only_differences() {
         let before = Family::BOTH.map(|family| first.kernel.dump(family).unwrap());
         drop(first);
         let mut second = start(NetlinkKernel::open().unwrap(), &shop());
+        wait_unowned(&mut second.kernel);
         for report in sync(&mut second) {
             assert_eq!(report.adoption, Some(Adoption::Adopted), "{report:?}");
             let counts: Vec<_> = report.commits.iter().map(|commit| commit.counts).collect();
@@ -126,6 +127,7 @@ fn a_restart_commits_only_differences() {
         let mut fewer = shop();
         fewer.retain(|object| *object.name() != name("shop/frontend"));
         let mut third = start(NetlinkKernel::open().unwrap(), &fewer);
+        wait_unowned(&mut third.kernel);
         sync(&mut third);
         let mut fresh = start(FakeKernel::new(), &fewer);
         sync(&mut fresh);
@@ -152,6 +154,7 @@ fn of_two_agents_one_owns_the_table_and_the_other_takes_it_when_the_owner_is_gon
             }
         }
         drop(first);
+        wait_unowned(&mut second.kernel);
         let report = second.sync(Family::V4, Duration::ZERO).expect("a table that is nobody's");
         assert!(report.result.is_ok(), "{report:?}");
         run(&["nft", "flush ruleset"], "");

@@ -6,7 +6,7 @@ use kubeweir::kernel::{CommitError, Kernel, Op};
 use kubeweir::model::Family;
 use kubeweir::netlink::{Monitor, NetlinkKernel, Notice, probe_ownership};
 use kubeweir::ruleset::{ChainType, Field, Hook, Ownership, Ruleset, Set, Table};
-use kubeweir::testing::slowed;
+use kubeweir::testing::{slowed, wait_unowned};
 
 use crate::commit::{commit, nft};
 use crate::netns::in_netns;
@@ -66,6 +66,7 @@ fn an_orphan_is_adopted_with_all_it_holds() {
         drop(first);
 
         let mut second = NetlinkKernel::open().unwrap();
+        wait_unowned(&mut second);
         let orphan = second.dump(FAMILY).unwrap();
         let table = Table { owner: Ownership::Nobody, ..held.table.clone().unwrap() };
         assert_eq!(orphan, Ruleset { table: Some(table), ..held.clone() });

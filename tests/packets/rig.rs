@@ -19,6 +19,7 @@ use kubeweir::testing::lab::{
     CLUSTER_CIDR, EndpointBuilder, GATEWAY, Lab, NODE_CIDR, NODE_IP, NODE_NAME, Netns, Place,
     PodNetwork, SECOND_NODE_IP, ServiceBuilder, endpoint, node, service_cidr, slice,
 };
+use kubeweir::testing::wait_unowned;
 use kubeweir::topology::NodeTopology;
 
 /// How pods are recognised.
@@ -122,6 +123,7 @@ impl Rig {
     /// The end of the old one's socket makes its tables orphans, or plain ones.
     fn begin_again(&mut self) {
         self.proxy = Proxy::start(&self.lab.node, self.network, self.settings);
+        self.proxy.with(|proxy| wait_unowned(&mut proxy.kernel));
     }
 
     fn list(&mut self) {
