@@ -11,7 +11,7 @@ mod store;
 mod stream;
 mod tls;
 
-use std::io::{self, ErrorKind::AddrInUse};
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{broadcast, watch};
 
 use super::slowed;
@@ -34,14 +35,26 @@ use tls::Tls;
 /// Streams that lag behind this many signals miss some; tests send a few.
 const SIGNALS: usize = 256;
 
-/// How long a port that is taken again may stay so.
-const PORT_PATIENCE: Duration = Duration::from_secs(20);
-
 /// The scripted server. Dropping it stops it.
 pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
+    /// Nobody else is given the port while the server is away.
+    _port: Socket,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+}
+
+/// Reserves a free port of an address: whoever asks for any port is given another one, who connects to it
+/// is refused, and who names it and sets `SO_REUSEADDR`, as servers do, may listen there.
+///
+/// Errors: the address cannot be bound.
+pub fn reserve(address: IpAddr) -> io::Result<(Socket, SocketAddr)> {
+    let any_port = SocketAddr::new(address, 0);
+    let socket = Socket::new(Domain::for_address(any_port), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&any_port.into())?;
+    let address = socket.local_addr()?.as_socket().expect("of an address family of IP");
+    Ok((socket, address))
 }
 
 /// What the server's thread and the test share.
@@ -70,39 +83,40 @@ impl ApiServer {
     ///
     /// Errors: the address cannot be bound.
     pub fn start(address: IpAddr) -> io::Result<ApiServer> {
-        Self::bind(SocketAddr::new(address, 0), Some(Tls::generate(address)))
+        Self::bind(address, Some(Tls::generate(address)))
     }
 
     /// Starts a server with these certificates on a free port of an address.
     ///
     /// Errors: the address cannot be bound.
     pub fn start_with(address: IpAddr, chain: Chain) -> io::Result<ApiServer> {
-        Self::bind(SocketAddr::new(address, 0), Some(Tls::new(chain)))
+        Self::bind(address, Some(Tls::new(chain)))
     }
 
     /// Starts a server that speaks plain HTTP.
     ///
     /// Errors: the address cannot be bound.
     pub fn start_plain(address: IpAddr) -> io::Result<ApiServer> {
-        Self::bind(SocketAddr::new(address, 0), None)
+        Self::bind(address, None)
     }
 
-    fn bind(address: SocketAddr, tls: Option<Tls>) -> io::Result<ApiServer> {
+    fn bind(address: IpAddr, tls: Option<Tls>) -> io::Result<ApiServer> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(tls)),
             changed: watch::Sender::new(0),
             signals: broadcast::Sender::new(SIGNALS),
             breaks: broadcast::Sender::new(SIGNALS),
         });
-        let mut server = ApiServer { shared, address, running: None };
+        let (port, address) = reserve(address)?;
+        let mut server = ApiServer { shared, address, _port: port, running: None };
         server.listen()?;
         Ok(server)
     }
 
     fn listen(&mut self) -> io::Result<()> {
+        // The standard library sets `SO_REUSEADDR`.
         let listener = TcpListener::bind(self.address)?;
         listener.set_nonblocking(true)?;
-        self.address = listener.local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let server = Server { shared: Arc::clone(&self.shared) };
         let thread = std::thread::Builder::new()
@@ -122,21 +136,10 @@ impl ApiServer {
 
     /// Listens again on the same port, in the network namespace of this thread.
     ///
-    /// The port is of the range that clients' sockets take theirs from, so a client that tries to
-    /// reach it may have it for a moment itself: that is waited for.
-    ///
-    /// Errors: the port stays taken.
+    /// Errors: as of [`ApiServer::start`].
     pub fn resume(&mut self) -> io::Result<()> {
         self.stop();
-        let deadline = Instant::now() + slowed(PORT_PATIENCE);
-        loop {
-            match self.listen() {
-                Err(taken) if taken.kind() == AddrInUse && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                outcome => return outcome,
-            }
-        }
+        self.listen()
     }
 
     /// Where it listens.

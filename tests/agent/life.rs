@@ -65,6 +65,8 @@ fn rules_outlive_the_process() {
     proxy.wait_log(&["\"Read the table\"", "IPv4", found_after_an_end(&site)]);
     site.wait_outcome(&proxy, Place::Pod(1), 2, |outcome| !matches!(outcome, Outcome::Answered(_)));
     assert!(site.dial_cluster_ip(Place::Pod(1), Protocol::Tcp, 1).answer().is_some());
+    let is_handing_over = || content(&site).chains.values().any(|(c, _)| c.is_handover());
+    site.wait(&proxy, "the end of the handover", || !is_handing_over());
     let before = content(&site);
     drop(proxy);
     assert_eq!(content(&site), before, "after SIGKILL");

@@ -68,8 +68,9 @@ fn named_localhost_is_served() {
         assert_eq!(dial(&site, Protocol::Udp, family), Outcome::Refused, "{family}");
         let node = SocketAddr::new(NODE_IP[family], NODE_PORT);
         assert!(site.dial(Place::Outside, Protocol::Tcp, node).answer().is_some(), "{family}");
+        // It is told once all listeners are there.
+        site.wait(&proxy, "a listener", || site.scrape().value(LISTENERS, &labels) == Some(1.0));
         let scrape = site.scrape();
-        assert_eq!(scrape.value(LISTENERS, &labels), Some(1.0), "{family}");
         let refused = [labels[0], ("protocol", "UDP")];
         assert!(scrape.value(REJECTED, &refused).is_some_and(|count| count >= 1.0), "{family}");
         let by_reason = [labels[0], ("reason", "localhost")];
@@ -366,6 +367,6 @@ fn a_taken_port() {
     wait_served(&site, &proxy, Protocol::Tcp, Family::V6, "pod-0");
     let count = |name: &str| site.scrape().value(name, &[("ip_family", "IPv4")]);
     site.wait(&proxy, "the count", || count(FAILURES) == Some(1.0));
-    assert_eq!(count(LISTENERS), Some(0.0));
+    site.wait(&proxy, "no listener", || count(LISTENERS) == Some(0.0));
     proxy.wait_log(&["Failed to serve a NodePort on localhost", "127.0.0.1:30080/tcp"]);
 }

@@ -47,14 +47,14 @@ fn counted(site: &Site, name: &str) -> f64 {
 }
 
 /// A packet in the middle of a TCP flow that conntrack knows nothing of.
-fn invalid(site: &Site) -> Outcome {
+fn invalid(site: &Site, patience: Duration) -> Outcome {
     site.node().sysctl("net/netfilter/nf_conntrack_tcp_loose", "0").unwrap();
     let to = SocketAddr::new(remote_pod_ip(0, Family::V4), 8080);
     let mut flow = site.lab_ref().open(Place::Pod(1), Protocol::Tcp, to).unwrap();
     assert!(flow.ask(PATIENCE).answer().is_some());
     let source = pod_ip(1, Family::V4).to_string();
     site.node().feed("conntrack", &["-D", "-s", &source], "").unwrap();
-    flow.ask(SILENCE)
+    flow.ask(patience)
 }
 
 fn wrong_port(site: &Site) -> Outcome {
@@ -84,7 +84,7 @@ fn blank_is_iptables() {
     let dropped = [("ip_family", "IPv4"), ("reason", "invalid")];
     assert_eq!(site.scrape().value(DROPPED, &dropped), Some(0.0));
     assert_eq!(site.scrape().value(INVALID, &[]), Some(0.0));
-    assert_eq!(invalid(&site), Outcome::Silent);
+    assert_eq!(invalid(&site, SILENCE), Outcome::Silent);
     let packets = counted(&site, "invalid");
     assert!(packets > 0.0);
     site.wait(&proxy, "nobody to say it again", || {
@@ -119,7 +119,7 @@ fn nftables_differs() {
     assert!(!answers(&site, Place::Outside, SECOND_NODE_IP.v4));
     assert!(!answers(&site, Place::Host, IpAddr::from([127, 0, 0, 1])));
     assert_eq!(wrong_port(&site), Outcome::Refused);
-    assert!(invalid(&site).answer().is_some(), "INVALID packets pass");
+    assert!(invalid(&site, PATIENCE).answer().is_some(), "INVALID packets pass");
     let read = |key: &str| {
         let path = format!("/proc/sys/net/ipv4/{key}");
         site.node().run(|| std::fs::read_to_string(path).unwrap())
@@ -222,7 +222,7 @@ fn invalid_packets_are_dropped_on_request() {
     let proxy = site.start_config(|config| {
         config["kubeweir"] = json!({ "dropInvalid": true });
     });
-    assert_eq!(invalid(&site), Outcome::Silent, "{}", proxy.log());
+    assert_eq!(invalid(&site, SILENCE), Outcome::Silent, "{}", proxy.log());
 }
 
 /// Has the servers elsewhere answer half of all sequence numbers ahead: further than any window, whatever

@@ -464,8 +464,7 @@ fn service_drops_by_clients_that_are_refused() {
     site.wait_served(&proxy, 1, "pod-0");
 
     let dial = |protocol, to: SocketAddr, times| {
-        let dial = Dial::new(protocol, to).timeout(SILENCE);
-        site.lab_ref().dial(Place::Pod(1), dial, times)
+        site.lab_ref().dial(Place::Pod(1), Dial::new(protocol, to), times)
     };
     let cluster_ip = |n, protocol| SocketAddr::new(cluster_ip(n, Family::V4), port(protocol));
     let refused = |protocol, times| {
@@ -473,7 +472,8 @@ fn service_drops_by_clients_that_are_refused() {
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Refused), "{outcomes:?}");
     };
     let silent = |to, times| {
-        let outcomes = dial(Udp, to, times);
+        let dial = Dial::new(Udp, to).timeout(SILENCE);
+        let outcomes = site.lab_ref().dial(Place::Pod(1), dial, times);
         assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Silent), "{outcomes:?}");
     };
     assert_eq!(dropped(&site, "cart", Tcp, "no-endpoints"), Some(0.0));

@@ -93,7 +93,7 @@ fn without_the_health_server() {
 #[test]
 fn pages() {
     let site = Site::bare();
-    let _proxy = site.start();
+    let proxy = site.start();
     let missing = ["/livez", "/readyz", "/", "/debug/flags/v", "/debug/pprof/"];
     for path in missing {
         assert_eq!(site.get(METRICS, path).status, 404, "{path}");
@@ -111,9 +111,10 @@ fn pages() {
     assert!(flagz.contains("hostname-override"), "{flagz}");
     let statusz = site.get(METRICS, "/statusz").text().to_owned();
     assert!(statusz.starts_with("\nkube-proxy statusz\n"), "{statusz}");
-    let status = site.json(METRICS, "/kubeweir/status");
-    assert_eq!(status["node"], NODE_NAME);
-    assert_eq!(status["families"]["IPv4"]["attached"], true, "{status}");
+    let status = || site.json(METRICS, "/kubeweir/status");
+    assert_eq!(status()["node"], NODE_NAME);
+    // The kernel has it before the agent says so.
+    site.wait(&proxy, "its own word", || status()["families"]["IPv4"]["attached"] == true);
 }
 
 // B-240: a busy port is fatal with an Event where the configuration says so.

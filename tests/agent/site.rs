@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Kind, Protocol};
 use kubeweir::testing::lab::{
-    Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, Netns, Outcome, Place, PodNetwork, SILENCE,
+    Agent, CLUSTER_CIDR, Dial, Lab, NODE_IP, NODE_NAME, Netns, Outcome, Place, PodNetwork,
     cluster_ip,
 };
 use kubeweir::testing::{ApiServer, slowed};
@@ -182,10 +182,9 @@ impl Site {
         self.dial(from, protocol, to)
     }
 
-    /// Dials once; silence shows soon.
+    /// Dials once; whoever answers may be late.
     pub fn dial(&self, from: Place, protocol: Protocol, to: SocketAddr) -> Outcome {
-        let dial = Dial::new(protocol, to).timeout(SILENCE);
-        self.lab_ref().dial(from, dial, 1).remove(0)
+        self.lab_ref().dial(from, Dial::new(protocol, to), 1).remove(0)
     }
 
     /// Waits until the `n`-th ClusterIP is answered by this server, over TCP from a pod.

@@ -115,7 +115,12 @@ fn no_state_in_between() {
     site.wait_served(&proxy, 1, "pod-0");
     let to = SocketAddr::new(cluster_ip(1, Family::V4), 80);
     let mut servers = std::collections::BTreeSet::new();
-    for round in 0..30 {
+    let end = Instant::now() + slowed(SOON);
+    for round in 0.. {
+        // A busy agent sees many swaps as one, or as none.
+        if round >= 30 && (servers.len() == 3 || Instant::now() > end) {
+            break;
+        }
         site.server.put(&slice("web", Family::V4, slices[(round + 1) % 2]));
         let dial = Dial::new(Protocol::Tcp, to).timeout(PATIENCE);
         for outcome in site.lab_ref().dial(Place::Pod(1), dial, 20) {

@@ -4,13 +4,15 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kubeweir::testing::ApiServer;
+use kubeweir::testing::api_server::reserve;
+use kubeweir::testing::{ApiServer, slowed};
 use serde_json::json;
+use socket2::Socket;
 
 use super::setup::*;
 
@@ -36,6 +38,7 @@ struct Case {
 struct Front {
     nginx: Child,
     ports: Vec<u16>,
+    _reserved: Vec<(Socket, SocketAddr)>,
     setup: Setup,
 }
 
@@ -52,10 +55,9 @@ impl Front {
         server.put(&service("a"));
         let setup = Setup { server, ..Setup::new() };
         let directory = setup.directory.path().display().to_string();
-        let listeners: Vec<_> =
-            cases.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let port = |listener: TcpListener| listener.local_addr().unwrap().port();
-        let ports: Vec<u16> = listeners.into_iter().map(port).collect();
+        // Nobody else is given one before nginx has it.
+        let reserved: Vec<_> = cases.iter().map(|_| reserve(LOOPBACK).unwrap()).collect();
+        let ports: Vec<u16> = reserved.iter().map(|(_, address)| address.port()).collect();
         let mut text = format!(
             "daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;\n\
              events {{}}\nhttp {{ access_log off; proxy_buffering off; proxy_http_version 1.1;\n"
@@ -90,7 +92,7 @@ impl Front {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx is installed");
-        Front { nginx, ports, setup }
+        Front { nginx, ports, _reserved: reserved, setup }
     }
 
     /// Writes a kubeconfig for a case.
@@ -119,7 +121,7 @@ impl Front {
 
     /// Lists through nginx; what the log of a program says if that fails.
     fn list(&self, case: &Case, port: u16) -> Result<(), String> {
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + slowed(SOON);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             let log = fs::read_to_string(self.setup.directory.path().join("nginx.log"));
             assert!(Instant::now() < end, "{}: {log:?}", case.name);

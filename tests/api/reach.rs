@@ -45,7 +45,7 @@ fn a_server_without_http2_is_served_as_well() {
 }
 
 // The scripted server held small events back until the client's delayed acknowledgement, 40 ms; Go's
-// servers do not. The quickest round tells, whatever else the machine does.
+// servers do not. The quickest round tells, whatever else the machine does: 800 ms if each event waits.
 #[test]
 fn an_event_does_not_wait_for_the_acknowledgement_of_the_one_before() {
     let server = ApiServer::start_plain(LOOPBACK).unwrap();
@@ -68,7 +68,34 @@ fn an_event_does_not_wait_for_the_acknowledgement_of_the_one_before() {
         start.elapsed()
     };
     let quickest = (0..5).map(&mut round).min().unwrap();
-    assert!(quickest < Duration::from_millis(200), "{quickest:?} for 20 events");
+    assert!(quickest < Duration::from_millis(500), "{quickest:?} for 20 events");
+}
+
+/// How long it takes until an event arrives, and after a cut until every watch is there again.
+fn mended_after(how: Break, http1: bool) -> Duration {
+    let setup = Setup::new();
+    if http1 {
+        setup.server.http1_only();
+    }
+    fill(&setup.server);
+    let setup = setup.watching(&Kind::ALL);
+    let opened = Instant::now();
+    setup.wait("watches of more than a second", || opened.elapsed() > Duration::from_millis(1100));
+    let broken = Instant::now();
+    setup.server.break_connections(how);
+    setup.server.put(&service("later"));
+    setup.wait_for(Kind::Service, &["shop/cart", "shop/later"]);
+    if how == Break::Cut {
+        setup.wait("every watch", || {
+            let watches = |kind| setup.server.count(kind, Ask::Watch);
+            Kind::ALL.into_iter().all(|kind| watches(kind) == 1)
+        });
+    }
+    let took = broken.elapsed();
+    for kind in Kind::ALL {
+        assert_eq!(setup.lists(kind), 1, "{how:?}: {kind}");
+    }
+    took
 }
 
 // A balancer that restarts, drains, or forgets connections.
@@ -76,31 +103,8 @@ fn an_event_does_not_wait_for_the_acknowledgement_of_the_one_before() {
 fn connections_that_break_are_made_again_at_once() {
     for http1 in [false, true] {
         for how in [Break::Goodbye, Break::Cut] {
-            let setup = Setup::new();
-            if http1 {
-                setup.server.http1_only();
-            }
-            fill(&setup.server);
-            let setup = setup.watching(&Kind::ALL);
-            let opened = Instant::now();
-            setup.wait("watches of more than a second", || {
-                opened.elapsed() > Duration::from_millis(1100)
-            });
-            let broken = Instant::now();
-            setup.server.break_connections(how);
-            setup.server.put(&service("later"));
-            setup.wait_for(Kind::Service, &["shop/cart", "shop/later"]);
-            if how == Break::Cut {
-                setup.wait("every watch", || {
-                    let watches = |kind| setup.server.count(kind, Ask::Watch);
-                    Kind::ALL.into_iter().all(|kind| watches(kind) == 1)
-                });
-            }
-            let took = broken.elapsed();
-            assert!(took < Duration::from_millis(700), "{how:?}, HTTP/1.1 {http1}: {took:?}");
-            for kind in Kind::ALL {
-                assert_eq!(setup.lists(kind), 1, "{how:?}: {kind}");
-            }
+            let what = format!("{how:?}, HTTP/1.1 {http1}");
+            quick(Duration::from_millis(700), &what, || mended_after(how, http1));
         }
     }
 }
@@ -180,34 +184,44 @@ fn oddities_together_cost_less_than_two_seconds() {
     let each = ways.into_iter().flat_map(|way| sets.map(|oddities| (way, oddities)));
     for ((way, oddities), chain) in each.zip(chains.into_iter().cycle()) {
         let names: Vec<_> = oddities.iter().map(|(name, _)| *name).collect();
-        println!("{chain}, {names:?}, proxied {}", way.is_some());
-        let mut setup = showing(super::trust::chain(chain));
-        fill(&setup.server);
-        setup.server.delete(Kind::Service, "shop", "a");
-        oddities.iter().for_each(|(_, odd)| odd(&setup));
-        let options = setup.options();
-        let proxy = way.map(|way| way(setup.server.address()));
-        if let Some((proxy, _)) = &proxy {
-            rename(options.kubeconfig.as_ref().unwrap(), |cluster| {
-                cluster["proxy-url"] = proxy.clone().into();
-            });
-        }
-        setup.server.stop();
-        let client = setup.client(options);
-        for kind in Kind::ALL {
-            setup.watch(&client, kind);
-        }
-        setup.wait("attempts", || setup.failures() >= Kind::ALL.len());
-        setup.server.resume().unwrap();
-        let reachable = Instant::now();
-        wait_for_everything(&setup);
-        let took = reachable.elapsed();
+        let what = format!("{chain}, {names:?}, proxied {}", way.is_some());
+        println!("{what}");
         // Who is told that there are too many requests waits once more.
         let asked_to_wait = if names.contains(&"throttled") { PAUSE } else { Duration::ZERO };
-        assert!(took < Duration::from_secs(2) + asked_to_wait, "{chain}, {names:?}: {took:?}");
-        let proxied = proxy.is_none_or(|(_, asked)| asked.try_iter().next().is_some());
-        assert!(proxied, "{names:?}: the proxy was not asked");
+        quick(Duration::from_secs(2) + asked_to_wait, &what, || served_after(way, oddities, chain));
     }
+}
+
+/// How long it takes from the moment when a server of this sort can be reached by this way.
+fn served_after(
+    way: Option<fn(SocketAddr) -> (String, Asked)>,
+    oddities: &[Oddity],
+    chain: &str,
+) -> Duration {
+    let mut setup = showing(super::trust::chain(chain));
+    fill(&setup.server);
+    setup.server.delete(Kind::Service, "shop", "a");
+    oddities.iter().for_each(|(_, odd)| odd(&setup));
+    let options = setup.options();
+    let proxy = way.map(|way| way(setup.server.address()));
+    if let Some((proxy, _)) = &proxy {
+        rename(options.kubeconfig.as_ref().unwrap(), |cluster| {
+            cluster["proxy-url"] = proxy.clone().into();
+        });
+    }
+    setup.server.stop();
+    let client = setup.client(options);
+    for kind in Kind::ALL {
+        setup.watch(&client, kind);
+    }
+    setup.wait("attempts", || setup.failures() >= Kind::ALL.len());
+    setup.server.resume().unwrap();
+    let reachable = Instant::now();
+    wait_for_everything(&setup);
+    let took = reachable.elapsed();
+    let proxied = proxy.is_none_or(|(_, asked)| asked.try_iter().next().is_some());
+    assert!(proxied, "the proxy was not asked");
+    took
 }
 
 /// A server; each client is served on a thread of its own, and what it asks for is told.

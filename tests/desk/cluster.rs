@@ -232,9 +232,10 @@ impl Cluster {
             || Command::new(env!("CARGO_BIN_EXE_kubeweir")).args(["status", "-o", "json"]).output();
         let status: Value =
             serde_json::from_slice(&self.nodes[node].run(run).unwrap().stdout).unwrap_or_default();
-        // All Services of the manifests.
+        // All Services of the manifests; and IPv6, which has none and comes after.
         status["families"]["IPv4"]["services"].as_u64().is_some_and(|count| count >= 6)
             && status["families"]["IPv4"]["dirty"] == 0
+            && status["families"]["IPv6"]["attached"] == true
     }
 
     fn path(&self, name: &str) -> PathBuf {
