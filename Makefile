@@ -16,8 +16,8 @@ setup: ## Install the Debian packages that are missing
 	@missing=$$(for p in $(DEBIAN_BUILD_PACKAGES) $(DEBIAN_TEST_PACKAGES); do \
 	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
-	    echo "installing: $$missing"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    echo "installing: $$missing"; . tests/debian.sh; export DEBIAN_FRONTEND=noninteractive; \
+	    tries apt-get update -qq && tries apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
 build: setup ## Build the binary for development

@@ -108,7 +108,7 @@ fn the_daemon_set_with_an_init_container_serves_goes_on_and_is_taken_back() {
     assert_ne!(node.tables(), "");
     node.run_cleanup();
     assert_eq!(node.tables(), "");
-    assert_eq!(node.dial(Place::Pod(1), frontend), None);
+    node.wait_until(Place::Pod(1), frontend, None);
 }
 
 #[test]

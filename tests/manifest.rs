@@ -290,20 +290,28 @@ fn a_file_is_read_when_its_writer_closes_it() {
     assert_eq!(followed.seen, 3, "the half-written file changed nothing");
 }
 
+/// Less than an empty file is not believed for.
+const A_WRITERS_TIME: Duration = Duration::from_millis(80);
+
 #[test]
 fn a_file_that_is_written_in_place_is_never_believed_empty() {
     let web = service("web", "10.96.0.10");
     let mut followed = Followed::start(&[("web.yaml", &web)]);
+    let mut stood_still = 0;
     for round in 0..500 {
         let ip = format!("10.96.1.{}", round % 250);
         followed.write("other.yaml", &service("other", &ip));
         // Its truncation may come just before the directory is looked at for the other file.
+        let begun = Instant::now();
         fs::write(followed.path("web.yaml"), &web).expect("written");
+        stood_still += usize::from(begun.elapsed() >= A_WRITERS_TIME);
         followed.until(&[&format!("other={ip}"), "web=10.96.0.10"]);
     }
     let last = followed.changes.recv_timeout(Duration::from_millis(100));
     assert!(last.is_err(), "{last:?}");
-    assert_eq!(followed.seen, 500, "changes of the other file alone");
+    // A writer whose processor stood still between two system calls had left it empty for so long.
+    let allowed = 500..=500 + 2 * stood_still;
+    assert!(allowed.contains(&followed.seen), "{}, not {allowed:?} of the other", followed.seen);
     followed.write("web.yaml", "");
     followed.until(&["other=10.96.1.249"]);
 }
@@ -363,14 +371,18 @@ fn an_empty_directory_in_the_place_of_another_deletes_nothing() {
     fs::create_dir(&root).expect("created");
     assert!(followed.is_quiet(A_LOOK_LATER), "empty");
     // They arrive one after the other, as a copy's do.
+    let begun = Instant::now();
     for (name, text) in
         [("a.yaml", service("one", "10.0.0.9")), ("b.yaml", service("two", "10.0.0.2"))]
     {
         fs::write(root.join(name), text).expect("written");
         std::thread::sleep(Duration::from_millis(300));
     }
+    let took = begun.elapsed();
     followed.until(&["one=10.0.0.9", "two=10.0.0.2"]);
-    assert_eq!(followed.seen, 1, "no moment without an object");
+    // A copy that stood still for a second between two files looked like one that is complete.
+    let complete = if took < Duration::from_millis(900) { 1 } else { 3 };
+    assert!((1..=complete).contains(&followed.seen), "no moment without an object: {took:?}");
     // From here on it is the one that counts: what is removed from it is removed.
     fs::remove_file(root.join("a.yaml")).expect("removed");
     followed.until(&["two=10.0.0.2"]);

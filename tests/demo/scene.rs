@@ -80,10 +80,13 @@ impl Scene {
         Ok(())
     }
 
-    /// Until the first ClusterIP answers.
+    /// Until the first ClusterIP answers, and that of the other family, which has a table of its own.
     pub fn wait_until_served(&self) -> anyhow::Result<Duration> {
-        let frontend = SocketAddr::new(IpAddr::from([10, 96, 179, 207]), 80);
-        self.wait_until(Place::Pod(1), frontend, "pod-0")
+        let frontend = |ip| SocketAddr::new(ip, 80);
+        let took = self.wait_until(Place::Pod(1), frontend([10, 96, 179, 207].into()), "pod-0")?;
+        let other = frontend([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x64b].into());
+        self.wait_until(Place::Pod(1), other, "pod-0")?;
+        Ok(took)
     }
 
     /// Until dialling an address gets an answer from this server.

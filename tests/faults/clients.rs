@@ -19,9 +19,11 @@ pub struct Clients {
 
 /// What became of the dials.
 #[derive(Debug, Default)]
-pub struct Tally {
-    pub tried: usize,
-    pub failed: Vec<String>,
+struct Tally {
+    tried: usize,
+    failed: Vec<String>,
+    /// Questions over UDP to which nothing came back.
+    lost: Vec<String>,
 }
 
 impl Clients {
@@ -38,21 +40,31 @@ impl Clients {
 
     /// Stops them, prints the figures, and fails the test if a dial failed.
     pub fn none_failed(self, during: &str) {
-        self.at_most_failed(during, |_| 0);
+        self.at_most_lost(during, |_| 0);
     }
 
-    /// The same, if more failed than are allowed of so many.
-    pub fn at_most_failed(self, during: &str, allowed: impl FnOnce(usize) -> usize) {
+    /// The same where endpoints go. The answer to a UDP question is lost where its endpoint is removed, and
+    /// its flow deleted, while it is on its way: once in 2.5 million at load 18. A gap loses hundreds.
+    pub fn none_failed_but_on_its_way(self, during: &str) {
+        self.at_most_lost(during, |tried| 1 + tried / 1_000_000);
+    }
+
+    fn at_most_lost(self, during: &str, allowed: impl FnOnce(usize) -> usize) {
         self.stop.store(true, Ordering::Relaxed);
         let mut sum = Tally::default();
         for thread in self.threads {
             let tally = thread.join().expect("a client does not panic");
             sum.tried += tally.tried;
             sum.failed.extend(tally.failed);
+            sum.lost.extend(tally.lost);
         }
-        println!("{during}: {} connections tried, {} failed", sum.tried, sum.failed.len());
-        assert!(sum.tried > 0, "{during}: nobody dialled");
-        assert!(sum.failed.len() <= allowed(sum.tried), "{during}: {:#?}", sum.failed);
+        let Tally { tried, failed, lost } = sum;
+        println!("{during}: {tried} connections tried, {} failed", failed.len() + lost.len());
+        assert!(tried > 0, "{during}: nobody dialled");
+        assert!(
+            failed.is_empty() && lost.len() <= allowed(tried),
+            "{during}: {failed:#?} {lost:#?}"
+        );
     }
 }
 
@@ -62,13 +74,16 @@ fn dial_until(lab: &Lab, from: Place, to: SocketAddr, stop: &AtomicBool) -> Tall
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for outcome in lab.dial(from, Dial::new(protocol, to), BURST) {
                 tally.tried += 1;
-                if !matches!(outcome, Outcome::Answered(_)) {
-                    tally.failed.push(format!("{from:?} {to}/{protocol}: {outcome:?}"));
-                }
+                let kind = match &outcome {
+                    Outcome::Answered(_) => continue,
+                    Outcome::Silent if protocol == Protocol::Udp => &mut tally.lost,
+                    _ => &mut tally.failed,
+                };
+                kind.push(format!("{from:?} {to}/{protocol}: {outcome:?}"));
             }
         }
         // A failed dial may have waited long; its reason is known by now.
-        if stop.load(Ordering::Relaxed) || tally.failed.len() > 20 {
+        if stop.load(Ordering::Relaxed) || tally.failed.len() + tally.lost.len() > 20 {
             return tally;
         }
     }

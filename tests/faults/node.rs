@@ -133,8 +133,15 @@ impl Node {
         serde_json::from_str(&get(&self.lab.node, status::PATH)?).ok()
     }
 
+    /// The agent's metrics. The page asks the kernel, which answers nobody while it commits: on a busy machine
+    /// the server may give an exchange up.
     pub fn metrics(&self) -> Scrape {
-        Scrape::parse(&get(&self.lab.node, "/metrics").expect("the agent serves metrics"))
+        let mut page = None;
+        self.wait("a page of metrics", || {
+            page = get(&self.lab.node, "/metrics");
+            page.is_some()
+        });
+        Scrape::parse(&page.expect("it was waited for"))
     }
 
     /// A counter's or gauge's value; 0 while there is no such series.

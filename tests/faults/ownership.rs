@@ -85,7 +85,7 @@ fn of_two_agents_one_owns_the_table_until_it_dies() {
     assert!(!shown.owned && shown.failed_syncs > 0, "{shown:?}");
     drop(first);
     node.wait("the second one to own the tables", || {
-        node.status().unwrap().families.values().all(|family| family.owned)
+        node.status().is_some_and(|status| status.families.values().all(|family| family.owned))
     });
     for change in ["flush ruleset", "add rule ip kube-proxy frontends drop"] {
         node.lab.node.nft(change).ok();
@@ -128,7 +128,7 @@ fn a_foreign_change_is_seen_and_repaired() {
         }
         made += 1;
         let start = Instant::now();
-        node.wait(change, || node.tables().v4 == intact);
+        node.wait(change, || node.try_tables().is_some_and(|tables| tables.v4 == intact));
         let took = start.elapsed();
         println!("{change}: repaired after {took:.1?}");
         let pause = Duration::from_millis(100 << made);
@@ -164,9 +164,11 @@ fn a_quarrel_is_slowed_down() {
     // At once, then after pauses of 100, 200, 400 ms and so on, each twice the one before.
     let allowed = 1.0 + (1.0 + elapsed.as_secs_f64() / 0.1).log2();
     assert!(repairs <= allowed, "{repairs} repairs");
-    let rules_of = |family: Family| node.tables()[family].chains["frontends"].1.len();
-    let rules = rules_of(Family::V6);
-    node.wait("the last repair", || rules_of(Family::V4) == rules);
+    let rules_of = |tables: &PerFamily<Ruleset>, f: Family| tables[f].chains["frontends"].1.len();
+    node.wait("the last repair", || {
+        let tables = node.try_tables();
+        tables.is_some_and(|tables| rules_of(&tables, Family::V4) == rules_of(&tables, Family::V6))
+    });
     // It counts when it got through: a table that changes 300 times a second can hardly be read.
     node.wait("it to be counted", || node.metric(REPAIRS, &V4) >= 1.0);
     // B27: told once a repair, not once a change.

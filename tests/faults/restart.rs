@@ -62,7 +62,7 @@ fn killed_in_the_middle_of_a_cold_start() {
     node.write("bystanders", &bystanders(1000, 2500, 0));
     let mut half_made = 0;
     let mut met = Vec::new();
-    for _ in 0..8 {
+    for kill in 0..8 {
         let listed = node.lab.node.nft("list tables").unwrap();
         for table in ["ip kube-proxy", "ip6 kube-proxy"] {
             if listed.contains(&format!("table {table}")) {
@@ -79,7 +79,9 @@ fn killed_in_the_middle_of_a_cold_start() {
             }
             Instant::now()
         });
-        std::thread::sleep(random(slowed(COLD_START)));
+        // Spread evenly, so that the first one meets a start half done however quick the machine is.
+        let part = slowed(COLD_START) / 8;
+        std::thread::sleep(part * kill + random(part));
         node.kill();
         let lived = written.elapsed();
         let tables = node.tables();
@@ -126,7 +128,7 @@ fn killed_at_any_instant_while_connections_run() {
     }
     node.settled();
     assert!(flow.ask(PATIENCE).answer().is_some(), "an open connection goes on");
-    clients.none_failed("12 SIGKILLs");
+    clients.none_failed_but_on_its_way("12 SIGKILLs");
     assert_eq!(partners(&node), before, "affinity");
     node.like_fresh(&[]);
 }

@@ -30,7 +30,7 @@ pub const PORT: u16 = 80;
 const NODE_PORT: u16 = 30080;
 /// How long a container may take for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long one try of a dial may take.
+/// How long one try of a dial may take, where there are many.
 const TRY: Duration = Duration::from_millis(300);
 
 /// crun does nothing with control groups here, but looks which kind the host has; it is shown one
@@ -237,9 +237,12 @@ impl Node {
         Pod { log, agent: Some(agent) }
     }
 
-    /// Which server answers, if one does.
+    /// Which server answers, if one does in good time.
     pub fn dial(&self, from: Place, to: SocketAddr) -> Option<String> {
-        let dial = Dial::new(Protocol::Tcp, to).timeout(TRY);
+        self.ask(from, Dial::new(Protocol::Tcp, to))
+    }
+
+    fn ask(&self, from: Place, dial: Dial) -> Option<String> {
         let outcome = self.lab.dial(from, dial, 1).remove(0);
         outcome.answer().map(|answer| answer.server.clone())
     }
@@ -247,7 +250,7 @@ impl Node {
     pub fn wait_until(&self, from: Place, to: SocketAddr, server: Option<&str>) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = self.dial(from, to);
+            let answer = self.ask(from, Dial::new(Protocol::Tcp, to).timeout(TRY));
             if answer.as_deref() == server {
                 return;
             }

@@ -20,7 +20,7 @@ for suite in "$@"; do
 	# shellcheck disable=SC2086
 	editor=$(apt-cache $options show libnftables1 nftables | grep -oE 'libedit2|libreadline8' | head -n 1)
 	# shellcheck disable=SC2086
-	(cd "$work/debs" && apt-get -qq $options download $packages "$editor")
+	(cd "$work/debs" && tries apt-get -qq $options download $packages "$editor")
 	unpack "$work/debs" "$work/root"
 	mkdir -p "$(dirname "$root")"
 	mv "$work/root" "$root"

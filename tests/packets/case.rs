@@ -190,7 +190,7 @@ fn run(
 
 /// After this many dials the chance that one of `n` equally likely servers was missed is below
 /// 1e-9.
-fn dials_to_see_all(n: usize) -> usize {
+pub fn dials_to_see_all(n: usize) -> usize {
     if n < 2 {
         return 4;
     }

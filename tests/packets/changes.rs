@@ -283,18 +283,24 @@ fn replaced_tables_make_no_gap() {
         (Place::Host, To::ClusterIp(111, 80)),
         (Place::OutsideAt(1), To::Node(30_111)),
     ];
-    let dialled = dial_during(&Arc::clone(&rig.lab), &diallers, || {
-        for _ in 0..150 {
-            rig.end();
-            rig.restart();
-        }
-    });
-    println!("600 replacements: {}", summary(&dialled));
-    let lost = dialled.iter().filter(|outcome| outcome.answer().is_none()).count();
-    // An emulated processor may stand still in the middle of a packet for longer than both transactions
-    // of a handover take (5 of 100 000, on a host at load 12).
-    let allowed = if is_slow() { dialled.len() / 10_000 } else { 0 };
-    assert!(lost <= allowed, "{}", summary(&dialled));
+    let mut lost_while = |rounds: usize| {
+        let dialled = dial_during(&Arc::clone(&rig.lab), &diallers, || {
+            for _ in 0..rounds {
+                rig.end();
+                rig.restart();
+            }
+        });
+        println!("{} replacements: {}", 4 * rounds, summary(&dialled));
+        let lost = dialled.iter().filter(|outcome| outcome.answer().is_none()).count();
+        // An emulated processor may stand still in the middle of a packet for longer than both transactions
+        // of a handover take (5 of 100 000, on a host at load 12).
+        let stood_still = dialled.len() / 10_000;
+        assert!(lost <= stood_still, "{}", summary(&dialled));
+        lost
+    };
+    // So may a real one whose host has other guests, once; a gap is there every time.
+    let lost = lost_while(150);
+    assert!(lost == 0 || is_slow() || lost_while(300) == 0, "{lost} lost, and again");
 }
 
 // The hooks of source ranges are there only while a Service has some, the rules of affinity and policy

@@ -11,7 +11,7 @@
 //! 4. an open connection lives as long as its server does, also while that drains and when it is gone;
 //! 5. an agent that starts has everything in force within [`START`].
 //!
-//! Time in which the machine stood still ([`Line::Stall`]) does not count. A datagram that was on its way
+//! Time in which a processor stood still ([`Line::Stall`]) does not count. A datagram that was on its way
 //! when an endpoint went may be lost: its flow is deleted, and the answer finds none.
 
 use std::collections::BTreeMap;
@@ -66,11 +66,11 @@ pub struct Figures {
     /// The same for datagrams of steady senders.
     pub gone_but_sent_to: At,
     pub longest_start: At,
-    /// Time in which nothing ran.
+    /// Time in which nothing ran on some processor.
     pub stalled: At,
 }
 
-/// Spans in which the machine stood still, in order.
+/// Spans in which the machine, or a part of it, stood still: in order, and none meets another.
 struct Stalls(Vec<Span>);
 
 impl Stalls {
@@ -79,7 +79,16 @@ impl Stalls {
             Line::Stall { span } => Some(*span),
             _ => None,
         });
-        Stalls(stalls.collect())
+        let mut each: Vec<Span> = stalls.collect();
+        each.sort_by_key(|span| span.from);
+        let mut apart: Vec<Span> = Vec::new();
+        for span in each {
+            match apart.last_mut().filter(|last| last.meets(span)) {
+                Some(last) => last.to = last.to.max(span.to),
+                None => apart.push(span),
+            }
+        }
+        Stalls(apart)
     }
 
     /// When the machine has run for this time.
@@ -137,6 +146,7 @@ pub fn check(lines: &[Line]) -> Verdict {
     for line in lines {
         record.look(line, &mut verdict);
     }
+    verdict.figures.stalled = record.stalls.0.iter().map(|stall| stall.to - stall.from).sum();
     verdict.figures.seconds = lines.iter().map(end).max().unwrap_or(0) / 1_000_000;
     verdict
 }
@@ -230,7 +240,7 @@ impl<'a> Record<'a> {
         match line {
             Line::Change { .. } => figures.changes += 1,
             Line::Agent { .. } => {}
-            Line::Stall { span } => figures.stalled += span.to - span.from,
+            Line::Stall { .. } => {}
             Line::Server { up, .. } => figures.failures += usize::from(!up),
             Line::Dial { span, client, outcome } => {
                 figures.dials += 1;
@@ -368,7 +378,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "an endpoint that is gone was reached for at most {:.3} s by new flows, {:.3} s by steady \
-             senders; the longest start took {:.1} s; the machine stood still for {:.1} s",
+             senders; the longest start took {:.1} s; a processor stood still for {:.1} s",
             seconds(self.gone_but_dialled),
             seconds(self.gone_but_sent_to),
             seconds(self.longest_start),

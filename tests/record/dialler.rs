@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
 use kubeweir::testing::lab::{Dial, Flow, Lab, Outcome as Seen, Place};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::lines::{At, Client, Line, Outcome, Pen, Span, Way};
 
@@ -18,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a datagram's answer may take: machines that build something beside were seen to stand still
 /// for a second.
 const DATAGRAM: Duration = Duration::from_secs(2);
+
+/// How long an answer on an open connection may take: one that is broken is reset, or silent for ever.
+const OPEN: Duration = Duration::from_secs(15);
 
 /// Between two dials of one client, two datagrams of one sender, two questions.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -50,13 +55,32 @@ impl Target {
 const PULSE: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_millis(100);
 
-/// Writes down when nothing ran.
-fn feel_the_pulse(pen: &Pen, stop: &AtomicBool) {
+/// The same for who may not go to another processor: where many wait for one, that is no standing still.
+const LATE_ON_ONE: Duration = Duration::from_millis(500);
+
+/// The processors that this process may use. One of them can stand still while the others run, and with it
+/// whoever is on it: a client, a server, the agent.
+fn processors() -> Vec<CpuSet> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let alone = |at| {
+        let mut set = CpuSet::new();
+        set.set(at).unwrap();
+        set
+    };
+    (0..CpuSet::count()).filter(|&at| allowed.is_set(at).unwrap()).map(alone).collect()
+}
+
+/// Writes down when nothing ran, or nothing on a processor.
+fn feel_the_pulse(processor: Option<CpuSet>, pen: &Pen, stop: &AtomicBool) {
+    let late = if processor.is_some() { LATE_ON_ONE } else { LATE };
+    if let Some(processor) = processor {
+        sched_setaffinity(Pid::from_raw(0), &processor).unwrap();
+    }
     let mut last = pen.now();
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(PULSE);
         let now = pen.now();
-        if u128::from(now - last) > (PULSE + LATE).as_micros() {
+        if u128::from(now - last) > (PULSE + late).as_micros() {
             pen.write(Line::Stall { span: Span { from: last, to: now } });
         }
         last = now;
@@ -74,8 +98,12 @@ impl Clients {
     /// connections.
     pub fn start(lab: &Arc<Lab>, pen: &Pen, targets: &[Target]) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
-        let (of_pulse, stopped) = (pen.clone(), Arc::clone(&stop));
-        let mut threads = vec![std::thread::spawn(move || feel_the_pulse(&of_pulse, &stopped))];
+        let pulse = |processor| {
+            let (pen, stop) = (pen.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || feel_the_pulse(processor, &pen, &stop))
+        };
+        let each = processors().into_iter().map(Some).chain([None]);
+        let mut threads: Vec<_> = each.map(pulse).collect();
         for target in targets {
             for work in [dial, send, ask] {
                 let (lab, pen) = (Arc::clone(lab), pen.clone());
@@ -210,7 +238,7 @@ fn ask(lab: &Lab, target: &Target, pen: &Pen, stop: &AtomicBool) {
         }
         connections.retain_mut(|connection| {
             let from = pen.now();
-            let seen = outcome(&connection.flow.ask(PATIENCE));
+            let seen = outcome(&connection.flow.ask(OPEN));
             connection.asked += 1;
             let lives = matches!(seen, Outcome::Answered(_));
             let (opened, server) = (connection.opened, connection.server.clone());

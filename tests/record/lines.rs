@@ -38,7 +38,7 @@ pub enum Line {
     Agent { at: At, event: AgentEvent },
     /// A server on every address of a pod was started or stopped, whatever the Services say of it.
     Server { span: Span, server: String, up: bool },
-    /// Nothing ran: not even a thread that does nothing but look at the clock.
+    /// Nothing ran on a processor: not even a thread that does nothing but look at the clock.
     Stall { span: Span },
     /// A client dialled as a new flow.
     Dial { span: Span, client: Client, outcome: Outcome },

@@ -147,21 +147,30 @@ fn limits(min_interval: u64, audit: u64) -> Limits {
     }
 }
 
+/// How often a family whose every sync fails is tried at most since then: at once, and after pauses of 50,
+/// 100, 200, 400 ms and so on. However late a busy machine lets a test look, these are few.
+fn tries_since(start: Instant) -> u32 {
+    1 + (start.elapsed().as_millis() / 50 + 1).ilog2()
+}
+
 // B2: an overdue audit, a repair and a retry all wait for the pause after a failure, or the minimum
 // interval: within a second of failing there are a handful of turns, not thousands.
 #[test]
 fn a_worker_whose_every_sync_fails_turns_a_handful_of_times() {
     for refuses in [Refuses::Dumps, Refuses::Commits] {
         for (min_interval, audit) in [(0, 3_600_000), (0, 1), (300, 1), (5_000, 1)] {
+            let start = Instant::now();
             let kernel = Unwilling::new(refuses, refuses);
             let running = Running::start(dual_stack(), kernel, limits(min_interval, audit));
             for family in Family::BOTH {
                 running.inbox.foreign_change(family, Foreign::default());
             }
+            running.wait("a turn", |turns| !turns.is_empty());
             std::thread::sleep(Duration::from_millis(700));
             let turns = running.turns();
-            // Pauses of 50, 100, 200, 400 ms in two families, the first turn, and what comes in.
-            assert!((1..=12).contains(&turns), "{refuses:?} {min_interval} {audit}: {turns}");
+            // In two families, and the first turn and what comes in besides.
+            let allowed = 2 * tries_since(start) as usize + 4;
+            assert!(turns <= allowed, "{refuses:?} {min_interval} {audit}: {turns} > {allowed}");
         }
     }
 }
@@ -177,10 +186,14 @@ fn a_retry_that_is_due_waits_for_the_minimum_interval() {
         let Op::AddElements(_, elements) = op else { return None };
         elements.iter().any(named).then_some(libc::EINVAL)
     });
+    let start = Instant::now();
     let running = Running::start(engine, kernel, limits(3_000, 3_600_000));
+    running.wait("a turn", |turns| !turns.is_empty());
     // The retry is due after one second.
     std::thread::sleep(Duration::from_millis(1_500));
-    assert!((1..=4).contains(&running.turns()), "{}", running.turns());
+    let turns = running.turns();
+    let allowed = 4 + 2 * (start.elapsed().as_secs() / 3) as usize;
+    assert!(turns <= allowed, "{turns} > {allowed}");
 }
 
 // B11: changes of one family never bring a retry of the other one forward.
@@ -188,6 +201,7 @@ fn a_retry_that_is_due_waits_for_the_minimum_interval() {
 fn a_failing_family_is_not_tried_sooner_because_the_other_one_changes() {
     let kernel = Unwilling::new(Refuses::Nothing, Refuses::Dumps);
     let tries = kernel.tries.clone();
+    let start = Instant::now();
     let running = Running::start(dual_stack(), kernel, limits(0, 3_600_000));
     for i in 0..300_u32 {
         let mut object = service("web", &["10.96.0.1"]);
@@ -195,8 +209,10 @@ fn a_failing_family_is_not_tried_sooner_because_the_other_one_changes() {
         running.inbox.deliver(Change::Apply(object.into()));
         std::thread::sleep(Duration::from_millis(2));
     }
+    running.wait("a turn", |turns| !turns.is_empty());
     let tries = tries.lock().unwrap().v6;
-    assert!((1..=6).contains(&tries), "50 + 100 + 200 + 400 ms: {tries} tries");
+    let allowed = tries_since(start) + 1;
+    assert!((1..=allowed).contains(&tries), "{tries} tries, at most {allowed}");
 }
 
 // B12, B14: a repair that fails is work that waits, in every turn, and counts once it succeeded.

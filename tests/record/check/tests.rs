@@ -246,6 +246,8 @@ fn time_in_which_nothing_runs_does_not_count() {
     assert_eq!(broken(&["b"], &[stall(10.5, 12.0), late()]), NONE);
     assert_eq!(broken(&["b"], &[stall(9.0, 11.0), stall(11.5, 12.0), late()]), NONE);
     assert_eq!(broken(&["b"], &[stall(10.5, 11.0), late()]), [NEW], "too short");
+    let at_once = [stall(10.6, 10.9), stall(10.5, 11.0), stall(10.5, 11.0), late()];
+    assert_eq!(broken(&["b"], &at_once), [NEW], "two processors, the same time");
     assert_eq!(broken(&["b"], &[stall(5.0, 9.0), late()]), [NEW], "before");
     assert_eq!(broken(&["b"], &[stall(13.1, 19.0), late()]), [NEW], "after");
     assert_eq!(broken(&["b"], &[silence(15.0, true)]), [UNANSWERED]);
