@@ -1,9 +1,9 @@
 //! What the rest of the agent makes of each turn of the worker.
 //!
 //! Place in the flow: behind [`crate::sync`]; each file here, and [`super::flows`], takes a
-//! [`crate::sync::Turn`] and keeps one thing up to date. They know each other as little as they know engine or kernel; what acts only
-//! on success looks at the reports itself. The order is fixed: figures first, so that whoever hears
-//! of an event finds them moved.
+//! [`crate::sync::Turn`] and keeps one thing up to date. They know each other as little as they know
+//! engine or kernel; what acts only on success looks at the reports itself. The order is fixed: figures
+//! first, so that whoever hears of an event finds them moved.
 
 mod events;
 mod health;
