@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kubeweir::model::{Family, Protocol};
@@ -193,4 +194,35 @@ fn a_lab_is_ready_quickly() {
     println!("{:?} a lab", start.elapsed() / 3);
     drop(labs);
     assert!(start.elapsed() < slowed(Duration::from_secs(15)), "{:?}", start.elapsed());
+}
+
+// An agent under strace outlived its test, and the whole run.
+#[test]
+fn what_a_program_has_started_ends_with_it() {
+    let lab = Lab::new(PodNetwork::Routed).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let written = directory.path().join("pid");
+    let script = format!(
+        "(sleep 1000 & echo $! > {0}.draft; mv {0}.draft {0}; wait) & wait",
+        written.display()
+    );
+    let log = std::fs::File::create(directory.path().join("log")).unwrap();
+    let args = ["-c".into(), script.into()];
+    let program = Agent::start(&lab.node, Path::new("sh"), &args, &log).unwrap();
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + slowed(Duration::from_secs(10));
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait("its start", &|| written.exists());
+    let pid = std::fs::read_to_string(&written).unwrap();
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok()?;
+        stat.split_whitespace().nth(2).map(str::to_owned)
+    };
+    assert!(state().is_some_and(|state| state != "Z"));
+    drop(program);
+    wait("its end", &|| state().is_none_or(|state| state == "Z"));
 }

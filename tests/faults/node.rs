@@ -20,8 +20,6 @@ use kubeweir::testing::lab::{
 };
 use kubeweir::testing::normal::{NormalForm, assert_alike, normal_form};
 use kubeweir::testing::slowed;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -107,7 +105,7 @@ impl Node {
             .collect();
         let log = self.directory.path().join("log");
         let log = File::options().create(true).append(true).open(log).unwrap();
-        Wrapped(Some(Agent::start(&self.lab.node, Path::new(program), &args, &log).unwrap()))
+        Wrapped(Agent::start(&self.lab.node, Path::new(program), &args, &log).unwrap())
     }
 
     /// Runs a sub-command to its end.
@@ -197,42 +195,22 @@ impl Node {
 }
 
 /// An agent that another program started.
-pub struct Wrapped(Option<Agent>);
+pub struct Wrapped(Agent);
 
 impl Wrapped {
     pub fn pid(&self) -> u32 {
-        self.0.as_ref().expect("it was not stopped").pid()
+        self.0.pid()
     }
 
     /// Waits until it ends by itself.
-    pub fn end(mut self) -> ExitStatus {
-        let agent = self.0.take().expect("it was not stopped");
-        agent.wait(PATIENCE).expect("it ends by itself")
+    pub fn end(self) -> ExitStatus {
+        self.0.wait(PATIENCE).expect("it ends by itself")
     }
 
     /// Kills the agent and waits for the program around it.
-    pub fn stop(mut self) {
-        let agent = self.0.take().expect("it is stopped once");
-        kill_child(agent.pid());
-        assert!(agent.terminate(PATIENCE).is_some(), "the program around the agent ends");
-    }
-}
-
-impl Drop for Wrapped {
-    fn drop(&mut self) {
-        // strace, killed itself, would leave the agent behind.
-        if let Some(agent) = &self.0 {
-            kill_child(agent.pid());
-        }
-    }
-}
-
-/// Kills the only child of a process, if it has one.
-fn kill_child(parent: u32) {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    let child = children.unwrap_or_default().trim().parse::<i32>();
-    if let Ok(child) = child {
-        kill(Pid::from_raw(child), Signal::SIGKILL).ok();
+    pub fn stop(self) {
+        self.0.kill_children();
+        assert!(self.0.terminate(PATIENCE).is_some(), "the program around the agent ends");
     }
 }
 

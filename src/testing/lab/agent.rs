@@ -1,7 +1,7 @@
 //! A program that runs on the lab's node, such as `kubeweir` itself.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ use crate::testing::slowed;
 /// How often the thread that holds a program looks whether it has ended.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A running program; killed when dropped, or when this process dies.
+/// A running program; killed when dropped, with what it started, or when this process dies.
 #[derive(Debug)]
 pub struct Agent {
     pid: Pid,
@@ -69,6 +69,11 @@ impl Agent {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// Kills what it has started.
+    pub fn kill_children(&self) {
+        kill_children(self.pid());
+    }
+
     /// Sends SIGTERM and waits for the end, as [`Agent::wait`].
     pub fn terminate(self, timeout: Duration) -> Option<ExitStatus> {
         // ESRCH: it has ended already, which the wait below will tell.
@@ -107,10 +112,20 @@ fn hold(mut child: Child, released: &mpsc::Receiver<()>) -> Option<ExitStatus> {
         match released.recv_timeout(POLL) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                kill_children(child.id());
                 child.kill().ok();
                 child.wait().ok();
                 return None;
             }
         }
+    }
+}
+
+/// Kills what a process has started, and what that has: strace, killed itself, leaves what it traces running.
+fn kill_children(parent: u32) {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    for child in children.unwrap_or_default().split_whitespace().flat_map(str::parse) {
+        kill_children(child);
+        kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL).ok();
     }
 }
