@@ -12,7 +12,7 @@ mod stream;
 mod tls;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -41,7 +41,14 @@ pub struct ApiServer {
     address: SocketAddr,
     /// Nobody else is given the port while the server is away.
     _port: Socket,
-    running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+    running: Option<Running>,
+}
+
+/// A server that listens.
+struct Running {
+    listener: Socket,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
 }
 
 /// Reserves a free port of an address: whoever asks for any port is given another one, who connects to it
@@ -117,20 +124,23 @@ impl ApiServer {
         // The standard library sets `SO_REUSEADDR`.
         let listener = TcpListener::bind(self.address)?;
         listener.set_nonblocking(true)?;
+        let same = Socket::from(listener.try_clone()?);
         let (stop, stopped) = watch::channel(false);
         let server = Server { shared: Arc::clone(&self.shared) };
         let thread = std::thread::Builder::new()
             .name("api-server".to_owned())
             .spawn(move || server.run(listener, stopped))?;
-        self.running = Some((stop, thread));
+        self.running = Some(Running { listener: same, stop, thread });
         Ok(())
     }
 
     /// Stops listening and breaks all connections. Objects stay.
     pub fn stop(&mut self) {
-        if let Some((stop, thread)) = self.running.take() {
+        if let Some(Running { listener, stop, thread }) = self.running.take() {
             stop.send_replace(true);
             thread.join().expect("the server's thread does not panic");
+            // To close it is not enough while a child that was just forked has it, too.
+            listener.shutdown(Shutdown::Both).expect("a listener");
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kubeweir::model::Kind;
@@ -276,4 +278,32 @@ fn a_server_that_is_away_keeps_its_port() {
     server.resume().unwrap();
     assert_eq!(server.address(), address);
     TcpStream::connect(address).unwrap();
+}
+
+// A child that another test has just forked has the listener, too, until it runs its program: the port was
+// in use when the server came back.
+#[test]
+fn a_server_that_is_stopped_is_listened_to_by_nobody() {
+    let mut server = ApiServer::start(Ipv4Addr::LOCALHOST.into()).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let rounds = std::panic::AssertUnwindSafe(|| {
+            for _ in 0..200 {
+                server.stop();
+                let connected = TcpStream::connect(server.address()).unwrap_err();
+                assert_eq!(connected.kind(), ErrorKind::ConnectionRefused);
+                server.resume().unwrap();
+            }
+        });
+        let outcome = std::panic::catch_unwind(rounds);
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
+    });
 }
