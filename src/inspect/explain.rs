@@ -110,14 +110,14 @@ impl Explanation {
     /// Adds what another node counted.
     pub fn add_count(&mut self, other: &Explanation) {
         let sum = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
-        match (&mut self.count, &other.count) {
-            (Some(count), Some(other)) => {
+        let Some(other) = &other.count else { return };
+        match &mut self.count {
+            Some(count) => {
                 count.packets += other.packets;
                 count.last_minute = sum(count.last_minute, other.last_minute);
                 count.to_service = sum(count.to_service, other.to_service);
             }
-            (count @ None, Some(other)) => *count = Some(other.clone()),
-            (_, None) => {}
+            none => *none = Some(other.clone()),
         }
     }
 }

@@ -63,8 +63,12 @@ impl<'a> Reasons<'a> {
         }
     }
 
-    /// How many packets met the same end so far, by the table's counter of everyone's; `None` for none.
+    /// How many packets were refused or dropped like this one so far, by the table's counter of everyone's;
+    /// `None` for none.
     pub(super) fn count(&self) -> Option<Count> {
+        if !matches!(super::verdict(self.flow), Verdict::Refused | Verdict::Dropped) {
+            return None;
+        }
         let matched = self.steps.iter().rev().filter(|step| step.effect != Effect::NoMatch);
         let counter = matched.filter_map(|step| self.rule(step)).find_map(|rule| {
             rule.exprs.iter().find_map(|expr| match expr {

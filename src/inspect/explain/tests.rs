@@ -129,6 +129,21 @@ fn how_often_that_happened() {
     assert!(said.agrees_with(&refused(7)), "only the count differs");
 }
 
+// Upstream's counter of NodePorts on localhost counts what is served, which is no end to tell of.
+#[test]
+fn what_is_served_is_not_counted() {
+    let node_ports =
+        PerFamily { v4: NodePortMatch::AnyLocal, v6: NodePortMatch::Addresses(Vec::new()) };
+    let options = RuleOptions { localhost_node_ports: true, node_ports, ..options() };
+    let mut table = table(&web(|_| ()), options);
+    let accepted = CounterId::AcceptedOnLocalhost.name();
+    *table.counters.get_mut(&accepted).expect("the counter") = Counter { packets: 5, bytes: 300 };
+    let said = ask_of(table, "127.0.0.1", "127.0.0.1:30080");
+    assert_eq!(said.verdict, Verdict::Served, "{said}");
+    assert!(said.steps.iter().any(|step| step.rule.contains("accepted-on-localhost")), "{said}");
+    assert_eq!(said.count, None, "{said}");
+}
+
 #[test]
 fn node_ports_without_a_known_address() {
     let unknown = PerFamily::from_fn(|_| NodePortMatch::Addresses(Vec::new()));
