@@ -173,7 +173,7 @@ async fn prepared(
     node: String,
     shared: &Shared,
 ) -> Result<PreparedNode, AgentError> {
-    let node_source = node_source::open(launch, &node, &shared.sink(), &shared.metrics).await?;
+    let node_source = node_source::open(launch, &node, shared.sink(), &shared.metrics).await?;
     let ready = prepare::prepare(launch, node, node_source).await?;
     if launch.init_only {
         for family in ready.families.iter() {
@@ -195,7 +195,6 @@ async fn serve(
     endings: &mut Endings,
 ) -> Result<Ended, AgentError> {
     let PreparedNode { node, node_source, traffic, families, owned } = ready;
-    let sink = shared.sink();
     let Shared { metrics, figures, inbox, status } = shared;
     let config = &launch.config;
     info!(version = launch.version, %node, mode = %config.mode, owned, "Starting");
@@ -259,7 +258,7 @@ async fn serve(
     for family in families.iter() {
         health.loop_started(family);
     }
-    node_source.source.start(&sink)?;
+    node_source.source.start()?;
     announce(recorder.as_ref(), config);
     tokio::spawn(cleaning::after_first_sync(status, families));
     let outcome = tokio::select! {

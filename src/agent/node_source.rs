@@ -38,6 +38,8 @@ pub enum Opened {
         allow_external_ips: bool,
         /// Gate WatchListClient.
         streaming_lists: bool,
+        /// Where it delivers.
+        sink: Arc<dyn Sink>,
     },
     /// A directory.
     Manifests(Box<Directory>),
@@ -47,14 +49,14 @@ pub enum Opened {
 pub async fn open(
     launch: &Launch,
     node: &str,
-    sink: &Arc<dyn Sink>,
+    sink: Arc<dyn Sink>,
     metrics: &Arc<Metrics>,
 ) -> Result<NodeSource, AgentError> {
     let allow_external_ips = launch.config.gates.enabled(Gate::AllowServiceExternalIps);
     match &launch.source {
         Source::Manifests(directory) => {
             info!(directory = %directory.display(), "Reading manifests");
-            let (path, sink) = (directory.clone(), Arc::clone(sink));
+            let path = directory.clone();
             let reading = tokio::task::spawn_blocking(move || {
                 Directory::open(path, allow_external_ips, sink)
             });
@@ -73,15 +75,20 @@ pub async fn open(
             let (options, observe) = (options(launch), observe(metrics.clone()));
             let client = tokio::task::spawn_blocking(move || Client::new(options, observe)).await;
             let client = client.expect("reading credentials does not panic")?;
-            let (sink, mut seen) = observed_node(Arc::clone(sink));
+            let (node_sink, mut seen) = observed_node(Arc::clone(&sink));
             let streaming_lists = launch.config.gates.enabled(Gate::WatchListClient);
-            let watch =
-                Watch::new(client.clone(), Kind::Node, node, allow_external_ips, Arc::new(sink));
+            let watch = Watch::new(
+                client.clone(),
+                Kind::Node,
+                node,
+                allow_external_ips,
+                Arc::new(node_sink),
+            );
             tokio::spawn(watch.streaming(streaming_lists).run());
             let pod_cidrs = launch.config.detect_local == DetectLocal::NodeCidr;
             let found = wait(&mut seen, node, pod_cidrs).await?;
             let node = node.to_owned();
-            let source = Opened::Api { client, node, allow_external_ips, streaming_lists };
+            let source = Opened::Api { client, node, allow_external_ips, streaming_lists, sink };
             Ok(NodeSource { node: found, source })
         }
     }
@@ -180,11 +187,11 @@ impl Opened {
     }
 
     /// Starts delivering.
-    pub fn start(self, sink: &Arc<dyn Sink>) -> Result<(), AgentError> {
+    pub fn start(self) -> Result<(), AgentError> {
         match self {
-            Opened::Api { client, node, allow_external_ips, streaming_lists } => {
+            Opened::Api { client, node, allow_external_ips, streaming_lists, sink } => {
                 for kind in [Kind::ServiceCidr, Kind::Service, Kind::EndpointSlice] {
-                    let sink = Arc::clone(sink);
+                    let sink = Arc::clone(&sink);
                     let watch = Watch::new(client.clone(), kind, &node, allow_external_ips, sink);
                     tokio::spawn(watch.streaming(streaming_lists).run());
                 }
