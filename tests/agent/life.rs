@@ -12,6 +12,7 @@ use kubeweir::netlink::{NetlinkKernel, probe_ownership};
 use kubeweir::ruleset::Ruleset;
 use kubeweir::testing::lab::{NODE_NAME, Outcome, Place};
 use kubeweir::testing::slowed;
+use nix::sys::signal::Signal;
 
 use crate::objects::{service, slice};
 use crate::site::{HEALTHZ, Site};
@@ -84,9 +85,7 @@ fn ends_as_process_1() {
     let arguments = arguments.into_iter().chain([program.into(), config.into(), name().into()]);
     let proxy = site.launch_by(Path::new("unshare"), &arguments.collect::<Vec<_>>());
     site.wait(&proxy, "the first sync", || site.is_synced());
-    let pid = proxy.agent.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    site.node().feed("kill", &["-TERM", children.trim()], "").unwrap();
+    proxy.agent.signal_children(Signal::SIGTERM);
     assert_eq!(proxy.end().0, Some(143));
     assert!(site.is_synced(), "rules stay");
 }

@@ -20,6 +20,7 @@ use kubeweir::testing::lab::{
 };
 use kubeweir::testing::normal::{NormalForm, assert_alike, normal_form};
 use kubeweir::testing::slowed;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -209,7 +210,7 @@ impl Wrapped {
 
     /// Kills the agent and waits for the program around it.
     pub fn stop(self) {
-        self.0.kill_children();
+        self.0.signal_children(Signal::SIGKILL);
         assert!(self.0.terminate(PATIENCE).is_some(), "the program around the agent ends");
     }
 }

@@ -16,8 +16,7 @@ use kubeweir::testing::lab::{
     Agent, CLUSTER_CIDR, Dial, Lab, LabError, NODE_IP, NODE_NAME, OUTSIDE_IP, Place, PodNetwork,
     cluster_ip, pod_ip,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::archive::Archive;
@@ -322,7 +321,7 @@ impl Pod {
     /// Ends it as the kubelet does.
     pub fn end(mut self) {
         let agent = self.agent.take().unwrap();
-        signal_children(&agent, Signal::SIGTERM); // crun passes it on
+        agent.signal_children(Signal::SIGTERM); // crun passes it on
         let status = agent.wait(PATIENCE);
         let ended_in_order = status.is_some_and(|status| status.code() == Some(143));
         assert!(ended_in_order, "{status:?}: {}", self.log());
@@ -343,15 +342,7 @@ impl Drop for Pod {
     fn drop(&mut self) {
         let Some(agent) = self.agent.take() else { return };
         // The first process of the pid namespace: it ends after all others, and unshare after it.
-        signal_children(&agent, Signal::SIGKILL);
+        agent.signal_children(Signal::SIGKILL);
         agent.wait(PATIENCE);
-    }
-}
-
-fn signal_children(agent: &Agent, signal: Signal) {
-    let pid = agent.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    for child in children.unwrap_or_default().split_whitespace() {
-        kill(Pid::from_raw(child.parse().unwrap()), signal).ok();
     }
 }

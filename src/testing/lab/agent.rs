@@ -47,7 +47,7 @@ impl Agent {
         // The death signal is tied to the thread that started the child: it has to stay.
         let thread = netns.spawn(move || match command.spawn() {
             Ok(child) => {
-                started.send(Ok(child.id())).ok()?;
+                started.send(Ok(pid(&child))).ok()?;
                 hold(child, &released)
             }
             Err(error) => {
@@ -55,8 +55,7 @@ impl Agent {
                 None
             }
         });
-        let id = child.recv().expect("the thread reports").map_err(failed)?;
-        let pid = Pid::from_raw(i32::try_from(id).expect("process ids fit"));
+        let pid = child.recv().expect("the thread reports").map_err(failed)?;
         Ok(Agent { pid, release, thread: Some(thread) })
     }
 
@@ -69,9 +68,11 @@ impl Agent {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Kills what it has started.
-    pub fn kill_children(&self) {
-        kill_children(self.pid());
+    /// Sends a signal to what it has started itself.
+    pub fn signal_children(&self, signal: Signal) {
+        for child in children(self.pid) {
+            kill(child, signal).ok();
+        }
     }
 
     /// Sends SIGTERM and waits for the end, as [`Agent::wait`].
@@ -112,7 +113,7 @@ fn hold(mut child: Child, released: &mpsc::Receiver<()>) -> Option<ExitStatus> {
         match released.recv_timeout(POLL) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => {
-                kill_children(child.id());
+                kill_descendants(pid(&child));
                 child.kill().ok();
                 child.wait().ok();
                 return None;
@@ -121,11 +122,21 @@ fn hold(mut child: Child, released: &mpsc::Receiver<()>) -> Option<ExitStatus> {
     }
 }
 
-/// Kills what a process has started, and what that has: strace, killed itself, leaves what it traces running.
-fn kill_children(parent: u32) {
-    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    for child in children.unwrap_or_default().split_whitespace().flat_map(str::parse) {
-        kill_children(child);
-        kill(Pid::from_raw(child.cast_signed()), Signal::SIGKILL).ok();
+/// strace, killed itself, leaves what it traces running.
+fn kill_descendants(parent: Pid) {
+    for child in children(parent) {
+        kill_descendants(child);
+        kill(child, Signal::SIGKILL).ok();
     }
+}
+
+/// What the main thread of a process has started; nothing once that is gone.
+fn children(parent: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let children = children.unwrap_or_default();
+    children.split_whitespace().flat_map(str::parse).map(Pid::from_raw).collect()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("process ids fit"))
 }
