@@ -11,7 +11,7 @@ use super::error::DeskError;
 use super::print::{Sentences, add, print, section, unreached};
 use super::{Outcome, Room};
 use crate::inspect::status::{problems, remarks};
-use crate::status::Status;
+use crate::status::{Heard, Status};
 use crate::text::table;
 
 /// In a cluster that changes, nodes are behind each other for a moment: who still is after this lags.
@@ -70,24 +70,26 @@ fn newest(answers: &[Answer<Seen>]) -> BTreeMap<String, u64> {
     newest
 }
 
-/// Nodes that were not told of these changes, with a sentence. One that says nothing of the kind, an
-/// older agent or one with manifests, is none of them.
+/// Nodes that were not told of these changes, with a sentence.
 fn lagging(answers: &[Answer<Seen>], newest: &BTreeMap<String, u64>) -> BTreeMap<String, String> {
-    let lag = |seen: &Seen| {
-        let behind = |(kind, newest): (&String, &u64)| {
-            let state = seen.status.heard.get(kind)?.state;
-            (state < *newest).then(|| {
-                let seconds = SECOND_LOOK.as_secs();
-                format!(
-                    "it lags: it has {kind}s of resourceVersion {state}, others had {newest} more than \
-                     {seconds} s ago; does it reach the API server?"
-                )
-            })
-        };
-        newest.iter().find_map(behind)
+    let of_node = |answer: &Answer<Seen>| {
+        let heard = &answer.answer()?.status.heard;
+        Some((answer.node.clone(), newest.iter().find_map(|of_kind| lag(heard, of_kind))?))
     };
-    let lag = |answer: &Answer<Seen>| Some((answer.node.clone(), lag(answer.answer()?)?));
-    answers.iter().filter_map(lag).collect()
+    answers.iter().filter_map(of_node).collect()
+}
+
+/// Why a node lags that has heard so much. One that says nothing of the kind, an older agent or one with
+/// manifests, does not.
+fn lag(heard: &BTreeMap<String, Heard>, (kind, newest): (&String, &u64)) -> Option<String> {
+    let state = heard.get(kind)?.state;
+    let seconds = SECOND_LOOK.as_secs();
+    (state < *newest).then(|| {
+        format!(
+            "it lags: it has {kind}s of resourceVersion {state}, others had {newest} more than \
+             {seconds} s ago; does it reach the API server?"
+        )
+    })
 }
 
 const COLUMNS: [&str; 7] =
@@ -173,7 +175,7 @@ mod tests {
     use super::super::ask::Said;
     use super::super::error::Unreached;
     use super::*;
-    use crate::status::{FamilyStatus, Heard, LastSync};
+    use crate::status::{FamilyStatus, LastSync};
 
     fn seen(node: &str, heard: Option<Heard>, at: &str) -> Answer<Seen> {
         let mut family = FamilyStatus { owned: true, ..FamilyStatus::default() };
